@@ -1,0 +1,67 @@
+"""The errors of the package: one family, and every message says the fix.
+
+This file knows nothing about models or tables. Example::
+
+    try:
+        lr.load_task("chian", split="test")
+    except lr.LatentReasonError as error:
+        print(error)  # Unknown task 'chian'. Did you mean 'chain'? Known: chain.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class LatentReasonError(Exception):
+    """Any failure that this package can name. Catch this to catch them all."""
+
+
+class UnknownName(LatentReasonError, KeyError):
+    """A task, router, study, figure or config key that does not exist."""
+
+    def __str__(self) -> str:  # KeyError would print the repr, with quotes around it
+        return str(self.args[0])
+
+
+class InvalidInput(LatentReasonError, ValueError):
+    """A value that no sensible result can be computed from."""
+
+
+class VocabMismatch(LatentReasonError, ValueError):
+    """Two models whose real tokens differ: their token ids cannot be exchanged."""
+
+
+class NonFinite(LatentReasonError, ArithmeticError):
+    """NaN or Inf in weights, logits or activations."""
+
+
+class ContextTooLong(LatentReasonError, ValueError):
+    """A prompt, or a prompt and its completion, that the model has no positions for."""
+
+
+class CorruptArtifact(LatentReasonError, OSError):
+    """An artifact directory that is missing, incomplete, edited or from a newer version."""
+
+
+class ArtifactConflict(LatentReasonError, OSError):
+    """An output directory that belongs to a run with another configuration."""
+
+
+class ArtifactWriteError(LatentReasonError, OSError):
+    """The disk refused a write: full, read-only or not ours. What stood there before is untouched."""
+
+
+class MissingDependency(LatentReasonError, ImportError):
+    """An optional package that this call needs and that is not installed."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
+    """The error for a misspelt name: suggests the nearest known one.
+
+    >>> print(unknown_name("task", "chian", ["chain"]))
+    Unknown task 'chian'. Did you mean 'chain'? Known: chain.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UnknownName(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")

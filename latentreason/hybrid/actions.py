@@ -1,0 +1,62 @@
+"""Actions: WHAT happens at a routed token. An action is a function from a routed Moment to the tokens to emit there."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from latentreason.models.decoding import Moment, sampled
+
+if TYPE_CHECKING:
+    from latentreason.vectors.steering_vector import VectorSet
+
+BASE, RL, STEERED = 0, 1, 2
+"""Codes of the column `source`."""
+
+
+@dataclass(frozen=True)
+class Action:
+    """What is emitted at routed rows.
+
+    Attributes:
+        name, params: for tables and manifests.
+        source: code that marks its tokens in the table.
+        tokens: (moment of the routed rows) -> token of each. `moment.logits` are [base, RL].
+    """
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    source: int = RL
+    tokens: Callable[[Moment], Int[Tensor, "row"]] = field(default=lambda moment: sampled(moment.logits[1], moment), compare=False, repr=False)
+
+    def spec(self) -> dict[str, Any]:
+        """Name and parameters as plain data."""
+        return {"name": self.name, "params": dict(self.params)}
+
+
+def swap() -> Action:
+    """Emit the RL model's token, drawn with the same noise."""
+    return Action("swap")
+
+
+def steer(vectors: "VectorSet", *, label: str | None = None, strength: float = 1.0) -> Action:
+    """Emit the base model's token with steering vectors added at the last position only; the cache stays unsteered.
+
+    Args:
+        vectors: one vector a layer is used at once, of the category `label`.
+        label: which strategy; None where the set has one label, or to push along the mean of all.
+        strength: in units of each vector's `scale`.
+    """
+    from latentreason.activations.editing import additions, editing
+
+    chosen = vectors.for_label(label)
+    edits = additions(chosen, strength)
+
+    def tokens(moment: Moment) -> Tensor:
+        with editing(moment.decoder.lms[0], edits):
+            logits, place = moment.decoder.again(0, moment.slot)
+        return sampled(logits, replace(moment, slot=place))
+
+    return Action("steer", {"label": label, "strength": strength, "vectors": vectors.card()}, STEERED, tokens)

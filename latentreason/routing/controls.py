@@ -1,0 +1,91 @@
+"""Ends of the scale, matched controls, and the two routers that know a task's vocabulary (never a headline)."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from latentreason.errors import InvalidInput
+from latentreason.routing.router import Router, Step
+from latentreason.strategies.grammar import timing_positions
+
+if TYPE_CHECKING:
+    from latentreason.tables import Rollouts
+
+_RANDOM_SALT = 0x5DEECE66D
+_MASK_53 = (1 << 53) - 1
+
+
+def never() -> Router:
+    """The base model, token for token."""
+    return Router("never")
+
+
+def always() -> Router:
+    """The RL model, token for token; the fraction that it changes is D."""
+    return Router("always", {}, frozenset({"base"}), lambda step: torch.ones(len(step.keys), dtype=torch.bool, device=step.keys.device))
+
+
+def first_token() -> Router:
+    """Only the first token of the completion."""
+    return Router("first_token", {}, frozenset({"vocabulary"}), lambda step: torch.full((len(step.keys),), step.t == 0, device=step.keys.device))
+
+
+def at_strategy() -> Router:
+    """Where the organism's grammar says that the next token chooses a strategy (or the format)."""
+    return Router("at_strategy", {}, frozenset({"vocabulary"}), lambda step: timing_positions(step.tokens))
+
+
+def matched_random(hybrid: "Rollouts | Router", *, seed: int = 0) -> Router:
+    """Route as often as the calibrated router, stratum by stratum of position, at random places.
+
+    Args:
+        hybrid: rollouts of a hybrid whose router was `calibrated`, or that router.
+        seed: of the choice of places.
+
+    Raises:
+        InvalidInput: the router was not calibrated, so there is no rate measured off the test split.
+    """
+    calibration = _calibration(hybrid)
+    return random_places("matched_random", calibration["edges"], calibration["routed_rate"], seed=seed)
+
+
+def matched_disagreement(hybrid: "Rollouts | Router", *, seed: int = 0) -> Router:
+    """Change as many tokens as the calibrated router, stratum by stratum, at random places where the models' tokens differ.
+
+    It asks whether WHICH disagreements are swapped matters. At 1.0 D it is the RL model. Arguments as `matched_random`.
+    """
+    calibration = _calibration(hybrid)
+    return random_places("matched_disagreement", calibration["edges"], calibration["swap_rate"], seed=seed, disagreements=True)
+
+
+def random_places(name: str, edges: Sequence[int], rates: Sequence[float], *, seed: int = 0, disagreements: bool = False) -> Router:
+    """Route at random with a rate for each stratum of position; `edges[i]` is the first position of stratum i."""
+    if len(edges) != len(rates) or not all(0 <= r <= 1 for r in rates):
+        raise InvalidInput("Give one rate in [0, 1] for each stratum.")
+
+    def decide(step: Step) -> Tensor:
+        stratum = sum(edge <= step.t for edge in edges) - 1
+        mask = uniform(step.keys, step.t, seed) < rates[stratum]
+        return mask & (step.base_token != step.rl_token) if disagreements else mask
+
+    reads = frozenset({"base", "rl", "sampled"}) if disagreements else frozenset({"base"})
+    return Router(name, {"edges": list(edges), "rates": list(rates), "seed": seed}, reads, decide)
+
+
+def uniform(keys: Tensor, t: int, seed: int) -> Tensor:
+    """Uniform numbers in [0, 1) as a function of row, position and seed; independent of the sampling noise."""
+    z = keys ^ (_RANDOM_SALT * (seed + 1))
+    for constant in (t + 1, 0x2545F491):
+        z = (z + constant * 0x9E3779B1) * -4658895280553007687
+        z = z ^ ((z >> 29) & 0x7FFFFFFFF)
+    return (z & _MASK_53).double() / float(1 << 53)
+
+
+def _calibration(hybrid: "Rollouts | Router") -> Mapping[str, Any]:
+    routers = [hybrid.spec()] if isinstance(hybrid, Router) else [facts["router"] for facts in hybrid.info.values() if "router" in facts]
+    if len(routers) != 1 or "calibration" not in routers[0]["params"]:
+        raise InvalidInput("A matched control needs rates that were measured off the test split: make the router with `calibrated(router, pair, problems)` first, and pass rollouts of one arm.")
+    calibration: Mapping[str, Any] = routers[0]["params"]["calibration"]
+    return calibration

@@ -1,0 +1,111 @@
+"""Router: WHEN the base model's token is replaced. A frozen value with one function from a Step to a mask.
+
+A router sees only the Step. It knows no task, no text and no strategy (`at_strategy` and `first_token` are the exceptions,
+see `controls.py`). A new router is one function that returns a Router::
+
+    def on_margin(threshold: float) -> Router:
+        def decide(step: Step) -> Tensor:
+            top = step.base_logits.topk(2).values
+            return top[:, 0] - top[:, 1] < threshold
+        return Router("on_margin", {"threshold": threshold}, frozenset({"base"}), decide)
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from latentreason.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a router sees at one step, for the whole batch.
+
+    Attributes:
+        t: index of the token to come, from 0 at the first token of the completion.
+        base_logits: of the base model over the common vocabulary.
+        rl_logits: of the RL model; None unless the router reads "rl".
+        base_token, rl_token: what each model would emit here (same noise); None unless the router reads "sampled".
+        tokens: the completions so far.
+        keys: 64-bit key of each row, for routers that draw random numbers of their own.
+    """
+
+    t: int
+    base_logits: Float[Tensor, "batch vocab"]
+    rl_logits: Float[Tensor, "batch vocab"] | None
+    base_token: Int[Tensor, "batch"] | None
+    rl_token: Int[Tensor, "batch"] | None
+    tokens: Int[Tensor, "batch t"]
+    keys: Int[Tensor, "batch"]
+
+    @cached_property
+    def base_logprobs(self) -> Float[Tensor, "batch vocab"]:
+        """Log-probabilities of the base model, in nats."""
+        return self.base_logits.log_softmax(-1)
+
+    @cached_property
+    def rl_logprobs(self) -> Float[Tensor, "batch vocab"]:
+        """Log-probabilities of the RL model, in nats."""
+        assert self.rl_logits is not None, "a router that reads the RL model must say so: reads={'base', 'rl'}"
+        return self.rl_logits.log_softmax(-1)
+
+
+Decide = Callable[[Step], Bool[Tensor, "batch"]]
+Score = Callable[[Step], Float[Tensor, "batch"]]
+
+
+def _nowhere(step: Step) -> Tensor:
+    return torch.zeros(len(step.keys), dtype=torch.bool, device=step.keys.device)
+
+
+@dataclass(frozen=True)
+class Router:
+    """When to route.
+
+    Attributes:
+        name: of the function that made it.
+        params: its arguments; part of the configuration of a run.
+        reads: "base", "rl", "sampled" (tokens drawn at this step), "vocabulary" (the task's tokens).
+        decide: Step -> mask of the rows to route.
+        score: Step -> number that depends on the logits alone (so it is computed once a distinct prefix); the router
+            routes where it exceeds `params["threshold"]`. None for routers without a threshold.
+    """
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    reads: frozenset[str] = frozenset({"base"})
+    decide: Decide = field(default=_nowhere, compare=False, repr=False)
+    score: Score | None = field(default=None, compare=False, repr=False)
+
+    def __and__(self, other: "Router") -> "Router":
+        return self._combined(other, "&", torch.logical_and)
+
+    def __or__(self, other: "Router") -> "Router":
+        return self._combined(other, "|", torch.logical_or)
+
+    def __invert__(self) -> "Router":
+        return Router(f"~{self.name}", {"of": self.spec()}, self.reads, lambda step: ~self.decide(step))
+
+    def _combined(self, other: "Router", sign: str, combine: Callable[[Tensor, Tensor], Tensor]) -> "Router":
+        params = {"left": self.spec(), "right": other.spec()}
+        return Router(f"({self.name} {sign} {other.name})", params, self.reads | other.reads, lambda step: combine(self.decide(step), other.decide(step)))
+
+    def spec(self) -> dict[str, Any]:
+        """Name, parameters and what it reads, as plain data."""
+        return {"name": self.name, "params": dict(self.params), "reads": sorted(self.reads)}
+
+
+def by_threshold(name: str, score: Score, threshold: float, reads: frozenset[str], **params: Any) -> Router:
+    """A router that routes where a score exceeds a threshold.
+
+    Raises:
+        InvalidInput: a threshold that is not a number.
+    """
+    if threshold != threshold:
+        raise InvalidInput(f"The threshold of {name} is NaN; give a number, or let `calibrated` choose it.")
+    return Router(name, {**params, "threshold": threshold}, reads, lambda step: score(step) > threshold, score)

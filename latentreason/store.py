@@ -1,0 +1,395 @@
+"""Artifacts: directories whose `manifest.json` is written last, so one without a manifest does not exist; and atomic tables and JSON.
+
+This file knows nothing about models or about what a table means; it never imports torch and nothing is pickled. Example::
+
+    with writing("runs/demo", kind="rollouts", name="demo", config={"temperature": 0.6}, seed=0) as folder:
+        write_table(folder / "rollouts.parquet", table)     # folder: a hidden sibling of runs/demo until all is well
+    manifest = open_artifact("runs/demo")                   # verifies every hash, and says which file differs
+    parts = Parts("runs/long", config)                      # a job that may be killed at any moment: write(i, table), done()
+
+A process that is killed (not one that fails) leaves `.NAME.partial-*` beside the artifact: nothing reads it, delete it at will.
+"""
+
+import errno
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import cache
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from latentreason.errors import ArtifactConflict, ArtifactWriteError, CorruptArtifact, InvalidInput, LatentReasonError
+
+SCHEMA = 1
+
+_MANIFEST, _PARTS = "manifest.json", "config.json"  # what makes a directory an artifact, or a Parts directory
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "peft", "trl", "transformer-lens", "nnsight")
+_FIX = "Fix: check the path; what is damaged must be restored, or deleted and made again."
+_PART = re.compile(r"part-(\d{5,})\.parquet")
+# other OSErrors of the caller's own code, such as a missing input or a dead connection, are not failures to write
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact is and where it comes from; every field is plain JSON."""
+
+    kind: str  # what the directory holds: rollouts, vectors, result, ...
+    name: str
+    config: dict[str, Any]  # everything that can change a number
+    config_hash: str
+    runtime: dict[str, Any]  # what must not change a number, such as batch size and device: not hashed
+    inputs: list[dict[str, Any]]  # kind, name, hash of each artifact that was read: `Manifest.as_input()`
+    files: dict[str, dict[str, Any]]  # relative path -> sha256 (hex), bytes
+    models: list[dict[str, Any]]  # id, revision, dtype, tokenizer and template hash
+    data: dict[str, Any]  # id, split, ids_hash of the problems
+    seed: int | None
+    code: dict[str, Any]  # `code_version()`
+    env: dict[str, Any]  # python, platform, versions of the packages that compute
+    seconds: float  # wall time inside `writing`
+    schema: int = SCHEMA
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as nested plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, facts: Any) -> "Manifest":
+        """The manifest of nested plain values.
+
+        Raises:
+            CorruptArtifact: from a newer schema, without some field, or edited.
+            InvalidInput: its config is not plain data.
+        """
+        facts = facts if isinstance(facts, Mapping) else {}
+        if isinstance(schema := facts.get("schema"), int) and schema > SCHEMA:
+            raise CorruptArtifact(f"The manifest has schema {schema}, this version reads up to {SCHEMA}. Fix: upgrade latentreason.")
+        if missing := [f.name for f in fields(cls) if f.name not in facts]:
+            raise CorruptArtifact(f"The manifest lacks {', '.join(missing)}. {_FIX}")
+        files, entry = facts["files"], {"sha256", "bytes"}
+        if not (isinstance(files, dict) and all(isinstance(each, dict) and entry <= each.keys() for each in files.values())):
+            raise CorruptArtifact(f"The manifest has damaged 'files'. {_FIX}")
+        if (found := config_hash(facts["config"])) != facts["config_hash"]:
+            raise CorruptArtifact(f"The config in the manifest was edited: expected hash {facts['config_hash']}, found {found}. {_FIX}")
+        return cls(**{f.name: facts[f.name] for f in fields(cls)})
+
+    def as_input(self) -> dict[str, str]:
+        """This artifact as one of the `inputs` of another; the hash is that of the contents of its files."""
+        return {"kind": self.kind, "name": self.name, "hash": config_hash(self.files)}
+
+
+def config_hash(config: Any) -> str:
+    """Sha256 (hex) of the canonical JSON of a mapping or dataclass: keys sorted, and 1.0 written as 1, so that equal configs hash equal.
+
+    Raises:
+        InvalidInput: not a mapping, or it holds NaN or something that is not plain data; names the key.
+    """
+    plain = _plain(config, "config")
+    if not isinstance(plain, dict):
+        raise InvalidInput(f"A config is a mapping or a dataclass, found {config!r}.")
+    plain = json.loads(json.dumps(plain), parse_float=lambda text: int(f) if (f := float(text)).is_integer() else f)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@contextmanager
+def writing(
+    path: str | Path, *, kind: str, name: str, config: Any, runtime: Any = None,
+    inputs: Sequence[Any] = (), models: Sequence[Any] = (), data: Any = None, seed: int | None = None,
+) -> Iterator[Path]:
+    """A hidden directory to fill. On a clean exit it gets its manifest and takes the place of `path`, at once and whole.
+
+    On an exception it is removed and `path` stays as it was. Replaces an artifact of the same kind and config, or `Parts` of that config.
+
+    Raises:
+        ArtifactConflict: `path` holds something else: known before the body runs, and looked at again after it.
+        ArtifactWriteError: the disk is full or refuses the write.
+        InvalidInput: an argument holds NaN or something that is not plain data; or the body wrote a `manifest.json`.
+    """
+    target, started = Path(path).resolve(), time.perf_counter()
+    env = {"python": platform.python_version(), "platform": platform.platform()} | {p: v for p in _PACKAGES if (v := _version(p))}
+    facts = {"kind": kind, "name": name, "config": config, "config_hash": config_hash(config), "runtime": runtime or {}, "inputs": inputs}
+    facts |= {"models": models, "data": data or {}, "seed": seed, "code": code_version(), "env": env}
+    facts = _plain(facts, "")  # what JSON cannot hold is refused now, not after hours
+    _refuse_other(target, facts)
+    partial = _hidden(target, "partial")
+    with _reported(target):
+        partial.mkdir(parents=True)
+    try:
+        with _reported(target, only=_DISK):
+            yield partial
+        if (partial / _MANIFEST).exists():
+            raise InvalidInput(f"{_MANIFEST} is written by the store. Fix: give that file of {target} another name.")
+        with _reported(target):
+            paths = {p.relative_to(partial).as_posix(): p for p in sorted(partial.rglob("*")) if p.is_file()}
+            files = {key: {"sha256": _sha256(p), "bytes": p.stat().st_size} for key, p in paths.items()}
+            write_json(partial / _MANIFEST, Manifest(**facts, files=files, seconds=time.perf_counter() - started).to_dict())
+            _refuse_other(target, facts)
+            _replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def open_artifact(path: str | Path, *, verify: bool = True) -> Manifest:
+    """The manifest of the artifact at `path`. `verify` reads every file that it lists and compares hashes; other files are ignored.
+
+    Raises:
+        CorruptArtifact: no manifest, one that is damaged or of a newer schema, or a file that is missing or differs.
+    """
+    path = Path(path)
+    if not (path / _MANIFEST).is_file():
+        raise CorruptArtifact(f"{path} has no manifest: unfinished or not an artifact; fix: check the path, or run the step that makes it.")
+    try:
+        manifest = Manifest.from_dict(read_json(path / _MANIFEST))
+    except (CorruptArtifact, InvalidInput) as error:
+        raise CorruptArtifact(f"{path}: {error}") from error
+    for key, expected in manifest.files.items() if verify else ():
+        if not (path / key).is_file():
+            raise CorruptArtifact(f"{path}: file {key} is missing. {_FIX}")
+        if (found := _sha256(path / key)) != expected["sha256"]:
+            raise CorruptArtifact(f"{path}: file {key} differs: expected sha256 {expected['sha256']}, found {found}. {_FIX}")
+    return manifest
+
+
+class Parts:
+    """The resumable half of a long job: a directory of numbered tables, each there wholly or not at all. One writer at a time.
+
+    Raises:
+        ArtifactConflict: `path` belongs to another config, is a finished artifact, or is something else.
+    """
+
+    def __init__(self, path: str | Path, config: Any) -> None:
+        self.path = Path(path).resolve()
+        facts = {"config": _plain(config, "config"), "config_hash": config_hash(config)}
+        _refuse_other(self.path, {"kind": "parts", **facts})
+        if not (self.path / _PARTS).is_file():
+            write_json(self.path / _PARTS, facts)
+        for left in self.path.glob(".*.partial-*"):  # of a killed run
+            left.unlink(missing_ok=True)
+
+    def file(self, index: int) -> Path:
+        """Where part `index` is or will be. Raises InvalidInput for a negative index."""
+        if index < 0:
+            raise InvalidInput(f"Parts are numbered from 0, found {index}.")
+        return self.path / f"part-{index:05d}.parquet"
+
+    def done(self) -> list[int]:
+        """Indices of the parts that are there, in order. A part that was cut short (no parquet footer) is not."""
+        matches = [_PART.fullmatch(p.name) for p in self.path.iterdir()]
+        return sorted(int(m[1]) for m in matches if m and _has_footer(self.path / m[0]))
+
+    def write(self, index: int, table: pd.DataFrame | pa.Table) -> None:
+        """Add part `index`, in any order.
+
+        Raises:
+            ArtifactConflict: that part is already there.
+            InvalidInput: a negative index.
+            ArtifactWriteError: the disk is full or refuses the write.
+        """
+        if _has_footer(self.file(index)):
+            raise ArtifactConflict(f"{self.file(index)} is already written. Fix: skip the indices in done().")
+        write_table(self.file(index), table)
+
+    def read(self) -> Iterator[pa.Table]:
+        """The parts that are there, in order of their index.
+
+        Raises:
+            CorruptArtifact: a part whose inside is damaged.
+        """
+        return (_read_arrow(self.file(index)) for index in self.done())
+
+
+def write_table(path: str | Path, table: pd.DataFrame | pa.Table) -> None:
+    """Write parquet (zstd), wholly or not at all. The index of a DataFrame is not kept.
+
+    Raises:
+        ArtifactWriteError: the disk is full or refuses the write.
+    """
+    arrow = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
+    with _atomic(Path(path)) as file:
+        pq.write_table(arrow, file, compression="zstd")
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """The table of a parquet file; a list becomes a numpy array.
+
+    Raises:
+        CorruptArtifact: the file is missing or damaged.
+    """
+    frame: pd.DataFrame = _read_arrow(Path(path)).to_pandas()
+    return frame
+
+
+def _read_arrow(path: Path) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as file:  # pq.read_table would make columns of directories called a=b
+            return file.read()
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())  # pyarrow's run over several lines
+        raise CorruptArtifact(f"Cannot read table {path}: {reason}. {_FIX}") from error
+
+
+def write_json(path: str | Path, obj: Any) -> None:
+    """Write JSON, wholly or not at all. Dataclasses, paths and numpy values are fine; NaN becomes null, infinity "Infinity".
+
+    Raises:
+        InvalidInput: something that is not plain data; names the key.
+        ArtifactWriteError: the disk is full or refuses the write.
+    """
+    text = json.dumps(_plain(obj, Path(path).name, nan_is_null=True), indent=2, ensure_ascii=False)
+    with _atomic(Path(path)) as file:
+        file.write(f"{text}\n".encode())
+
+
+def read_json(path: str | Path) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        CorruptArtifact: the file is missing or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CorruptArtifact(f"Cannot read JSON {path}: {error}. {_FIX}") from error
+
+
+def code_version() -> dict[str, Any]:
+    """Version, commit and dirty (uncommitted changes in the package); the last two None where it is not a git checkout."""
+    # a wheel in a venv inside someone's repository must not report that repository's commit: is this very file tracked?
+    commit = _git("rev-parse", "HEAD") if _git("ls-files", "--error-unmatch", Path(__file__).name) else None
+    changes = _git("status", "--porcelain", "--", ".") if commit else None
+    return {"version": _version("latentreason") or "0+unknown", "commit": commit, "dirty": None if changes is None else changes != ""}
+
+
+@cache
+def _git(*arguments: str) -> str | None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # in a git hook they name another repository
+    command = ["git", "--no-optional-locks", "-C", str(Path(__file__).resolve().parent), *arguments]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=5, env=environment, check=False)
+    except (OSError, subprocess.SubprocessError):  # no git, or a dead network disk
+        return None
+    return run.stdout.strip() if run.returncode == 0 else None
+
+
+@cache
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _plain(value: Any, key: str, nan_is_null: bool = False) -> Any:
+    """`value` as dict, list, str, int, float, bool and None; `key` is its dotted path, for the error."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in fields(value)}
+    elif isinstance(value, np.generic | np.ndarray | PurePath):
+        value = value.as_posix() if isinstance(value, PurePath) else value.tolist()
+    if isinstance(value, Mapping):
+        return {str(k): _plain(each, f"{key}.{k}".strip("."), nan_is_null) for k, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each, f"{key}[{i}]", nan_is_null) for i, each in enumerate(value)]
+    if isinstance(value, float) and math.isinf(value):  # strict JSON has no infinity; float("Infinity") reads it back
+        return "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, float) and math.isnan(value) and not nan_is_null:
+        raise InvalidInput(f"{key} is NaN, which is not equal to itself, so no two runs could match. Fix: use None.")
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise InvalidInput(f"{key} is a {type(value).__name__}, which JSON cannot hold. Fix: use str, int, float, bool, None, list or dict.")
+
+
+@contextmanager
+def _atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A file to fill, which takes the place of `path` only when all of it is on the disk."""
+    partial = _hidden(path, "partial")
+    with _reported(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _reported(path: Path, only: Sequence[int] = ()) -> Iterator[None]:
+    """OSErrors (with `only`: of these numbers) become an ArtifactWriteError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, LatentReasonError) or (only and error.errno not in only):
+            raise
+        reason = f"{error.strerror or error}. What stood there is untouched"
+        raise ArtifactWriteError(f"Cannot write {path}: {reason}. Fix: free the disk, or choose another path.") from error
+
+
+def _hidden(path: Path, word: str) -> Path:
+    return path.with_name(f".{path.name}.{word}-{uuid.uuid4().hex[:8]}")
+
+
+def _replace(partial: Path, target: Path) -> None:
+    """Put `partial` at `target`. A kill between the two renames loses nothing: both directories are whole under hidden names."""
+    aside = _hidden(target, "old")
+    if target.exists():
+        target.rename(aside)
+    try:
+        partial.rename(target)
+    except BaseException:
+        if aside.exists():
+            aside.rename(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _refuse_other(target: Path, new: dict[str, Any]) -> None:
+    """Raises ArtifactConflict unless `target` is free, or holds the same kind (or parts) and config as `new`."""
+    entries = [p.name for p in target.iterdir()] if target.is_dir() else [target.name] if target.exists() else []
+    if all(".partial-" in entry for entry in entries):  # empty, or what a kill left
+        return
+    record = next((target / entry for entry in (_MANIFEST, _PARTS) if entry in entries), None)
+    old = read_json(record) if record else None
+    if not (isinstance(old, dict) and "config_hash" in old and isinstance(old.get("config"), dict)):
+        raise ArtifactConflict(f"{target} exists and is not an artifact. Fix: choose another path, or move it away.")
+    kind = old.get("kind", new["kind"])  # Parts say no kind: the artifact that is made of them takes their place
+    if (kind, old["config_hash"]) == (new["kind"], new["config_hash"]):
+        return
+    before, now = old["config"], new["config"]
+    differ = ", ".join(sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))) or "kind"
+    raise ArtifactConflict(
+        f"{target} holds {kind} with config {old['config_hash']}; this run makes {new['kind']} with config {new['config_hash']}. "
+        f"They differ in: {differ}. Fix: choose another path, or delete that directory."
+    )
+
+
+def _has_footer(path: Path) -> bool:
+    try:
+        pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        return False
+    return True
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

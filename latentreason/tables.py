@@ -1,0 +1,105 @@
+"""Rollouts and Spans: the tables that the model half writes and the analysis half reads. Pandas and pyarrow, no torch."""
+
+import html
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from latentreason.errors import InvalidInput
+
+TOKEN_COLUMNS = ("token_ids", "base_token_ids", "source", "routed", "changed", "base_logprob", "rl_logprob", "base_entropy", "divergence")
+"""One value a generated token. `source`: 0 base, 1 RL model, 2 steered base. Log-probabilities and divergences in nats."""
+
+ROW_COLUMNS = ("problem", "sample", "arm", "n_tokens", "n_routed", "n_changed", "finish", "correct", "grade_strict", "grade_flexible", "seed")
+"""One value a rollout: all that the statistics need, and what `slim` keeps."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Graded completions, one row a sample.
+
+    Attributes:
+        table: columns `ROW_COLUMNS`, `TOKEN_COLUMNS`, `prompt_ids` and `text`; what an arm does not know is absent or NaN.
+        info: facts about the run, for each arm: router, action, calibration.
+    """
+
+    table: pd.DataFrame
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the arms in the table."""
+        return list(self.table["arm"].unique())
+
+    def arm(self, name: str) -> "Rollouts":
+        """The rows of one arm."""
+        return Rollouts(self.table[self.table["arm"] == name].reset_index(drop=True), {name: self.info.get(name, {})})
+
+    def slim(self) -> "Rollouts":
+        """Without tokens and text: small enough to commit, enough for every statistic."""
+        return Rollouts(self.table[[c for c in self.table if c not in (*TOKEN_COLUMNS, "prompt_ids", "text")]], self.info)
+
+    def per_problem(self, column: str = "correct", *, how: str = "mean") -> pd.Series:
+        """A column by problem, in sorted order of problem ids, so that arms can be paired."""
+        return self.table.groupby("problem", sort=True)[column].agg(how)
+
+    def matrix(self, column: str = "correct") -> Float[np.ndarray, "problem sample"]:
+        """A column as problem x sample.
+
+        Raises:
+            InvalidInput: more than one arm, or problems with different numbers of samples.
+        """
+        if len(self.arms) > 1:
+            raise InvalidInput(f"A matrix speaks of one arm; pick one of {self.arms} with .arm(name).")
+        wide = self.table.pivot(index="problem", columns="sample", values=column)
+        if wide.isna().any(axis=None):
+            raise InvalidInput("Problems have different numbers of samples; sample all of them with the same n.")
+        return wide.to_numpy(dtype=float)
+
+    def save(self, path: str | Path) -> None:
+        """Write one parquet file (zstd)."""
+        from latentreason.store import write_table
+
+        write_table(Path(path), self.table)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Rollouts":
+        """Read what `save` wrote."""
+        from latentreason.store import read_table
+
+        return cls(read_table(Path(path)))
+
+    def _repr_html_(self) -> str:
+        shown = self.table[[c for c in ("arm", "problem", "sample", "finish", "grade_strict", "n_tokens", "text") if c in self.table]].head(10)
+        rows = "".join("<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in r) + "</tr>" for r in shown.itertuples(index=False))
+        head = "".join(f"<th>{html.escape(c)}</th>" for c in shown)
+        return f"<p>Rollouts: {len(self)} rows, arms {html.escape(', '.join(self.arms))}</p><table><tr>{head}</tr>{rows}</table>"
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Strategy spans of rollouts: one row a span.
+
+    Attributes:
+        table: columns `arm`, `problem`, `sample`, `strategy`, `start`, `end` (token positions in the completion, end
+            exclusive; the token at `start` opens the strategy) and, where the task has an exact checker, `valid`.
+    """
+
+    table: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+def concat(rollouts: Iterable[Rollouts]) -> Rollouts:
+    """Stack rollouts of several arms into one table."""
+    parts = list(rollouts)
+    return Rollouts(pd.concat([p.table for p in parts], ignore_index=True), {k: v for p in parts for k, v in p.info.items()})
