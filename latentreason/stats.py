@@ -1,14 +1,10 @@
-"""Estimates with uncertainty: means, pass@k, gap recovered, recovery curves, Shapley shares.
+"""Estimates with uncertainty: means, pass@k, gap recovered, recovery curves, Shapley shares. Knows no models and no tables.
 
-Knows nothing about models or tables: arrays in, `Estimate` out. Three facts to know:
-
-- PROBLEMS are resampled, never samples: what one problem produced stays together. One matrix of bootstrap weights (`problem_weights`) serves
-  every statistic, so two calls with the same number of problems, `n_boot` and `seed` use the same draws, and their results are paired.
-- Intervals are 95% percentile intervals (order statistics, so an infinite draw has its place). They are too narrow below about 20 problems, and of
-  zero width where all problems agree; `wilson` is the choice for one count of independent trials.
+- PROBLEMS are resampled, never samples: what one problem produced stays together. One matrix of bootstrap weights serves every statistic,
+  so calls with the same problems in the same order, `n_boot` and `seed` use the same draws: their results are paired.
+- Intervals are 95% percentile intervals: too narrow below about 20 problems, of zero width where all problems agree.
 - Undefined is NaN with a reason, never 0 or 1. A recovery is signed and never clamped.
-
-Inside, "replicates" are arrays whose row 0 is the point estimate (uniform weights) and whose other rows are the draws.
+- "Replicates" are arrays whose row 0 is the point estimate (uniform weights); the other rows are the bootstrap draws.
 
     >>> base, rl, hybrid = np.zeros((40, 2)), np.ones((40, 2)), np.tile([0.0, 1.0], (40, 1))
     >>> print(gap_recovered(base, rl, hybrid))
@@ -26,20 +22,19 @@ from jaxtyping import Float, Int, Real, Shaped
 
 from latentreason.errors import InvalidInput
 
-Grades = Shaped[np.ndarray, "problem ..."]  # [problem, sample] of 0/1 or booleans, or [problem] of mean grades
+Grades = Shaped[np.ndarray, "problem ..."]  # [problem, sample] of 0/1 or booleans, or [problem] of mean grades; no NaN
 Counts = int | Int[np.ndarray, "..."]
-
+PerProblem = Real[np.ndarray, "problem"]
 BUDGETS = (0.25, 0.5, 0.75)  # shares of D at which a recovery curve is read
-GRID = np.linspace(0, 1, 41)  # changed / D, for the band of a recovery curve
-MAX_UNDEFINED = 0.05  # a larger share of undefined draws leaves the estimate undefined
+GRID = np.linspace(0, 1, 41)  # changed / D at which a recovery curve is drawn; holds every budget
 TINY = 1e-12  # differences of accuracies below this are rounding
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval; `n` counts the independent units (problems; trials for `wilson`).
+    """A number, its 95% interval and its n independent units (problems; trials for `wilson`); undefined is NaN in value, lo and hi.
 
-    Undefined is `value = lo = hi = NaN` with a `reason`. A defined value may carry a `reason` too: a caveat, for instance why it has no interval.
+    A defined value may carry a reason too: a caveat, for instance why it has no interval.
     """
 
     value: float
@@ -57,7 +52,7 @@ class Estimate:
     def __str__(self) -> str:
         if not self.defined:
             return f"undefined ({self.reason})"
-        finite = [x for x in (self.value, self.lo, self.hi) if math.isfinite(x)]
+        finite = [x for x in (self.value, self.lo, self.hi) if math.isfinite(x)] or [0.0]
         width = max(finite) - min(finite)
         decimals = min(max(2, 1 - math.floor(math.log10(width))), 6) if width > 0 else 2
         if self.value > 1 and all(x == round(x) for x in finite):  # a count, such as the k of a crossover
@@ -70,210 +65,49 @@ class Estimate:
         return asdict(self)
 
 
-class Interval(NamedTuple):
-    """Bounds of a percentile interval, NaN if more than `MAX_UNDEFINED` of the draws are undefined."""
-
-    lo: float
-    hi: float
-    n_undefined: int
-
-
-# The bootstrap over problems
-
-
 def problem_weights(n_problems: int, n_boot: int = 2000, seed: int = 0) -> Float[np.ndarray, "draw problem"]:
-    """Bootstrap weights: row d holds how often draw d took each problem, over `n_problems`, so `weights @ values` are resampled means.
+    """How often each draw took each problem, over n_problems: `weights @ values` are resampled means (Efron & Tibshirani 1993, chapter 6).
 
-    The point estimate is not among the rows: it has uniform weights. Efron & Tibshirani (1993), chapter 6.
-
-    Raises:
-        InvalidInput: No problems or no draws.
+    The point estimate is not among the rows: it has uniform weights. Raises InvalidInput without problems or draws.
     """
     if n_problems < 1 or n_boot < 1:
-        raise InvalidInput(f"Cannot resample {n_problems} problems {n_boot} times: pass at least one problem and n_boot >= 1 (2000 is usual).")
+        raise InvalidInput(f"Cannot resample {n_problems} problems {n_boot} times: pass at least one problem, and n_boot >= 1.")
     counts = np.random.default_rng(seed).multinomial(n_problems, np.full(n_problems, 1 / n_problems), size=n_boot)
     return np.asarray(counts / n_problems)
 
 
-def percentile_interval(draws: Float[np.ndarray, " draw"], level: float = 0.95) -> Interval:
-    """Percentile interval between order statistics, rounded outwards.
+def percentile_interval(draws: Float[np.ndarray, "draw"], level: float = 0.95) -> tuple[float, float]:
+    """Order statistics, rounded outwards, that hold `level` of the draws between them; an infinite draw has its place among them.
 
-    NaN draws are undefined: they are counted and left out, and above `MAX_UNDEFINED` (5%) of them there is no interval. Infinite draws are
-    defined and ordered ("beyond every finite value"), so a bound can be infinite.
+    NaN draws are undefined: they are left out, and if more than 5% of the draws are, both bounds are NaN.
 
     >>> percentile_interval(np.arange(101.0), level=0.9)
-    Interval(lo=5.0, hi=95.0, n_undefined=0)
+    (5.0, 95.0)
     """
-    known = draws[~np.isnan(draws)]
-    n_undefined = len(draws) - len(known)
-    if len(known) == 0 or n_undefined > MAX_UNDEFINED * len(draws):
-        return Interval(math.nan, math.nan, n_undefined)
-    known.sort()
+    known = np.sort(draws[~np.isnan(draws)])
+    if len(known) == 0 or len(draws) - len(known) > 0.05 * len(draws):
+        return math.nan, math.nan
     tail = int(round((1 - level) / 2 * (len(known) - 1), 9))
-    return Interval(float(known[tail]), float(known[-1 - tail]), n_undefined)
+    return float(known[tail]), float(known[-1 - tail])
 
 
 def mean_estimate(values: Grades, *, n_boot: int = 2000, seed: int = 0) -> Estimate:
-    """Mean over problems of each problem's mean. A paired difference is `mean_estimate(a.mean(1) - b.mean(1))`.
-
-    Raises:
-        InvalidInput: NaN or infinite values.
-    """
+    """Mean over problems of each problem's mean; of `a.mean(1) - b.mean(1)` it is a paired difference. Raises InvalidInput for NaN."""
     if len(values) == 0:
         return _undefined("no problems", 0)
-    means = _per_problem("values", values)
+    means = _aligned({"values": values})["values"]
     return _summary(_weights(len(means), n_boot, seed) @ means, len(means))
 
 
-def pooled_ratio(
-    numerator: Real[np.ndarray, " problem"], denominator: Real[np.ndarray, " problem"], *, n_boot: int = 2000, seed: int = 0
-) -> Estimate:
-    """Sum over sum, both resampled by problem: for instance changed tokens over generated tokens.
-
-    Raises:
-        InvalidInput: Different lengths, NaN, or a negative denominator.
-    """
-    arms = _aligned({"numerator": numerator, "denominator": denominator})
-    if (arms["denominator"] < 0).any():
+def pooled_ratio(numerator: PerProblem, denominator: PerProblem, *, n_boot: int = 2000, seed: int = 0) -> Estimate:
+    """Sum over sum, resampled together: for instance changed over generated tokens. Raises InvalidInput for NaN, or if negative below."""
+    if len(numerator) == len(denominator) == 0:
+        return _undefined("no problems", 0)
+    above, below = _aligned({"numerator": numerator, "denominator": denominator}).values()
+    if (below < 0).any():
         raise InvalidInput("The denominator of a pooled ratio has negative entries: pass counts or lengths.")
-    ratio = _pooled(_weights(len(numerator), n_boot, seed), **arms)
-    return _summary(ratio, len(numerator), "the denominator sums to 0" if math.isnan(ratio[0]) else "")
-
-
-# pass@k
-
-
-@overload
-def pass_at_k(n: int, c: int, k: int) -> float: ...
-@overload
-def pass_at_k(n: Counts, c: Int[np.ndarray, "..."], k: int) -> Float[np.ndarray, "..."]: ...
-def pass_at_k(n: Counts, c: Counts, k: int) -> float | Float[np.ndarray, "..."]:
-    """Unbiased chance that at least one of k samples is right, from c right among n: 1 - C(n-c, k) / C(n, k), as a product.
-
-    Chen et al. (2021), arXiv 2107.03374, equation 1. `n` and `c` broadcast.
-
-    >>> round(pass_at_k(4, 1, 2), 9)
-    0.5
-
-    Raises:
-        InvalidInput: Fewer than k samples, k below 1, or c outside 0..n.
-    """
-    samples, right = np.broadcast_arrays(np.asarray(n), np.asarray(c))
-    if k < 1:
-        raise InvalidInput(f"pass@{k} does not exist: k must be at least 1.")
-    if samples.size and samples.min() < k:
-        raise InvalidInput(f"pass@{k} needs at least {k} samples a problem, got {samples.min()}: sample at least {k} (better {2 * k}), or lower k.")
-    if (right < 0).any() or (right > samples).any():
-        raise InvalidInput("Counts of correct samples must lie between 0 and n: pass the counts, not the rates or the grades.")
-    j = np.arange(k)
-    missed = np.clip((samples - right)[..., None] - j, 0, None) / (samples[..., None] - j)
-    value = 1 - missed.prod(axis=-1)
-    return float(value) if value.ndim == 0 else np.asarray(value)
-
-
-@dataclass(frozen=True, eq=False)
-class PassCurve:
-    """Mean pass@k over problems: `estimates[i]` and `draws[:, i]` belong to `ks[i]` (ascending). Same seed and problems: paired draws."""
-
-    ks: tuple[int, ...]
-    estimates: tuple[Estimate, ...]
-    draws: Float[np.ndarray, "draw k"] = field(repr=False)
-
-
-def pass_at_k_curve(correct: Int[np.ndarray, " problem"], n: Counts, ks: Sequence[int], *, n_boot: int = 2000, seed: int = 0) -> PassCurve:
-    """pass@k for several k on one set of problems; `correct` counts the right ones of `n` samples (one n, or one a problem).
-
-    The method string of a point says so when there are fewer than 2k samples a problem.
-
-    Raises:
-        InvalidInput: As `pass_at_k`; also no problems or no k.
-    """
-    if not len(ks):
-        raise InvalidInput("A pass@k curve needs at least one k: pass for instance ks=(1, 2, 4, 8).")
-    ordered = tuple(sorted(set(ks)))
-    per_problem = np.stack([pass_at_k(n, correct, k) for k in ordered], axis=1)
-    replicates = _weights(len(correct), n_boot, seed) @ per_problem
-    few = ["; fewer than 2k samples a problem" if np.min(n) < 2 * k else "" for k in ordered]
-    estimates = tuple(_summary(replicates[:, i], len(correct), note=few[i]) for i in range(len(ordered)))
-    return PassCurve(ordered, estimates, replicates[1:])
-
-
-def guessing_floor(n_answers: int, k: int) -> float:
-    """Chance that one of k uniform guesses among `n_answers` is right: 1 - (1 - 1/n_answers)^k."""
-    if n_answers < 1 or k < 1:
-        raise InvalidInput(f"guessing_floor needs n_answers >= 1 and k >= 1, got {n_answers} and {k}.")
-    return float(1 - (1 - 1 / n_answers) ** k)
-
-
-def crossover_k(
-    base_counts: Int[np.ndarray, " problem"],
-    rl_counts: Int[np.ndarray, " problem"],
-    n_base: Counts,
-    n_rl: Counts,
-    ks: Sequence[int],
-    *,
-    n_boot: int = 2000,
-    seed: int = 0,
-) -> Estimate:
-    """Smallest k of `ks` at which the base's pass@k is not below the RL model's (Yue et al. 2025, arXiv 2504.13837).
-
-    A draw that never crosses counts as infinite: `hi` is inf when more than 2.5% of the draws do, and `method` says the share that crosses.
-    If the measured curves never cross, the estimate is undefined. If the base is not below at the smallest k, the value is that k and `reason` says so.
-
-    Raises:
-        InvalidInput: As `pass_at_k_curve`; or different numbers of problems.
-    """
-    _aligned({"base_counts": base_counts, "rl_counts": rl_counts})
-    ordered = tuple(sorted(set(ks)))
-    base, rl = (pass_at_k_curve(c, n, ordered, n_boot=n_boot, seed=seed) for c, n in ((base_counts, n_base), (rl_counts, n_rl)))
-    points = [[e.value for e in curve.estimates] for curve in (base, rl)]
-    lead = np.vstack([np.subtract(*points), base.draws - rl.draws])  # replicates, base minus RL
-    reached = lead >= -TINY
-    first = np.where(reached.any(axis=1), np.array(ordered, dtype=float)[reached.argmax(axis=1)], np.inf)
-    share = f"the base reaches RL in {np.isfinite(first[1:]).mean():.1%} of the draws"
-    if math.isinf(first[0]):
-        return _undefined(f"base stays below RL up to k={ordered[-1]}; {share}", len(base_counts))
-    caveat = f"base is not below RL at k={ordered[0]}" if first[0] == ordered[0] else ""
-    return _summary(first, len(base_counts), caveat=caveat, note=f"; {share}")
-
-
-# The gap between base and RL
-
-
-def gap_recovered(base: Grades, rl: Grades, hybrid: Grades, *, n_boot: int = 2000, seed: int = 0) -> Estimate:
-    """(hybrid - base) / (rl - base), signed and never clamped; the same problems in the same order, sample counts may differ.
-
-    Undefined when the interval of rl - base is not above 0. In the few draws (at most 2.5%) where rl - base is not positive, the recovery counts as
-    infinite on the side of hybrid - base: beyond every finite value, as on Fieller's (1954) interval of a ratio.
-
-    Raises:
-        InvalidInput: Different problems, NaN (grade every sample: an unfinished or unparsed one is 0), or no problems.
-    """
-    arms = _aligned({"base": base, "rl": rl, "hybrid": hybrid})
-    return _share_of_gap(arms["hybrid"] - arms["base"], arms["rl"] - arms["base"], n_boot, seed)
-
-
-def gap_difference(base: Grades, rl: Grades, hybrid: Grades, control: Grades, *, n_boot: int = 2000, seed: int = 0) -> Estimate:
-    """How much more of the gap the hybrid recovers than its control, paired: (hybrid - control) / (rl - base). Else as `gap_recovered`."""
-    arms = _aligned({"base": base, "rl": rl, "hybrid": hybrid, "control": control})
-    return _share_of_gap(arms["hybrid"] - arms["control"], arms["rl"] - arms["base"], n_boot, seed)
-
-
-def shapley_shares(
-    base: Grades, timing: Grades, content: Grades, rl: Grades, *, n_boot: int = 2000, seed: int = 0
-) -> dict[str, Estimate]:
-    """Shapley values over {timing, content}: v() = base, v(timing), v(content), v(both) = rl.
-
-    "timing" = [(timing - base) + (rl - content)] / 2 / (rl - base), "content" likewise: they add up to 1, in the estimate and in each draw, and are
-    undefined as `gap_recovered` is. "timing_gain" and "content_gain" are the same in accuracy points (0 to 1), defined whatever the gap.
-    """
-    arms = _aligned({"base": base, "timing": timing, "content": content, "rl": rl})
-    gap, shares = arms["rl"] - arms["base"], {}
-    for name, other in (("timing", "content"), ("content", "timing")):
-        gain = (arms[name] - arms["base"] + arms["rl"] - arms[other]) / 2
-        shares[name] = _share_of_gap(gain, gap, n_boot, seed)
-        shares[f"{name}_gain"] = mean_estimate(gain, n_boot=n_boot, seed=seed)
-    return shares
+    weights = _weights(len(above), n_boot, seed)
+    return _summary(_over(weights @ above, weights @ below), len(above), "" if below.any() else "the denominator sums to 0")
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
@@ -288,91 +122,273 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
         return _undefined("no trials", 0)
     z, rate = NormalDist().inv_cdf((1 + level) / 2), successes / n
     centre, half = rate + z * z / (2 * n), z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    lo, hi = (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
-    return Estimate(rate, 0.0 if successes == 0 else lo, 1.0 if successes == n else hi, n, f"Wilson {level:.0%}")
+    lo, hi = ((centre + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    return Estimate(rate, lo if successes else 0.0, hi if successes < n else 1.0, n, f"Wilson {level:.0%}")
 
 
-# Recovery curves: how much of the gap for how few changed tokens
+@overload
+def pass_at_k(n: int, c: int, k: int) -> float: ...
+@overload
+def pass_at_k(n: Counts, c: Int[np.ndarray, "..."], k: int) -> Float[np.ndarray, "..."]: ...
+def pass_at_k(n: Counts, c: Counts, k: int) -> float | Float[np.ndarray, "..."]:
+    """Unbiased chance that one of k samples is right, given c right among n: 1 - C(n-c, k) / C(n, k), as a product; n and c broadcast.
+
+    Chen et al. 2021 (arXiv 2107.03374), equation 1. Raises InvalidInput for k outside 1..n and for c that is not a count within 0..n.
+
+    >>> round(pass_at_k(4, 1, 2), 9)
+    0.5
+    """
+    samples, right = np.broadcast_arrays(np.asarray(n), np.asarray(c))
+    if k < 1:
+        raise InvalidInput(f"pass@{k} does not exist: k must be at least 1.")
+    if samples.size and samples.min() < k:
+        few = f"pass@{k} needs at least {k} samples a problem, got {samples.min()}"
+        raise InvalidInput(f"{few}: sample at least {k} (better {2 * k}), or choose a smaller k.")
+    if ((right < 0) | (right > samples) | (right != np.floor(right))).any():
+        raise InvalidInput("Correct samples must be whole numbers between 0 and n: pass counts, not rates.")
+    j = np.arange(k)
+    value = 1 - (np.clip((samples - right)[..., None] - j, 0, None) / (samples[..., None] - j)).prod(axis=-1)
+    return np.asarray(value) if value.ndim else float(value)
+
+
+@dataclass(frozen=True, eq=False)
+class PassCurve:
+    """Mean pass@k over problems: `estimates[i]` and `draws[:, i]` belong to `ks[i]`, ascending. Same problems and seed: paired draws."""
+
+    ks: tuple[int, ...]
+    estimates: tuple[Estimate, ...]
+    draws: Float[np.ndarray, "draw k"] = field(repr=False)
+
+
+def pass_at_k_curve(correct: Int[np.ndarray, "problem"], n: Counts, ks: Sequence[int], *, n_boot: int = 2000, seed: int = 0) -> PassCurve:
+    """`pass_at_k` averaged over one set of problems, for each k; `correct` counts the right ones of n samples (one n, or one a problem).
+
+    `method` says so where there are fewer than 2k samples a problem. Raises InvalidInput as `pass_at_k`, and without a k or a problem.
+    """
+    if len(ks) == 0 or correct.ndim != 1:
+        raise InvalidInput("A pass@k curve needs counts [problem], not grades, and at least one k, such as ks=(1, 2, 4, 8).")
+    ordered = tuple(sorted(set(ks)))
+    replicates = _weights(len(correct), n_boot, seed) @ np.stack([pass_at_k(n, correct, k) for k in ordered], axis=1)
+    notes = ["; fewer than 2k samples a problem" if np.min(n) < 2 * k else "" for k in ordered]
+    estimates = (_summary(column, len(correct), note=note) for column, note in zip(replicates.T, notes, strict=True))
+    return PassCurve(ordered, tuple(estimates), replicates[1:])
+
+
+def guessing_floor(n_answers: int, k: int) -> float:
+    """Chance that one of k uniform guesses among n_answers is right: 1 - (1 - 1/n_answers)^k."""
+    if n_answers < 1 or k < 1:
+        raise InvalidInput(f"guessing_floor needs n_answers >= 1 and k >= 1, got {n_answers} and {k}.")
+    return float(1 - (1 - 1 / n_answers) ** k)
+
+
+def crossover_k(
+    base_counts: PerProblem, rl_counts: PerProblem, n_base: Counts, n_rl: Counts, ks: Sequence[int], *, n_boot: int = 2000, seed: int = 0
+) -> Estimate:  # fmt: skip
+    """Smallest k of `ks` at which the base's pass@k is not below the RL model's (Yue et al. 2025, arXiv 2504.13837).
+
+    A draw that never crosses is infinite, so `hi` is inf if more than 2.5% of the draws do not cross; `method` holds the share that does.
+    Undefined if the measured curves never cross. If the base is not below at the smallest k, that k is the value and `reason` says so.
+    """
+    _aligned({"base_counts": base_counts, "rl_counts": rl_counts})
+    base, rl = (pass_at_k_curve(c, n, ks, n_boot=n_boot, seed=seed) for c, n in ((base_counts, n_base), (rl_counts, n_rl)))
+    lead = np.vstack([[b.value - r.value for b, r in zip(base.estimates, rl.estimates, strict=True)], base.draws - rl.draws])
+    reached = lead >= -TINY
+    first = np.where(reached.any(axis=1), np.array(base.ks, dtype=float)[reached.argmax(axis=1)], np.inf)
+    share = f"the base reaches RL in {np.isfinite(first[1:]).mean():.1%} of the draws"
+    if math.isinf(first[0]):
+        return _undefined(f"base stays below RL up to k={base.ks[-1]}; {share}", len(base_counts))
+    return _summary(first, len(base_counts), caveat=f"base is not below RL at k={base.ks[0]}" if reached[0, 0] else "", note=f"; {share}")
+
+
+def gap_recovered(base: Grades, rl: Grades, hybrid: Grades, *, n_boot: int = 2000, seed: int = 0) -> Estimate:
+    """(hybrid - base) / (rl - base): signed, never clamped. The same problems in the same order; numbers of samples may differ.
+
+    Undefined when the interval of rl - base is not above 0. In the draws (at most 2.5%) in which rl - base is not positive, the recovery is
+    infinite with the sign of hybrid - base: beyond every finite value, as in Fieller's (1954) interval of a ratio. Raises InvalidInput for
+    different numbers of problems and for NaN: grade every sample, an unfinished or unparsed one as 0.
+    """
+    return gap_difference(base, rl, hybrid, base, n_boot=n_boot, seed=seed)
+
+
+def gap_difference(base: Grades, rl: Grades, hybrid: Grades, control: Grades, *, n_boot: int = 2000, seed: int = 0) -> Estimate:
+    """How much more of the gap the hybrid recovers than its control, paired: (hybrid - control) / (rl - base). Else as `gap_recovered`."""
+    arms = _aligned({"base": base, "rl": rl, "hybrid": hybrid, "control": control})
+    weights = _weights(len(arms["rl"]), n_boot, seed)
+    gap, gain = weights @ (arms["rl"] - arms["base"]), weights @ (arms["hybrid"] - arms["control"])
+    return _summary(_over_gap(gain, gap), len(arms["rl"]), _gap_reason(gap, len(arms["rl"])))
+
+
+def shapley_shares(base: Grades, timing: Grades, content: Grades, rl: Grades, *, n_boot: int = 2000, seed: int = 0) -> dict[str, Estimate]:
+    """Shapley values over {timing, content} with v(neither) = base and v(both) = rl (Shapley 1953).
+
+    "timing" is [(timing - base) + (rl - content)] / 2 / (rl - base), "content" likewise: together 1, also in each draw; undefined as in
+    `gap_recovered`. "timing_gain" and "content_gain" are the numerators, in accuracy (0 to 1): defined whatever the gap.
+    """
+    arms, shares = _aligned({"base": base, "timing": timing, "content": content, "rl": rl}), {}
+    for name, other in (("timing", "content"), ("content", "timing")):
+        gain = (arms[name] - arms["base"] + arms["rl"] - arms[other]) / 2
+        shares[name] = gap_difference(arms["base"], arms["rl"], gain, np.zeros_like(gain), n_boot=n_boot, seed=seed)
+        shares[f"{name}_gain"] = mean_estimate(gain, n_boot=n_boot, seed=seed)
+    return shares
 
 
 @dataclass(frozen=True, eq=False)
 class CurvePoint:
-    """One arm: each problem's mean grade, and its changed and generated tokens summed over samples (end-of-text included)."""
+    """One arm, by problem: mean grade, and changed and generated tokens summed over the problem's samples (end-of-text included)."""
 
-    correct: Shaped[np.ndarray, " problem"]
-    changed: Real[np.ndarray, " problem"]
-    tokens: Real[np.ndarray, " problem"]
-
-
-class MeasuredPoint(NamedTuple):
-    """A measured arm on a curve: x = changed / D, y = recovery, the absolute changed fraction, and the arm's place in the input."""
-
-    x: Estimate
-    y: Estimate
-    changed: Estimate
-    arm: int
+    correct: PerProblem
+    changed: PerProblem
+    tokens: PerProblem
 
 
 class Band(NamedTuple):
-    """Recovery y with pointwise 95% bounds at x = changed / D (all [41]); NaN where undefined."""
+    """Pointwise: recovery y and its 95% bounds at x = changed / D, each [41]; NaN where undefined."""
 
-    x: Float[np.ndarray, " grid"]
-    y: Float[np.ndarray, " grid"]
-    lo: Float[np.ndarray, " grid"]
-    hi: Float[np.ndarray, " grid"]
+    x: Float[np.ndarray, "grid"]
+    y: Float[np.ndarray, "grid"]
+    lo: Float[np.ndarray, "grid"]
+    hi: Float[np.ndarray, "grid"]
+
+
+class Reading(NamedTuple):
+    """What is read off a recovery curve, or off the difference of two: at each of BUDGETS, area over x in [0, 1], and drawn."""
+
+    at: dict[float, Estimate]
+    area: Estimate
+    band: Band
 
 
 @dataclass(frozen=True, eq=False)
 class RecoveryCurve:
-    """Recovery against changed / D, from (0, 0) to (1, 1); made by `recovery_curve`."""
+    """Recovery against changed / D from (0, 0) to (1, 1), made by `recovery_curve`; x, y, changed, order: one entry an arm, ascending x."""
 
-    points: tuple[MeasuredPoint, ...]  # ascending x; those beyond x = 1 are shown, and no summary uses them
     at: dict[float, Estimate]  # recovery at each of BUDGETS
     area: Estimate  # under the curve over x in [0, 1]; the diagonal has 0.5
     band: Band
+    x: tuple[Estimate, ...]  # changed / D of each arm; those beyond 1 are kept, but nothing is read there
+    y: tuple[Estimate, ...]  # recovery of each arm
+    changed: tuple[Estimate, ...]  # absolute changed fraction of each arm
+    order: tuple[int, ...]  # place of each in `arms`
     full: Estimate  # D, the changed fraction of always-RL
-    n_boot: int
     seed: int
-    gains: Float[np.ndarray, "replicate column"] = field(repr=False)  # accuracy over base at GRID; the last column is the area
-    gap: Float[np.ndarray, " replicate"] = field(repr=False)  # rl - base
-
-
-class CurveDifference(NamedTuple):
-    """Paired differences of two recovery curves."""
-
-    at: dict[float, Estimate]
-    area: Estimate
+    gains: Float[np.ndarray, "replicate column"] = field(repr=False)  # accuracy above base at GRID; the last column is the area
+    gap: Float[np.ndarray, "replicate"] = field(repr=False)  # rl - base
 
 
 def recovery_curve(base: CurvePoint, rl: CurvePoint, arms: Sequence[CurvePoint], *, n_boot: int = 2000, seed: int = 0) -> RecoveryCurve:
-    """Recovery y = (arm - base) / (rl - base) against x = changed fraction / D, linear between measured arms.
+    """Recovery (arm - base) / (rl - base) against changed fraction / D, linear between the arms; each draw recomputes x, y and D.
 
-    The ends are identities, not results: never routing is the base (0, 0), always routing is the RL model (1, 1). They win over arms measured exactly
-    there, so arms at x >= 1 do not move the curve. Arms of equal x are averaged. Each draw recomputes x, y and D. y is undefined as in
-    `gap_recovered`, and also when the RL arm changes no token.
-
-    Raises:
-        InvalidInput: No arms, arms on different problems, NaN, a problem without tokens, changed outside 0..tokens, or a base arm with changes.
+    The ends are identities, not results: never routing is the base (0, 0), always routing is the RL model (1, 1). An arm measured at x >= 1
+    does not move the curve before 1; arms of equal x are averaged. Undefined as `gap_recovered`, and when the RL arm changes no token.
+    Raises InvalidInput for no arms, other problems, NaN, a problem without tokens, changed outside 0..tokens, or a base arm with changes.
     """
-    if not arms:
-        raise InvalidInput("A recovery curve needs at least one measured arm between base and RL.")
     named = {"base": base, "rl": rl} | {f"arms[{i}]": arm for i, arm in enumerate(arms)}
-    columns = _aligned({f"{name}.{key}": getattr(arm, key) for name, arm in named.items() for key in ("correct", "changed", "tokens")})
+    if not arms:
+        raise InvalidInput("A recovery curve needs at least one arm between base and RL: pass arms=[CurvePoint(...)].")
+    data = _aligned({f"{name}.{part}": getattr(arm, part) for name, arm in named.items() for part in ("correct", "changed", "tokens")})
+    n, fraction, gain = len(base.correct), {}, {}
+    weights = _weights(n, n_boot, seed)
     for name in named:
-        changed, tokens = columns[f"{name}.changed"], columns[f"{name}.tokens"]
-        if (tokens <= 0).any() or (changed < 0).any() or (changed > tokens).any():
-            raise InvalidInput(f"{name} needs tokens > 0 and 0 <= changed <= tokens for each problem: pass sums over the problem's samples.")
-    if columns["base.changed"].any():
-        raise InvalidInput("The base arm has changed tokens, which cannot differ from itself: were base and rl exchanged?")
-    n, weights = len(base.correct), _weights(len(base.correct), n_boot, seed)
-    fraction = {name: _pooled(weights, columns[f"{name}.changed"], columns[f"{name}.tokens"]) for name in named}
-    gain = {name: weights @ (columns[f"{name}.correct"] - columns["base.correct"]) for name in named}
-    full, gap = fraction["rl"], gain["rl"]
-    reason = _gap_reason(gap, n) if full[0] > 0 else "the RL arm changes no token"
+        correct, changed, tokens = (data[f"{name}.{part}"] for part in ("correct", "changed", "tokens"))
+        if (tokens <= 0).any() or (changed < 0).any() or (changed > tokens).any() or (name == "base" and changed.any()):
+            raise InvalidInput(f"{name} needs tokens > 0, 0 <= changed <= tokens and, for base, changed = 0, in each problem: pass sums.")
+        fraction[name] = (weights @ changed) / (weights @ tokens)
+        gain[name] = weights @ (correct - data["base.correct"])
+    full, gap = fraction.pop("rl"), gain["rl"]
+    no_change = "" if full[0] > 0 else "the RL arm changes no token"
+    reason = no_change or _gap_reason(gap, n)
     order = sorted(list(named)[2:], key=lambda name: float(fraction[name][0]))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        x = np.where(full > 0, [fraction[name] / full for name in order], np.nan).T  # [replicate, arm]
-    knots = _Knots(x, np.stack([gain[name] for name in order], axis=1), gap)
-    edges = np.sort(np.minimum(knots.x, 1), axis=1)
-    heights = _interpolate(knots, edges)
-    area = ((heights[:, 1:] + heights[:, :-1]) / 2 * np.diff(edges, axis=1)).sum(axis=1)
+    x, y = np.stack([_over(fraction[name], full) for name in order], axis=1), np.stack([gain[name] for name in order], axis=1)
+    gains = _read_off(x, y, gap)
+    return RecoveryCurve(
+        *_reading(_over_gap(gains, gap[:, None]), n, reason),
+        x=tuple(_summary(column, n, no_change) for column in x.T),
+        y=tuple(_summary(column, n, reason) for column in _over_gap(y, gap[:, None]).T),
+        changed=tuple(_summary(fraction[name], n) for name in order),
+        order=tuple(list(named).index(name) - 2 for name in order),
+        full=_summary(full, n), seed=seed, gains=gains, gap=gap,
+    )  # fmt: skip
+
+
+def curve_difference(a: RecoveryCurve, b: RecoveryCurve) -> Reading:
+    """Curve a minus curve b on the same draws. Raises InvalidInput if the numbers of problems or of draws or the seeds differ."""
+    if (a.full.n, a.seed, len(a.gap)) != (b.full.n, b.seed, len(b.gap)):
+        raise InvalidInput("The two curves do not share their draws: make both from the same problems with the same n_boot and seed.")
+    reason = next((curve.area.reason for curve in (a, b) if not curve.area.defined), "")
+    if np.array_equal(a.gap, b.gap):  # the usual case: one pair of models
+        return _reading(_over_gap(a.gains - b.gains, a.gap[:, None]), a.full.n, reason)
+    with np.errstate(invalid="ignore"):  # inf - inf is an undefined draw
+        return _reading(_over_gap(a.gains, a.gap[:, None]) - _over_gap(b.gains, b.gap[:, None]), a.full.n, reason)
+
+
+def _undefined(reason: str, n: int) -> Estimate:
+    return Estimate(math.nan, math.nan, math.nan, n, "none", reason)
+
+
+def _aligned(arms: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Each arm as finite floats [problem], samples averaged; refuses different numbers of problems."""
+    means = {}
+    for name, values in arms.items():
+        array = np.asarray(values, dtype=float)
+        if array.ndim not in (1, 2) or array.size == 0:
+            raise InvalidInput(f"{name} must be a non-empty [problem] or [problem, sample] array, got shape {array.shape}.")
+        if not np.isfinite(array).all():
+            bad = f"{np.count_nonzero(~np.isfinite(array))} of {array.size} entries"
+            raise InvalidInput(f"{name} has NaN or infinity in {bad}: grade every sample, failures as 0.")
+        means[name] = array if array.ndim == 1 else array.mean(axis=1)
+    if len({len(mean) for mean in means.values()}) > 1:
+        sizes = ", ".join(f"{name} {len(mean)}" for name, mean in means.items())
+        raise InvalidInput(f"Numbers of problems differ ({sizes}): pass the same problems in the same order.")
+    return means
+
+
+def _weights(n: int, n_boot: int, seed: int) -> np.ndarray:
+    """[replicate, problem]: uniform weights for the point estimate, then the draws."""
+    return np.vstack([np.full(n, 1 / n) if n else np.empty(0), problem_weights(n, n_boot, seed)])
+
+
+def _over(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.asarray(np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0))
+
+
+def _over_gap(gain: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """The gain over the gap; where the gap is not positive, infinite with the sign of the gain, or NaN for no gain."""
+    beyond = np.select([gain > TINY, gain < -TINY], [np.inf, -np.inf], np.nan)
+    return np.asarray(np.divide(gain, gap, out=beyond, where=gap > TINY))
+
+
+def _summary(replicates: np.ndarray, n: int, reason: str = "", *, caveat: str = "", note: str = "") -> Estimate:
+    """The point estimate with the interval of its draws, or, given a reason, undefined."""
+    draws = replicates[1:]
+    lo, hi = percentile_interval(draws) if n > 1 else (math.nan, math.nan)
+    lost = int(np.isnan(draws).sum())
+    if not reason and n > 1 and math.isnan(lo):
+        reason = f"undefined in {lost} of {len(draws)} draws"
+    if reason:
+        return _undefined(reason, n)
+    method = f"bootstrap over problems, {len(draws)} draws, percentile 95%" + (f", {lost} undefined draws left out" if lost else "")
+    return Estimate(float(replicates[0]), lo, hi, n, method + note, caveat if n > 1 else "one problem: no interval")
+
+
+def _gap_reason(gap: np.ndarray, n: int) -> str:
+    """Why nothing can be divided by this gap; empty if its interval is above 0."""
+    estimate = _summary(gap, n)
+    return "" if estimate.lo > TINY else f"RL gain not above 0: {estimate}"
+
+
+def _read_off(x: np.ndarray, y: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """[replicate, 42]: y at GRID and its area over [0, 1], from arms [replicate, arm] and the ends (0, 0) and (1, gap); NaN where x is."""
+    rows = np.full((len(x), len(GRID) + 1), np.nan)
+    for row, places, heights, end in zip(rows, np.round(x, 12), y, gap, strict=True):  # rounded so that equal stays equal
+        if not np.isnan(places).any():
+            inside = (places > 0) & (places < 1)
+            knots, place = np.unique(np.r_[0, places[inside], 1], return_inverse=True)
+            values = np.bincount(place, np.r_[0, heights[inside], end]) / np.bincount(place)
+            row[:] = [*np.interp(GRID, knots, values), np.trapezoid(values, knots)]
+    return rows
+
+
+def _reading(recovery: np.ndarray, n: int, reason: str) -> Reading:
+    *grid, area = (_summary(column, n, reason) for column in recovery.T)
+    band = Band(GRID.copy(), *np.array([(e.value, e.lo, e.hi) for e in grid]).T)
+    return Reading({budget: grid[int(np.searchsorted(GRID, budget))] for budget in BUDGETS}, area, band)

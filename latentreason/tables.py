@@ -65,17 +65,27 @@ class Rollouts:
         return wide.to_numpy(dtype=float)
 
     def save(self, path: str | Path) -> None:
-        """Write one parquet file (zstd)."""
+        """Write one parquet file (zstd); `info` travels in its metadata."""
+        import json
+
+        import pyarrow as pa
+
         from latentreason.store import write_table
 
-        write_table(Path(path), self.table)
+        table = pa.Table.from_pandas(self.table, preserve_index=False)
+        write_table(Path(path), table.replace_schema_metadata({**(table.schema.metadata or {}), b"latentreason": json.dumps(self.info).encode()}))
 
     @classmethod
     def load(cls, path: str | Path) -> "Rollouts":
         """Read what `save` wrote."""
+        import json
+
+        import pyarrow.parquet as pq
+
         from latentreason.store import read_table
 
-        return cls(read_table(Path(path)))
+        table = read_table(Path(path))
+        return cls(table, json.loads(pq.read_schema(path).metadata.get(b"latentreason", b"{}")))
 
     def _repr_html_(self) -> str:
         shown = self.table[[c for c in ("arm", "problem", "sample", "finish", "grade_strict", "n_tokens", "text") if c in self.table]].head(10)

@@ -96,7 +96,8 @@ class Arms:
     def _choose(self, moment: Moment, keys: Tensor, size: int) -> dict[str, Tensor]:
         """One step of all arms. What depends on the prefix alone is computed by slot, then read by row."""
         base_logits, rl_logits = moment.logits
-        prefix = Step(moment.t, base_logits, rl_logits, None, None, moment.prefix[:0], keys[:0])
+        n_slots = len(base_logits)
+        prefix = Step(moment.t, base_logits, rl_logits, None, None, moment.prefix.new_zeros(n_slots, 0), keys.new_zeros(n_slots))
         base_token, rl_token = sampled(base_logits, moment), sampled(rl_logits, moment)
         scores: dict[Score, Tensor] = {}
         routed = torch.zeros_like(base_token, dtype=torch.bool)

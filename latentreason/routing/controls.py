@@ -47,8 +47,8 @@ def matched_random(hybrid: "Rollouts | Router", *, seed: int = 0) -> Router:
     Raises:
         InvalidInput: the router was not calibrated, so there is no rate measured off the test split.
     """
-    calibration = _calibration(hybrid)
-    return random_places("matched_random", calibration["edges"], calibration["routed_rate"], seed=seed)
+    name, calibration = _calibration(hybrid)
+    return random_places("matched_random", calibration["edges"], calibration["routed_rate"], seed=seed, of=name, budget=calibration["budget"])
 
 
 def matched_disagreement(hybrid: "Rollouts | Router", *, seed: int = 0) -> Router:
@@ -56,12 +56,16 @@ def matched_disagreement(hybrid: "Rollouts | Router", *, seed: int = 0) -> Route
 
     It asks whether WHICH disagreements are swapped matters. At 1.0 D it is the RL model. Arguments as `matched_random`.
     """
-    calibration = _calibration(hybrid)
-    return random_places("matched_disagreement", calibration["edges"], calibration["swap_rate"], seed=seed, disagreements=True)
+    name, calibration = _calibration(hybrid)
+    return random_places("matched_disagreement", calibration["edges"], calibration["swap_rate"], seed=seed, disagreements=True, of=name, budget=calibration["budget"])
 
 
-def random_places(name: str, edges: Sequence[int], rates: Sequence[float], *, seed: int = 0, disagreements: bool = False) -> Router:
-    """Route at random with a rate for each stratum of position; `edges[i]` is the first position of stratum i."""
+def random_places(name: str, edges: Sequence[int], rates: Sequence[float], *, seed: int = 0, disagreements: bool = False, **facts: Any) -> Router:
+    """Route at random with a rate for each stratum of position; `edges[i]` is the first position of stratum i.
+
+    Strata go by the position in the completion, the first token alone in the first: the final length is not known while
+    decoding. `facts` are kept in the router's params.
+    """
     if len(edges) != len(rates) or not all(0 <= r <= 1 for r in rates):
         raise InvalidInput("Give one rate in [0, 1] for each stratum.")
 
@@ -71,7 +75,7 @@ def random_places(name: str, edges: Sequence[int], rates: Sequence[float], *, se
         return mask & (step.base_token != step.rl_token) if disagreements else mask
 
     reads = frozenset({"base", "rl", "sampled"}) if disagreements else frozenset({"base"})
-    return Router(name, {"edges": list(edges), "rates": list(rates), "seed": seed}, reads, decide)
+    return Router(name, {"edges": list(edges), "rates": list(rates), "seed": seed, **facts}, reads, decide)
 
 
 def uniform(keys: Tensor, t: int, seed: int) -> Tensor:
@@ -83,9 +87,9 @@ def uniform(keys: Tensor, t: int, seed: int) -> Tensor:
     return (z & _MASK_53).double() / float(1 << 53)
 
 
-def _calibration(hybrid: "Rollouts | Router") -> Mapping[str, Any]:
+def _calibration(hybrid: "Rollouts | Router") -> tuple[str, Mapping[str, Any]]:
     routers = [hybrid.spec()] if isinstance(hybrid, Router) else [facts["router"] for facts in hybrid.info.values() if "router" in facts]
     if len(routers) != 1 or "calibration" not in routers[0]["params"]:
         raise InvalidInput("A matched control needs rates that were measured off the test split: make the router with `calibrated(router, pair, problems)` first, and pass rollouts of one arm.")
     calibration: Mapping[str, Any] = routers[0]["params"]["calibration"]
-    return calibration
+    return routers[0]["name"], calibration

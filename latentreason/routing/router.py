@@ -109,3 +109,11 @@ def by_threshold(name: str, score: Score, threshold: float, reads: frozenset[str
     if threshold != threshold:
         raise InvalidInput(f"The threshold of {name} is NaN; give a number, or let `calibrated` choose it.")
     return Router(name, {**params, "threshold": threshold}, reads, lambda step: score(step) > threshold, score)
+
+
+def with_threshold(router: Router, threshold: float) -> Router:
+    """The same router with another threshold."""
+    if router.score is None:
+        raise InvalidInput(f"Router {router.name!r} has no threshold to choose; calibrate it as it is, or use on_divergence or on_entropy.")
+    others = {k: v for k, v in router.params.items() if k != "threshold"}
+    return by_threshold(router.name, router.score, threshold, router.reads, **others)

@@ -34,6 +34,8 @@ class Sampling:
         seed: of the noise; with problem, sample and position it fixes every token.
         first_sample: number of the first sample, to draw more of the same run later.
         max_rows: rows decoded at once; changes memory and speed, not what is sampled.
+        keep_tokens: keep what is known token by token; without it the table has one number a rollout and a sweep of many
+            arms fits into memory.
     """
 
     n: int = 16
@@ -42,7 +44,8 @@ class Sampling:
     max_new_tokens: int = 96
     seed: int = 0
     first_sample: int = 0
-    max_rows: int = 4096
+    max_rows: int = 8192
+    keep_tokens: bool = True
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.max_new_tokens < 1 or self.max_rows < 1:
@@ -88,23 +91,34 @@ def sample(model: Decodes, problems: list[Problem], sampling: Sampling = Samplin
         raise InvalidInput("The list of problems is empty; load some with load_task.")
     if len({p.id for p in problems}) < len(problems):
         raise InvalidInput("A problem stands in the list twice; its samples would be identical copies.")
-    ordered = sorted(problems, key=lambda p: (len(p.question.split()), p.id))
-    step = max(1, sampling.max_rows // (sampling.n * len(model.arms)))
-    chunks = [ordered[i : i + step] for i in range(0, len(ordered), step)]
+    prompts = {p.id: render(p, model.tokenizer) for p in problems}
+    chunks = _chunks(sorted(problems, key=lambda p: (len(prompts[p.id]), p.id)), prompts, max(1, sampling.max_rows // (sampling.n * len(model.arms))))
     info = {arm: dict(getattr(model, "info", {}).get(arm, {})) for arm in model.arms}
     bar = tqdm(total=len(problems), desc=f"sample {model.arms[0] if len(model.arms) == 1 else f'{len(model.arms)} arms'}", unit="problem", disable=not progress)
     tables = []
-    for chunk, table in _tables(model, chunks, sampling, out):
+    for chunk, table in _tables(model, chunks, prompts, sampling, out):
         tables.append(table)
         bar.update(len(chunk))
     bar.close()
     return Rollouts(pd.concat(tables, ignore_index=True), info)
 
 
-def _tables(model: Decodes, chunks: list[list[Problem]], sampling: Sampling, out: str | Path | None) -> Iterator[tuple[list[Problem], pd.DataFrame]]:
+def _chunks(ordered: list[Problem], prompts: dict[str, list[int]], size: int) -> list[list[Problem]]:
+    """At most `size` problems each, all with prompts of one length: so no row is padded and attention needs no mask."""
+    chunks: list[list[Problem]] = []
+    for problem in ordered:
+        if chunks and len(chunks[-1]) < size and len(prompts[chunks[-1][0].id]) == len(prompts[problem.id]):
+            chunks[-1].append(problem)
+        else:
+            chunks.append([problem])
+    return chunks
+
+
+def _tables(model: Decodes, chunks: list[list[Problem]], prompts: dict[str, list[int]], sampling: Sampling,
+            out: str | Path | None) -> Iterator[tuple[list[Problem], pd.DataFrame]]:  # fmt: skip
     """The table of each chunk; with `out`, read where it is there and written where it is not."""
     if out is None:
-        yield from ((chunk, _decode_chunk(model, chunk, sampling)) for chunk in chunks)
+        yield from ((chunk, _decode_chunk(model, chunk, prompts, sampling)) for chunk in chunks)
         return
     from latentreason.store import Parts, read_table
 
@@ -113,50 +127,49 @@ def _tables(model: Decodes, chunks: list[list[Problem]], sampling: Sampling, out
     done = set(parts.done())
     for i, chunk in enumerate(chunks):
         if i not in done:
-            parts.write(i, _decode_chunk(model, chunk, sampling))
+            parts.write(i, _decode_chunk(model, chunk, prompts, sampling))
         yield chunk, read_table(parts.file(i))
 
 
-def _decode_chunk(model: Decodes, problems: list[Problem], sampling: Sampling) -> pd.DataFrame:
-    prompts = [render(p, model.tokenizer) for p in problems]
+def _decode_chunk(model: Decodes, problems: list[Problem], prompts: dict[str, list[int]], sampling: Sampling) -> pd.DataFrame:
     samples = range(sampling.first_sample, sampling.first_sample + sampling.n)
     keys = torch.tensor([row_key(sampling.seed, p.id, s) for p in problems for s in samples])
-    batch = Batch(prompts, torch.arange(len(problems)).repeat_interleave(sampling.n), keys, sampling.temperature, sampling.top_p, sampling.max_new_tokens, gumbel)
-    return to_table(model, model.decode(batch), problems, prompts, list(samples), sampling)
+    index = torch.arange(len(problems)).repeat_interleave(sampling.n)
+    batch = Batch([prompts[p.id] for p in problems], index, keys, sampling.temperature, sampling.top_p, sampling.max_new_tokens, gumbel)
+    return to_table(model, model.decode(batch), problems, prompts, sampling)
 
 
-def to_table(model: Decodes, decoded: Decoded, problems: list[Problem], prompts: list[list[int]], samples: list[int], sampling: Sampling) -> pd.DataFrame:
+def to_table(model: Decodes, decoded: Decoded, problems: list[Problem], prompts: dict[str, list[int]], sampling: Sampling) -> pd.DataFrame:
     """Decoded rows (arm-major, then problem, then sample) as a graded table."""
-    n_arms, n = len(model.arms), len(samples)
+    n_arms, n = len(model.arms), sampling.n
     length, stopped = decoded.length.cpu().numpy(), decoded.stopped.cpu().numpy()
     index = np.tile(np.arange(len(problems)).repeat(n), n_arms)
     columns: dict[str, Any] = {
         "problem": np.array([p.id for p in problems], dtype=object)[index],
-        "sample": np.tile(np.array(samples), n_arms * len(problems)),
+        "sample": np.tile(np.arange(sampling.first_sample, sampling.first_sample + n), n_arms * len(problems)),
         "arm": np.array(model.arms, dtype=object).repeat(len(problems) * n),
-        "prompt_ids": pd.Series([np.array(p, dtype=np.int32) for p in prompts])[index].to_numpy(),
-    }
-    for name, values in decoded.records.items():
-        array = values.cpu().numpy()
-        array = array.astype({"i": np.int32, "f": np.float32, "b": bool, "u": np.uint8}[array.dtype.kind])
-        columns[name] = _ragged(array, length)
-    texts = model.tokenizer.batch_decode([t.tolist() for t in columns["token_ids"]], skip_special_tokens=True)
-    grades = [
-        (grade(text, problems[i], truncated=not s), grade(text, problems[i], flexible=True, truncated=not s))
-        for text, i, s in zip(texts, index, stopped, strict=True)
-    ]
-    columns |= {
-        "text": texts,
         "finish": np.where(stopped, "stop", "length").astype(object),
-        "correct": np.array([strict.correct for strict, _ in grades]),
-        "grade_strict": [strict.status for strict, _ in grades],
-        "grade_flexible": [flexible.status for _, flexible in grades],
         "n_tokens": length.astype(np.int32),
-        "seed": np.full(len(texts), sampling.seed),
+        "seed": np.full(len(index), sampling.seed),
     }
+    records = {name: values.cpu().numpy() for name, values in decoded.records.items()}
+    tokens = records["token_ids"]
+    _, first, back = np.unique(np.column_stack([index, length, tokens]), axis=0, return_index=True, return_inverse=True)
+    texts = model.tokenizer.batch_decode([tokens[i, : length[i]].tolist() for i in first], skip_special_tokens=True)  # equal completions are graded once
+    strict = [grade(text, problems[index[i]], truncated=not stopped[i]) for text, i in zip(texts, first, strict=True)]
+    flexible = [grade(text, problems[index[i]], flexible=True, truncated=not stopped[i]) for text, i in zip(texts, first, strict=True)]
+    columns["correct"] = np.array([g.correct for g in strict])[back]
+    columns["grade_strict"] = np.array([g.status for g in strict], dtype=object)[back]
+    columns["grade_flexible"] = np.array([g.status for g in flexible], dtype=object)[back]
+    inside = np.arange(tokens.shape[1])[None] < length[:, None]
     for count, name in (("n_routed", "routed"), ("n_changed", "changed")):
-        if name in columns:
-            columns[count] = np.array([int(v.sum()) for v in columns[name]], dtype=np.int32)
+        if name in records:
+            columns[count] = (records[name] & inside).sum(1).astype(np.int32)
+    if sampling.keep_tokens:
+        columns["text"] = np.array(texts, dtype=object)[back]
+        columns["prompt_ids"] = pd.Series([np.array(prompts[p.id], dtype=np.int32) for p in problems])[index].to_numpy()
+        for name, values in records.items():
+            columns[name] = _ragged(values.astype({"i": np.int32, "f": np.float32, "b": bool, "u": np.uint8}[values.dtype.kind]), length)
     return pd.DataFrame(columns)
 
 

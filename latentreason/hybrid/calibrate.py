@@ -1,0 +1,129 @@
+"""Calibration: thresholds for a budget of changed tokens, and the rates of matched controls, on problems of their own.
+
+Nothing here may see the test split. All routers and budgets are searched together: each round is one joint decode.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from latentreason.errors import InvalidInput
+from latentreason.hybrid.decode import Arms, Hybrid
+from latentreason.models.pair import ModelPair
+from latentreason.routing.controls import always, matched_disagreement, matched_random, never
+from latentreason.routing.router import Router, with_threshold
+from latentreason.sampling.local import Sampling, sample
+from latentreason.tasks.problem import Problem
+
+SCORES = (1e-4, 20.0)
+"""Range of thresholds that is searched, in the unit of the score (nats, or 0 to 1)."""
+
+
+def calibrated(router: Router, pair: ModelPair, problems: list[Problem], changed: float = 0.5, *, sampling: Sampling = Sampling(n=4), progress: bool = True) -> Router:
+    """The router with the threshold that changes `changed` of D, and with the rates for its matched controls.
+
+    Args:
+        router: one with a threshold (which is replaced), or one without (then only the rates are measured).
+        pair: the two models.
+        problems: of the calibration split.
+        changed: budget of changed tokens, as a share of D (what always-RL changes).
+        sampling: at the temperature that the hybrid will run at.
+        progress: show a progress bar.
+
+    Raises:
+        InvalidInput: a budget outside (0, 1].
+    """
+    return calibrate([router], pair, problems, [changed], sampling=sampling, progress=progress)[0]
+
+
+def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem], budgets: Sequence[float], *,
+              sampling: Sampling = Sampling(n=4), rounds: int = 9, progress: bool = True) -> list[Router]:  # fmt: skip
+    """Each router at each budget (routers without a threshold once), in the order router by router."""
+    if not budgets or not all(0 < b <= 1 for b in budgets):
+        raise InvalidInput(f"Budgets {list(budgets)} must be shares of D in (0, 1].")
+    bar = tqdm(total=rounds + 6, desc="calibrate", disable=not progress)
+
+    def decode(arms: Sequence[Router]) -> list[pd.DataFrame]:
+        hybrids = [Hybrid(pair, router, name=f"{i}") for i, router in enumerate(arms)]
+        table = sample(Arms(hybrids), problems, sampling, progress=False).table
+        bar.update()
+        groups = dict(list(table.groupby("arm")))
+        return [groups[f"{i}"] for i in range(len(arms))]
+
+    _, full = decode([never(), always()])
+    d = _changed(full)
+    if d == 0:
+        raise InvalidInput("The RL model changes no token of the base model on the calibration problems: there is nothing to route.")
+    edges = _edges(full)
+    jobs = [(r, b) for r in routers for b in (budgets if r.score is not None else [math.nan])]
+    chosen = _search([(r, b) for r, b in jobs if r.score is not None], d, rounds, decode)
+    finals = [chosen.pop(0) if r.score is not None else r for r, _ in jobs]
+
+    tables = decode(finals)
+    facts = []
+    for (_, budget), table in zip(jobs, tables, strict=True):
+        count = _by_stratum(table, edges)
+        changed = _changed(table)
+        facts.append({
+            "budget": changed / d if math.isnan(budget) else budget, "D": d, "changed": changed, "share_of_D": changed / d, "edges": edges,
+            "target": (count["changed"] / count["tokens"].clip(1)).tolist(),
+            "routed_rate": (count["routed"] / count["tokens"].clip(1)).tolist(),
+            "swap_rate": (count["changed"] / count["disagree"].clip(1)).clip(0, 1).tolist(),
+            "n_problems": len(problems), "n_samples": sampling.n, "temperature": sampling.temperature,
+        })  # fmt: skip
+    for _ in range(3):  # a control walks through other prefixes than the hybrid, so its rates are corrected by what they achieve
+        controls = [matched_disagreement(_with(r, f)) for r, f in zip(finals, facts, strict=True)]
+        for fact, table in zip(facts, decode(controls), strict=True):
+            count = _by_stratum(table, edges)
+            achieved = count["changed"] / count["tokens"].clip(1)
+            ratio = np.where(achieved > 0, np.array(fact["target"]) / np.maximum(achieved, 1e-9), 1.0)
+            fact["swap_rate"] = np.clip(np.array(fact["swap_rate"]) * ratio.clip(0.5, 2.0), 0, 1).tolist()
+    controls = [c for r, f in zip(finals, facts, strict=True) for c in (matched_disagreement(_with(r, f)), matched_random(_with(r, f)))]
+    tables = decode(controls)
+    for i, fact in enumerate(facts):
+        fact["control_changed_ratio"] = _changed(tables[2 * i]) / fact["changed"] if fact["changed"] else math.nan
+        routed = float(np.dot(fact["routed_rate"], _by_stratum(tables[2 * i + 1], edges)["tokens"]))
+        fact["control_routed_ratio"] = float(tables[2 * i + 1]["n_routed"].sum()) / routed if routed else math.nan
+    bar.close()
+    return [_with(r, f) for r, f in zip(finals, facts, strict=True)]
+
+
+def _search(jobs, d, rounds, decode):  # type: ignore[no-untyped-def]
+    """Bisection of log thresholds; of all thresholds tried, the one whose changed fraction is nearest its target."""
+    low = np.full(len(jobs), math.log(SCORES[0]))
+    high = np.full(len(jobs), math.log(SCORES[1]))
+    best: list[tuple[float, Router]] = [(math.inf, r) for r, _ in jobs]
+    for _ in range(rounds if jobs else 0):
+        middle = (low + high) / 2
+        tried = [with_threshold(r, float(np.exp(m))) for (r, _), m in zip(jobs, middle, strict=True)]
+        for i, (router, table) in enumerate(zip(tried, decode(tried), strict=True)):
+            excess = _changed(table) / d - jobs[i][1]
+            if abs(excess) < best[i][0]:
+                best[i] = (abs(excess), router)
+            low[i], high[i] = (middle[i], high[i]) if excess > 0 else (low[i], middle[i])
+    return [router for _, router in best]
+
+
+def _with(router: Router, facts: dict[str, object]) -> Router:
+    return replace(router, params={**router.params, "calibration": facts})
+
+
+def _changed(table: pd.DataFrame) -> float:
+    return float(table["n_changed"].sum() / table["n_tokens"].sum())
+
+
+def _edges(table: pd.DataFrame) -> list[int]:
+    """Strata of position: the first token alone, then fifths of the rest."""
+    positions = np.concatenate([np.arange(n) for n in table["n_tokens"]])
+    return [0, *sorted({1, *np.quantile(positions[positions > 0], [0.2, 0.4, 0.6, 0.8]).astype(int).tolist()})]
+
+
+def _by_stratum(table: pd.DataFrame, edges: list[int]) -> pd.DataFrame:
+    """Tokens, and those routed, changed and disagreed upon, by stratum of position."""
+    stratum = np.searchsorted(edges, np.concatenate([np.arange(n) for n in table["n_tokens"]]), side="right") - 1
+    columns = {name: np.bincount(stratum, np.concatenate(table[name].to_list()), len(edges)) for name in ("routed", "changed", "disagree")}
+    return pd.DataFrame({"tokens": np.bincount(stratum, minlength=len(edges)), **columns})

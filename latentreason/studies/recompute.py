@@ -1,0 +1,54 @@
+"""Results from the rollout tables of a run: what `reproduce` does last, and what `figures --check` does again.
+
+A run's tables are plain files in one folder (`tables/`); this module is the one place that knows their names.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from latentreason.store import read_json, read_table
+from latentreason.studies import geometry, passk, recovery
+from latentreason.studies.result import Result
+from latentreason.tables import Rollouts
+
+
+def recovery_result(tables: Path, temperature: str) -> Result:
+    """Study `recovery` at "t1" or "greedy"."""
+    facts = read_json(tables / "facts.json")
+    ends, curves = Rollouts.load(tables / f"{temperature}_ends.parquet"), Rollouts.load(tables / f"{temperature}_curves.parquet")
+    is_control = {a: "of" in curves.info[a]["router"]["params"] for a in curves.arms}
+    parts = [Rollouts(curves.table[curves.table["arm"].map(is_control) == wanted].reset_index(drop=True), curves.info) for wanted in (False, True)]
+    strategies = tables / f"{temperature}_strategies.parquet"
+    return recovery.run(
+        base=ends.arm("base"), rl=ends.arm("rl"), hybrid=parts[0], control=parts[1], timing=ends.arm("timing"), content=ends.arm("content"),
+        changed_by_strategy=pd.DataFrame(read_table(strategies)) if strategies.exists() else None,
+        config=recovery.Config(**{k: facts[temperature][k] for k in ("best_oracle", "best_base_only")}),
+    )  # fmt: skip
+
+
+def passk_result(tables: Path) -> Result:
+    """Study `passk`."""
+    facts, rollouts = read_json(tables / "facts.json"), Rollouts.load(tables / "passk.parquet")
+    return passk.run(base=rollouts.arm("base"), rl=rollouts.arm("rl"), hybrid=rollouts.arm("hybrid"), config=passk.Config(**facts["passk"]))
+
+
+def geometry_result(tables: Path) -> Result:
+    """Study `geometry`."""
+    facts = read_json(tables / "facts.json")
+    return geometry.run(**{name: read_table(tables / f"geometry_{name}.parquet") for name in geometry.TABLES}, config=geometry.Config(**facts["geometry"]))
+
+
+RESULTS: dict[str, Callable[[Path], Result]] = {
+    "recovery": lambda tables: recovery_result(tables, "t1"),
+    "recovery_greedy": lambda tables: recovery_result(tables, "greedy"),
+    "passk": passk_result,
+    "geometry": geometry_result,
+}
+"""Name of a result file -> how to compute it from a folder of tables."""
+
+
+def recompute(tables: Path, names: list[str] | None = None) -> dict[str, Result]:
+    """Results by name."""
+    return {name: RESULTS[name](tables) for name in names or RESULTS}

@@ -1,0 +1,175 @@
+"""Study `recovery`: how much of the RL gain do a few routed tokens recover, beyond what any such tokens would?
+
+Claim (Venhoff et al. 2025, arXiv 2510.07364): steering 12% of the tokens of the base model recovers 91% of the gain, so RL
+teaches WHEN to reason, not HOW.
+
+Formula: recovery = (hybrid - base) / (RL - base), signed, never clamped; x = changed tokens / D, where D is the changed
+fraction of always-RL. Always-RL itself recovers everything at 1.0 D, so the claim is the paired DIFFERENCE between a router
+and `matched_disagreement`, which changes as many tokens at random places where the two models differ.
+
+Refuted where the difference's interval includes 0: then which tokens are swapped does not matter, only how many. The
+timing and content shares (Shapley, four arms) refute "when, not how" where the share of timing is not above that of content.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from latentreason.errors import InvalidInput
+from latentreason.stats import CurvePoint, Estimate, RecoveryCurve, curve_difference, mean_estimate, pooled_ratio, recovery_curve, shapley_shares
+from latentreason.studies.result import Result, rows
+from latentreason.tables import Rollouts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CONTROLS = ("matched_disagreement", "matched_random")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the study; `best_oracle` and `best_base_only` are routers that were chosen on calibration problems."""
+
+    n_boot: int = 2000
+    seed: int = 0
+    best_oracle: str = ""
+    best_base_only: str = ""
+
+
+def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | None = None, timing: Rollouts | None = None,
+        content: Rollouts | None = None, changed_by_strategy: pd.DataFrame | None = None, config: Config = Config()) -> Result:  # fmt: skip
+    """Compare hybrids with base, RL and their matched controls, on the same problems.
+
+    Args:
+        base, rl: one arm each. For D, `rl` is best sampled as Hybrid(pair, always()); from a plain RL model D is taken from
+            the router's calibration, and said so.
+        hybrid: arms of one or several calibrated routers at one or several budgets.
+        control: arms of `matched_disagreement` and `matched_random` of these routers.
+        timing, content: arms that swap only timing, and only content positions.
+        changed_by_strategy: columns arm, strategy, changed, tokens.
+        config: settings.
+
+    Raises:
+        InvalidInput: arms on different problems.
+    """
+    groups = _groups(hybrid)
+    points = {"base": _point(base), "rl": _rl_point(rl, hybrid)}
+    table: list[dict[str, Any]] = []
+    n = len(points["base"].correct)
+    for name, rollouts in {"base": base, "rl": rl, "timing": timing, "content": content}.items():
+        if rollouts is not None:
+            table.append(rows("accuracy", mean_estimate(_point(rollouts).correct, n_boot=config.n_boot, seed=config.seed), arm=name))
+    table.append(rows("D", pooled_ratio(points["rl"].changed, points["rl"].tokens, n_boot=config.n_boot, seed=config.seed), arm="rl"))
+
+    controls = _groups(control) if control is not None else {}
+    curves: dict[tuple[str, str], RecoveryCurve] = {}
+    details: dict[str, Any] = {"curves": [], "n_problems": n, "n_samples": int(base.table.groupby("problem").size().iloc[0])}
+    for (router, kind), arms in {**groups, **controls}.items():
+        measured = [_point(r) for r in arms]
+        curve = recovery_curve(points["base"], points["rl"], measured, n_boot=config.n_boot, seed=config.seed)
+        curves[router, kind] = curve
+        where = {"router": router, "control": kind}
+        table.append(rows("area", curve.area, **where))
+        table += [rows("recovery_at", estimate, budget=budget, **where) for budget, estimate in curve.at.items()]
+        for x, y, changed, i in zip(curve.x, curve.y, curve.changed, curve.order, strict=True):
+            arm = {**where, "arm": arms[i].arms[0]}
+            table += [rows("recovery", y, **arm), rows("changed_of_D", x, **arm), rows("changed", changed, **arm)]
+            table.append(rows("accuracy", mean_estimate(measured[i].correct, n_boot=config.n_boot, seed=config.seed), **arm))
+            if "n_routed" in arms[i].table:
+                routed = pooled_ratio(arms[i].per_problem("n_routed", how="sum").to_numpy(float), measured[i].tokens, n_boot=config.n_boot, seed=config.seed)
+                table.append(rows("routed", routed, **arm))
+        details["curves"].append({
+            **where, "x": curve.band.x.tolist(), "y": curve.band.y.tolist(), "lo": curve.band.lo.tolist(), "hi": curve.band.hi.tolist(),
+            "points": [{"x": x.value, "y": y.value, "lo": y.lo, "hi": y.hi, "changed": c.value} for x, y, c in zip(curve.x, curve.y, curve.changed, strict=True)],
+        })  # fmt: skip
+    for (router, kind), curve in curves.items():
+        if not kind:
+            for other in CONTROLS:
+                if (router, other) in curves:
+                    difference = curve_difference(curve, curves[router, other])
+                    where = {"router": router, "control": other}
+                    table.append(rows("area_difference", difference.area, **where))
+                    table += [rows("difference_at", e, budget=b, **where) for b, e in difference.at.items()]
+    if timing is not None and content is not None:
+        arms4 = [_point(r).correct for r in (base, timing, content, rl)]
+        shares = shapley_shares(*arms4, n_boot=config.n_boot, seed=config.seed)
+        table += [rows(f"{name}_share" if "gain" not in name else name, estimate, arm=name) for name, estimate in shares.items()]
+    if changed_by_strategy is not None:
+        details["changed_by_strategy"] = changed_by_strategy.to_dict("records")
+    result = Result("recovery", asdict(config), pd.DataFrame(table).fillna({c: "" for c in ("router", "control", "arm")}), details)
+    return Result(result.study, result.config, result.table, details, _finding(result, curves))
+
+
+def _point(rollouts: Rollouts) -> CurvePoint:
+    changed = rollouts.per_problem("n_changed", how="sum") if "n_changed" in rollouts.table else 0 * rollouts.per_problem("n_tokens", how="sum")
+    return CurvePoint(rollouts.per_problem().to_numpy(float), changed.to_numpy(float), rollouts.per_problem("n_tokens", how="sum").to_numpy(float))
+
+
+def _rl_point(rl: Rollouts, hybrid: Rollouts) -> CurvePoint:
+    """The RL arm; where its table does not know what the base would have said, D comes from a router's calibration."""
+    point = _point(rl)
+    if "n_changed" in rl.table:
+        return point
+    found = [f["router"]["params"]["calibration"]["D"] for f in hybrid.info.values() if "calibration" in f.get("router", {}).get("params", {})]
+    if not found:
+        raise InvalidInput("D, the changed fraction of always-RL, is unknown: sample the RL arm as Hybrid(pair, always()), or use a router from `calibrated`.")
+    return CurvePoint(point.correct, found[0] * point.tokens, point.tokens)
+
+
+def _groups(rollouts: Rollouts) -> dict[tuple[str, str], list[Rollouts]]:
+    """Arms by (router, kind of control); ("js", "") is the router itself."""
+    out: dict[tuple[str, str], list[Rollouts]] = {}
+    for name in rollouts.arms:
+        spec = rollouts.info.get(name, {}).get("router", {"name": name, "params": {}})
+        key = (spec["params"]["of"], spec["name"]) if "of" in spec["params"] else (spec["name"], "")
+        out.setdefault(key, []).append(rollouts.arm(name))
+    return out
+
+
+def _finding(result: Result, curves: dict[tuple[str, str], RecoveryCurve]) -> str:
+    router = result.config["best_oracle"] or next((r for r, kind in curves if not kind), "")
+    if (router, "") not in curves:
+        return "No router was measured."
+    said = f"{router}: area {curves[router, ''].area} over 0 to D"
+    if (router, CONTROLS[0]) in curves:
+        difference = result.estimate("area_difference", router=router, control=CONTROLS[0])
+        verdict = "which disagreements are swapped matters" if difference.lo > 0 else "no evidence that it matters which disagreements are swapped"
+        said += f", {difference} above matched disagreements, so {verdict}"
+    if (result.table["quantity"] == "timing_share").any():
+        said += f"; timing carries {result.estimate('timing_share')} of the gain, content {result.estimate('content_share')}"
+    return said + ". A difference whose interval includes 0 would have refuted it."
+
+
+def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
+    """Recovery against changed / D with 95% bands: routers as lines, their matched disagreements dashed."""
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    shown = [r for r in (result.config["best_oracle"], result.config["best_base_only"]) if r] or [c["router"] for c in result.details["curves"] if not c["control"]]
+    for curve in result.details["curves"]:
+        if curve["router"] not in shown or curve["control"] == "matched_random":
+            continue
+        colour = ROUTER_COLOURS[shown.index(curve["router"]) % len(ROUTER_COLOURS)] if not curve["control"] else CONTROL_COLOUR
+        label = curve["router"] if not curve["control"] else f"matched disagreements of {curve['router']}"
+        style = ("-", "--", ":")[shown.index(curve["router"]) % 3] if curve["control"] else "-"
+        ax.plot(curve["x"], curve["y"], style, color=colour, label=label)
+        ax.fill_between(curve["x"], np.array(curve["lo"], float), np.array(curve["hi"], float), color=colour, alpha=0.15, linewidth=0)
+        ax.plot([p["x"] for p in curve["points"]], [p["y"] for p in curve["points"]], "o", color=colour, markersize=4)
+    ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+    ax.axhline(1, color="0.8", linewidth=0.8, zorder=0)
+    ax.set(xlabel="changed tokens / D (1 = always-RL, an identity)", ylabel="RL gain recovered", xlim=(0, 1.02))
+    ax.legend(frameon=False, fontsize=8)
+    return ax
+
+
+ROUTER_COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#56B4E9")
+CONTROL_COLOUR = "#7F7F7F"
+
+
+def estimates(result: Result, quantity: str) -> dict[str, Estimate]:
+    """Estimates of one quantity by router, the routers themselves only."""
+    part = result.table[(result.table["quantity"] == quantity) & (result.table["control"] == "")]
+    return {r["router"]: Estimate(r["value"], r["lo"], r["hi"], int(r["n"]), r["method"], r["reason"]) for _, r in part.iterrows()}

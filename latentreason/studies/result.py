@@ -1,0 +1,81 @@
+"""Result: what a study says, as data. Computing is separate from plotting: `plot` calls the study's own `plot`."""
+
+import html
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from latentreason.stats import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Result:
+    """Outcome of one study.
+
+    Attributes:
+        study: key of `STUDIES`.
+        config: the study's configuration, as plain data.
+        table: one row an estimate: columns `quantity`, what it speaks of (`arm`, `router`, `k`, ...), `value`, `lo`, `hi`,
+            `n`, `method`, `reason`.
+        details: further tables and facts, as plain data (lists and dicts), for figures.
+        finding: one sentence with its interval, and what would have refuted it.
+    """
+
+    study: str
+    config: dict[str, Any]
+    table: pd.DataFrame
+    details: dict[str, Any] = field(default_factory=dict)
+    finding: str = ""
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the study's main figure on `ax`, or on new axes."""
+        from latentreason.studies import STUDIES
+
+        axes: Axes = STUDIES[self.study].plot(self, ax)
+        return axes
+
+    def estimate(self, quantity: str, **where: Any) -> Estimate:
+        """The one row of the table with this quantity and these columns, as an Estimate.
+
+        Raises:
+            InvalidInput: none, or several rows fit.
+        """
+        from latentreason.errors import InvalidInput
+
+        rows = self.table[self.table["quantity"] == quantity]
+        for column, value in where.items():
+            rows = rows[rows[column] == value]
+        if len(rows) != 1:
+            raise InvalidInput(f"{len(rows)} rows of {self.study!r} have quantity={quantity!r} and {where}; the quantities are {sorted(self.table['quantity'].unique())}.")
+        row = rows.iloc[0]
+        return Estimate(float(row["value"]), float(row["lo"]), float(row["hi"]), int(row["n"]), row["method"], row["reason"])
+
+    def save(self, folder: str | Path, name: str = "") -> None:
+        """Write `NAME.parquet` and `NAME.json` into a folder; the name is the study's unless given."""
+        from latentreason.store import write_json, write_table
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_table(folder / f"{name or self.study}.parquet", self.table)
+        write_json(folder / f"{name or self.study}.json", {"study": self.study, "config": self.config, "details": self.details, "finding": self.finding})
+
+    @classmethod
+    def load(cls, folder: str | Path, name: str) -> "Result":
+        """Read what `save` wrote."""
+        from latentreason.store import read_json, read_table
+
+        facts = read_json(Path(folder) / f"{name}.json")
+        return cls(facts["study"], facts["config"], read_table(Path(folder) / f"{name}.parquet"), facts["details"], facts["finding"])
+
+    def _repr_html_(self) -> str:
+        return f"<h4>{html.escape(self.study)}</h4><p>{html.escape(self.finding)}</p>{self.table.head(30).to_html(index=False, escape=True)}"
+
+
+def rows(quantity: str, estimate: Estimate, **where: Any) -> dict[str, Any]:
+    """One row of a result table."""
+    return {"quantity": quantity, **where, **estimate.to_dict()}

@@ -1,0 +1,200 @@
+"""Steering vectors by contrast: activations that predict the opening token of a strategy against those that predict another's.
+
+A choice is compared with choices of its own family only: formats ("format:think") among formats, strategies among strategies.
+Below `fit_vectors` stand plain functions on arrays, for studies that fit many times on activations captured once::
+
+    onsets = capture_onsets(lm, rollouts, lr.tag(rollouts), layers=[2])
+    values, side = onsets.values[Site(2)].numpy(), contrast_table(onsets.index["strategy"])["split"]
+    chosen = values[side != 0], (side[side != 0] == 1).to_numpy()
+    null = diff_means(chosen[0], shuffled(chosen[1], n=100, seed=0))      # 100 label-shuffled vectors at once
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Shaped
+
+from latentreason.activations.capture import capture
+from latentreason.activations.sites import Activations, Site
+from latentreason.errors import InvalidInput, unknown_name
+from latentreason.tables import Rollouts, Spans
+from latentreason.vectors.steering_vector import SteeringVector, VectorSet
+
+if TYPE_CHECKING:
+    from latentreason.models.language_model import LM
+
+AT_LEAST = 2
+"""Fewest spans on either side that a vector is fitted on."""
+
+Fit = Callable[[Float[np.ndarray, "row d_model"], Bool[np.ndarray, "row"]], Float[np.ndarray, "d_model"]]
+
+
+def diff_means(values: Float[np.ndarray, "row d_model"], labels_mask: Bool[np.ndarray, "*fit row"]) -> Float[np.ndarray, "*fit d_model"]:
+    """Mean of the rows where the mask is true minus mean of the others; its length is the mean projection gap.
+
+    Args:
+        values: activations.
+        labels_mask: "with"; leading axes fit many vectors at once.
+
+    Raises:
+        InvalidInput: a mask with nothing on one side.
+    """
+    n_with = labels_mask.sum(-1, keepdims=True)
+    n_without = labels_mask.shape[-1] - n_with
+    if not (n_with.all() and n_without.all()):
+        raise InvalidInput("A difference of means needs rows with and rows without; a mask here is all true or all false.")
+    weights = np.where(labels_mask, 1 / n_with, -1 / n_without).astype(values.dtype)
+    vectors: np.ndarray = weights @ values
+    return vectors
+
+
+def logistic(values: Float[np.ndarray, "row d_model"], labels_mask: Bool[np.ndarray, "row"]) -> Float[np.ndarray, "d_model"]:
+    """Normal of a logistic regression's boundary, fitted on standardised activations, in their own units; as long as the mean projection gap.
+
+    Raises:
+        InvalidInput: a mask with nothing on one side.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    gap = diff_means(values, labels_mask)
+    spread = values.std(0)
+    spread[spread == 0] = 1
+    fit = LogisticRegression(class_weight="balanced", max_iter=1000).fit((values - values.mean(0)) / spread, labels_mask)
+    normal = (fit.coef_[0] / spread).astype(values.dtype)
+    unit = normal / max(float(np.linalg.norm(normal)), np.finfo(values.dtype).tiny)
+    vector: np.ndarray = unit * (unit @ gap)
+    return vector
+
+
+METHODS: dict[str, Fit] = {"diff_means": diff_means, "logistic": logistic}
+"""Name -> function of (activations, mask of "with") that gives a raw vector."""
+
+
+def family(label: str) -> str:
+    """What kind of choice a label is: "format" for "format:think", "" for a strategy."""
+    return label.split(":")[0] if ":" in label else ""
+
+
+def contrast_table(labels: pd.Series, *, against: Literal["family", "all"] = "family") -> pd.DataFrame:
+    """Which rows stand on which side: a column a label, a row an onset, 1 with, -1 without, 0 not compared.
+
+    Args:
+        labels: the strategy that opens at each onset.
+        against: "family" compares with other strategies at the same kind of choice, "all" with every other onset.
+
+    Raises:
+        UnknownName: another value of `against`.
+    """
+    if against not in ("family", "all"):
+        raise unknown_name("value of `against`", against, ["family", "all"])
+    kinds = labels.map(family)
+    compared = {label: kinds == family(label) if against == "family" else pd.Series(True, index=labels.index) for label in sorted(labels.unique())}
+    return pd.DataFrame({label: np.where(labels == label, 1, np.where(rows, -1, 0)).astype(np.int8) for label, rows in compared.items()}, index=labels.index)
+
+
+def shuffled(labels_mask: Bool[np.ndarray, "row"], *, n: int, seed: int, strata: Shaped[np.ndarray, "row"] | None = None) -> Bool[np.ndarray, "n row"]:
+    """The mask in `n` random orders, within strata (such as position and format) where they are given."""
+    rng = np.random.default_rng(seed)
+    groups = np.zeros(len(labels_mask), dtype=np.int64) if strata is None else pd.factorize(strata)[0]
+    blocks = np.argsort(groups, kind="stable")
+    # rows ordered by stratum, and at random within it: position i of either order lies in the same stratum
+    orders = [np.lexsort((rng.random(len(groups)), groups)) for _ in range(n)]
+    out = np.empty((n, len(labels_mask)), dtype=bool)
+    for row, order in zip(out, orders, strict=True):
+        row[blocks] = labels_mask[order]
+    return out
+
+
+def capture_onsets(lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: Literal["all"] | Sequence[int] = "all", **how: Any) -> Activations:
+    """Activations that predict the opening token of each span that was a choice; the index keeps the column `strategy`.
+
+    Args:
+        lm: the model.
+        rollouts: what it reads.
+        spans: from `tag`; where there is a column `choice`, spans without one (nobody chose them) are left out.
+        layers: numbers of blocks.
+        how: further arguments of `capture`.
+    """
+    table = spans.table[spans.table["choice"].to_numpy(bool)] if "choice" in spans.table else spans.table
+    sites = [Site(layer) for layer in (range(lm.n_layers) if isinstance(layers, str) else layers)]
+    return capture(lm, rollouts, sites, at=table, **how)
+
+
+def fit_onsets(onsets: Activations, *, method: str = "diff_means", against: Literal["family", "all"] = "family", control: bool = True, seed: int = 0) -> VectorSet:
+    """One vector for each label and site from captured onsets; arguments and errors as `fit_vectors`."""
+    if method not in METHODS:
+        raise unknown_name("method", method, METHODS)
+    problems, half = np.unique(onsets.index["problem"].to_numpy(str), return_inverse=True)
+    first_half = (np.random.default_rng(seed).permutation(len(problems)) < len(problems) // 2)[half]
+    vectors: list[SteeringVector] = []
+    skipped: dict[str, str] = {}
+    table = contrast_table(onsets.index["strategy"], against=against)
+    for label in table:
+        rows, mask = (table[label] != 0).to_numpy(), (table[label] == 1).to_numpy()
+        n_with, n_without = int(mask.sum()), int(rows.sum() - mask.sum())
+        if min(n_with, n_without) < AT_LEAST:
+            skipped[label] = f"{n_with} spans with and {n_without} without: at least {AT_LEAST} of each are needed"
+            continue
+        fitted = []
+        for site in onsets.sites:
+            values = onsets.values[site].float().cpu().numpy()
+            vector = METHODS[method](values[rows], mask[rows])
+            info: dict[str, Any] = {"method": method, "n_without": n_without}
+            if control:
+                halves = [_fit_or_none(values, mask, rows & part, method) for part in (first_half, ~first_half)]
+                info |= {"control_seed": seed, "split_half": _cosine(*halves)}
+            fitted.append(SteeringVector.of(site, torch.from_numpy(vector), label, n_with, info))
+        if flat := [str(v.site) for v in fitted if v.scale == 0]:
+            skipped[label] = f"the activations with and without have the same mean at {', '.join(flat)}"
+        else:
+            vectors += fitted
+    if not vectors:
+        raise InvalidInput(f"No strategy has a vector: {skipped or 'there are no spans'}. Give more rollouts, or spans of at least two strategies.")
+    return VectorSet(tuple(vectors), {"method": method, "against": against}, skipped)
+
+
+def fit_vectors(
+    lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: Literal["all"] | Sequence[int] = "all", method: str = "diff_means", control: bool = True,
+    against: Literal["family", "all"] = "family", seed: int = 0, backend: str = "hf", batch_tokens: int = 16_384,
+) -> VectorSet:  # fmt: skip
+    """One steering vector for each strategy and layer, from "without" to "with".
+
+    Args:
+        lm: the model whose activations are used.
+        rollouts: what it reads; for evidence about a model, its own.
+        spans: of these rollouts, from `tag`.
+        layers: numbers of blocks, or "all".
+        method: a key of `METHODS`.
+        control: keep with each vector `info["control_seed"]`, for its norm-matched twin `vector.random_like(seed)`, and
+            `info["split_half"]`, the cosine between the vectors of two random halves of the problems (None where a half has too few spans).
+        against: "family" = other strategies at the same kind of choice (formats among formats), "all" = all other spans.
+        seed: of the halves and the control.
+        backend: of `capture`.
+        batch_tokens: of `capture`.
+
+    Returns:
+        The set; `skipped` says why a label with fewer than 2 spans on either side has none.
+
+    Raises:
+        UnknownName: no such method.
+        InvalidInput: no label can be fitted.
+    """
+    if method not in METHODS:  # before the model runs
+        raise unknown_name("method", method, METHODS)
+    onsets = capture_onsets(lm, rollouts, spans, layers=layers, backend=backend, batch_tokens=batch_tokens)
+    fitted = fit_onsets(onsets, method=method, against=against, control=control, seed=seed)
+    return VectorSet(fitted.vectors, {**fitted.info, "model": lm.name, "revision": lm.revision}, fitted.skipped)
+
+
+def _fit_or_none(values: np.ndarray, mask: np.ndarray, rows: np.ndarray, method: str) -> np.ndarray | None:
+    n_with = int(mask[rows].sum())
+    return METHODS[method](values[rows], mask[rows]) if min(n_with, int(rows.sum()) - n_with) >= AT_LEAST else None
+
+
+def _cosine(a: np.ndarray | None, b: np.ndarray | None) -> float | None:
+    if a is None or b is None or not (a.any() and b.any()):
+        return None
+    return float(np.clip(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)), -1, 1))
