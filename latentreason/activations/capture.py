@@ -34,7 +34,7 @@ class _Rows(NamedTuple):
     rollout: np.ndarray
     start: np.ndarray
     end: np.ndarray
-    index: pd.DataFrame
+    about: pd.DataFrame
 
 
 class _Padded(NamedTuple):
@@ -81,7 +81,9 @@ def capture(
     np.maximum.at(needed, rollout, position + 1)
 
     kept = torch.promote_types(dtype, torch.float32) if reduce else dtype
-    values = {site: torch.zeros(len(rows.index), lm.d_model, dtype=kept) for site in sites}  # outside inference mode: usable in training
+    values = {
+        site: torch.zeros(len(rows.about), lm.d_model, dtype=kept) for site in sites
+    }  # made outside inference mode: usable in training
     bounds = np.searchsorted(rollout, np.arange(len(prompts) + 1))
     with torch.inference_mode(), _evaluating(lm):
         for batch in _batches(needed, batch_tokens):
@@ -101,7 +103,7 @@ def capture(
     if reduce:
         count = torch.from_numpy(rows.end - rows.start)[:, None]
         values = {site: (total / count).to(dtype) for site, total in values.items()}
-    return Activations(values, rows.index)
+    return Activations(values, rows.about)
 
 
 def _sequences(lm: "LM", rollouts: Rollouts) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -113,10 +115,14 @@ def _sequences(lm: "LM", rollouts: Rollouts) -> tuple[list[np.ndarray], list[np.
         raise InvalidInput("A prompt is empty, so no activation predicts the first token; sample with prompts of at least one token.")
     longest = max((len(p) + len(c) for p, c in zip(prompts, completions, strict=True)), default=0)
     if lm.context is not None and longest > lm.context:
-        raise ContextTooLong(f"A prompt and its completion have {longest} tokens, {lm.name!r} has {lm.context} positions. Leave out rollouts that long.")
+        raise ContextTooLong(
+            f"Prompt and completion have {longest} tokens, {lm.name!r} has {lm.context} positions. Leave out rollouts that long."
+        )
     largest = max((int(ids.max()) for ids in [*prompts, *completions] if len(ids)), default=0)
-    if largest >= (known := lm.model.get_input_embeddings().weight.shape[0]):
-        raise InvalidInput(f"The rollouts hold token id {largest}, {lm.name!r} knows {known}. Were they sampled with another tokenizer?")
+    if largest >= lm.n_vocab:
+        raise InvalidInput(
+            f"The rollouts hold token id {largest}, {lm.name!r} has {lm.n_vocab} tokens. Were they sampled with another tokenizer?"
+        )
     return prompts, completions
 
 
@@ -136,12 +142,15 @@ def _wanted(table: pd.DataFrame, completions: list[np.ndarray], at: str | Spans 
             raise InvalidInput(f"The spans lack the columns {sorted(lacking)}; make them with tag(rollouts).")
         keys = pd.MultiIndex.from_frame(table[KEYS])
         if not keys.is_unique:
-            raise InvalidInput("Two rollouts have the same arm, problem and sample, so spans cannot tell them apart; give the arms different names.")
+            raise InvalidInput("Two rollouts have the same arm, problem and sample, so spans cannot tell them apart; rename an arm.")
         rollout = keys.get_indexer(pd.MultiIndex.from_frame(spans[KEYS])).astype(np.int64)
         start = spans["start"].to_numpy(np.int64)
         end = spans["end"].to_numpy(np.int64) if mean else start + 1
         if (bad := (rollout < 0) | (start < 0) | (end <= start) | (end > lengths[rollout])).any():
-            raise InvalidInput(f"{bad.sum()} of {len(spans)} spans do not lie in a completion of these rollouts, the first is {spans[bad].iloc[0].to_dict()}. Tag the same rollouts that you capture.")
+            first = spans[bad].iloc[0].to_dict()
+            raise InvalidInput(
+                f"{bad.sum()} of {len(spans)} spans lie in no completion, the first is {first}. Tag the rollouts that you capture."
+            )
         more = spans.drop(columns=[c for c in (*INDEX, "start") if c in spans]).reset_index(drop=True)
     index = table[KEYS].iloc[rollout].reset_index(drop=True).assign(position=start, token=tokens[offsets[rollout] + start])
     return _Rows(rollout, start, end, index if more is None else pd.concat([index, more], axis=1))

@@ -92,12 +92,14 @@ class Edit:
         return edited if self.positions is None else torch.where(self._mask(places)[..., None], edited, hidden)
 
     def _mask(self, places: Tensor) -> Tensor:
-        if callable(self.positions):
-            return self.positions(places).to(places.device) & (places >= 0)
         assert self.positions is not None
+        if not isinstance(self.positions, Tensor):
+            return self.positions(places).to(places.device) & (places >= 0)
         mask, width = self.positions.to(places.device), self.positions.shape[1]
         if len(mask) not in (1, len(places)):
-            raise InvalidInput(f"The mask of positions has {len(mask)} rows, the batch has {len(places)}; give one row for each, or a single one.")
+            raise InvalidInput(
+                f"The mask of positions has {len(mask)} rows, the batch {len(places)}; give one row for each, or a single one."
+            )
         if width == 0:
             return torch.zeros_like(places, dtype=torch.bool)
         return mask.expand(len(places), -1).gather(1, places.clamp(0, width - 1)) & (places >= 0) & (places < width)
@@ -128,7 +130,8 @@ def editing(lm: "LM", edits: Sequence[Edit], *, backend: str = "hf") -> Iterator
     for edit in edits:
         checked([edit.site], lm.n_layers, lm.name)
         if len(edit.tensor) != lm.d_model:
-            raise InvalidInput(f"The vector of the edit at {edit.site} has width {len(edit.tensor)}, {lm.name!r} has d_model {lm.d_model}. Was it fitted on another model?")
+            found = f"The vector of the edit at {edit.site} has width {len(edit.tensor)}, {lm.name!r} has d_model {lm.d_model}."
+            raise InvalidInput(f"{found} Was it fitted on another model?")
     with BACKENDS[backend].edit(lm, [(edit.site, edit) for edit in edits]) as edited:
         yield edited
 

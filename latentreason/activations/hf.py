@@ -6,7 +6,7 @@ its block. Hooks are removed one by one, by handle: those of others stay.
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,8 +23,8 @@ See = Callable[[Site, Float[Tensor, "batch pos d_model"]], None]
 Change = Callable[[Float[Tensor, "batch pos d_model"], Int[Tensor, "batch pos"]], Float[Tensor, "batch pos d_model"]]
 
 
-class _DeepEnough(Exception):  # noqa: N818 (not an error: it ends a forward pass whose rest nobody asked for)
-    pass
+class _DeepEnough(Exception):
+    """Ends a forward pass whose rest nobody asked for."""
 
 
 def decoder(lm: "LM") -> nn.Module:
@@ -42,10 +42,13 @@ def blocks(lm: "LM") -> nn.ModuleList:
     for child in decoder(lm).children():
         if isinstance(child, nn.ModuleList) and len(child) == lm.n_layers:
             return child
-    raise InvalidInput(f"No list of {lm.n_layers} blocks in the {type(decoder(lm)).__name__} of {lm.name!r}; its architecture is not supported.")
+    raise InvalidInput(f"No list of {lm.n_layers} blocks in {lm.name!r}; the architecture {type(decoder(lm)).__name__} is not supported.")
 
 
-def read(lm: "LM", ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None, positions: Int[Tensor, "batch pos"], sites: Sequence[Site], see: See) -> None:
+def read(
+    lm: "LM", ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None, positions: Int[Tensor, "batch pos"],
+    sites: Sequence[Site], see: See,
+) -> None:  # fmt: skip
     """Run the decoder once, without the LM head, up to the deepest site; `see` gets each site's activations as they come."""
     deepest = max(site.layer for site in sites)
 
@@ -60,10 +63,8 @@ def read(lm: "LM", ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
     with ExitStack() as hooks:
         for site in sites:
             hooks.callback(blocks(lm)[site.layer].register_forward_hook(reader(site)).remove)
-        try:
+        with suppress(_DeepEnough):
             decoder(lm)(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
-        except _DeepEnough:
-            pass
 
 
 @contextmanager

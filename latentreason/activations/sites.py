@@ -62,7 +62,7 @@ def checked(sites: Sequence[Site], n_layers: int, model: str) -> list[Site]:
     """
     unique = sorted(set(sites))
     if not unique or unique[-1].layer >= n_layers:
-        raise InvalidInput(f"{model!r} has blocks 0 to {n_layers - 1}; give at least one site among them, found {[str(s) for s in unique]}.")
+        raise InvalidInput(f"{model!r} has blocks 0 to {n_layers - 1}; give at least one site among them, not {list(map(str, unique))}.")
     return unique
 
 
@@ -83,7 +83,9 @@ class Activations:
 
     def __post_init__(self) -> None:
         if wrong := {str(site): len(rows) for site, rows in self.values.items() if len(rows) != len(self.index)}:
-            raise InvalidInput(f"The index has {len(self.index)} rows, the values have {wrong}; give one row of the index for each activation.")
+            raise InvalidInput(
+                f"The index has {len(self.index)} rows, the values have {wrong}; give a row of the index for each activation."
+            )
 
     def __len__(self) -> int:
         return len(self.index)
@@ -103,7 +105,8 @@ class Activations:
         if where.dtype != bool or where.shape != (len(self),):
             raise InvalidInput(f"A mask holds one boolean for each of {len(self)} rows, found {where.dtype} of shape {where.shape}.")
         rows = torch.from_numpy(where.nonzero()[0])
-        return Activations({site: values[rows.to(values.device)] for site, values in self.values.items()}, self.index[where].reset_index(drop=True))
+        values = {site: old[rows.to(old.device)] for site, old in self.values.items()}
+        return Activations(values, self.index[where].reset_index(drop=True))
 
     def save(self, path: str | Path) -> None:
         """Write an artifact directory: `values.safetensors`, `index.parquet` and a manifest.
@@ -129,6 +132,5 @@ class Activations:
         from safetensors.torch import load_file
 
         open_artifact(path)
-        values = load_file(Path(path) / "values.safetensors")
-        parts = {name: name.split(".") for name in values}
-        return cls({Site(int(layer), kind): values[name] for name, (kind, layer) in parts.items()}, read_table(Path(path) / "index.parquet"))
+        named = [(name.split("."), values) for name, values in load_file(Path(path) / "values.safetensors").items()]
+        return cls({Site(int(layer), kind): values for (kind, layer), values in named}, read_table(Path(path) / "index.parquet"))

@@ -4,7 +4,7 @@ Nothing here may see the test split. All routers and budgets are searched togeth
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -54,7 +54,7 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
         groups = dict(list(table.groupby("arm")))
         return [groups[f"{i}"] for i in range(len(arms))]
 
-    _, full = decode([never(), always()])
+    start, full = decode([never(), always()])
     d = _changed(full)
     if d == 0:
         raise InvalidInput("The RL model changes no token of the base model on the calibration problems: there is nothing to route.")
@@ -73,6 +73,7 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
             "target": (count["changed"] / count["tokens"].clip(1)).tolist(),
             "routed_rate": (count["routed"] / count["tokens"].clip(1)).tolist(),
             "swap_rate": (count["changed"] / count["disagree"].clip(1)).clip(0, 1).tolist(),
+            "accuracy": float(table["correct"].mean()), "base_accuracy": float(start["correct"].mean()), "rl_accuracy": float(full["correct"].mean()),
             "n_problems": len(problems), "n_samples": sampling.n, "temperature": sampling.temperature,
         })  # fmt: skip
     for _ in range(3):  # a control walks through other prefixes than the hybrid, so its rates are corrected by what they achieve
@@ -92,7 +93,16 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
     return [_with(r, f) for r, f in zip(finals, facts, strict=True)]
 
 
-def _search(jobs, d, rounds, decode):  # type: ignore[no-untyped-def]
+def calibration_area(routers: Sequence[Router]) -> float:
+    """Area under one router's recovery over 0 to D on the calibration problems: what "best" is chosen by."""
+    facts = [r.params["calibration"] for r in routers]
+    gain = facts[0]["rl_accuracy"] - facts[0]["base_accuracy"]
+    points = sorted([(0.0, 0.0), (1.0, 1.0), *((min(f["share_of_D"], 1.0), (f["accuracy"] - f["base_accuracy"]) / gain) for f in facts)])
+    x, y = np.array(points).T
+    return float(np.trapezoid(y, x))
+
+
+def _search(jobs: Sequence[tuple[Router, float]], d: float, rounds: int, decode: Callable[[Sequence[Router]], list[pd.DataFrame]]) -> list[Router]:
     """Bisection of log thresholds; of all thresholds tried, the one whose changed fraction is nearest its target."""
     low = np.full(len(jobs), math.log(SCORES[0]))
     high = np.full(len(jobs), math.log(SCORES[1]))

@@ -140,3 +140,20 @@ def parse(text: str, meta: dict[str, Any]) -> Trace:
         steps.append(TraceStep(body[0], start, end, valid))
     right = answered and done == len(operations) and all(v for _, _, v in history) and bool(steps) and steps[-1].valid
     return Trace(words[0] if words and words[0] in chain.FORMATS else None, steps, well_formed, well_formed and right)
+
+
+def slots(tokens: Int[np.ndarray, "t"]) -> np.ndarray:
+    """What each token of a completion is: `format`, the strategy that it opens, `answer`, or the kind of content."""
+    names, _ = automaton()
+    kinds = []
+    for token, state in zip(tokens, scan(np.asarray(tokens)[None])[0], strict=False):
+        name, word = names[state], chain.VOCABULARY[token]
+        if name == START:
+            kinds.append("format")
+        elif name == DECIDE:
+            kinds.append(word if word in (*chain.STRATEGIES, chain.ANSWER) else "malformed")
+        elif name == MALFORMED:
+            kinds.append("malformed")
+        else:
+            kinds.append("digit" if word in chain.DIGITS else "separator" if word in chain.SEPARATORS else "step index" if word in chain.LETTERS else "part" if word in chain.EASY else "end")
+    return np.array(kinds, dtype=object)

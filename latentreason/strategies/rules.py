@@ -12,12 +12,23 @@ MAX_SENTENCE = 400
 """Characters of a sentence that rules look at."""
 
 RULES: Mapping[str, re.Pattern[str]] = {
-    "answer": re.compile(r"\\boxed|\banswer:? {0,2}(is|=|\d)|\b(so|therefore|thus|hence),? the (final )?(answer|result|value)\b|^(final )?answer:"),
-    "restart": re.compile(r"^(but )?(wait|hmm|hold on|actually|oops|no,|alternatively)\b|\bstart over\b|\btry (again|another|a different)\b|\bgo back\b|\bthat('s| is) (wrong|not right|incorrect)\b|\bi made an? (mistake|error)\b"),
+    "answer": re.compile(
+        r"\\boxed|\banswer:? {0,2}(is|=|\d)|\b(so|therefore|thus|hence),? the (final )?(answer|result|value)\b|^(final )?answer:"
+    ),
+    "restart": re.compile(
+        r"^(but )?((wait|hmm+|hold on|actually|oops|alternatively)\b|no,)|\bstart over\b|\btry (again|another|a different)\b|\bgo back\b"
+        r"|\bthat('s| is) (wrong|not right|incorrect)\b|\bi made an? (mistake|error)\b"
+    ),
     "check": re.compile(r"\b(double-?check|check|verify|verifying|confirm|plug(ging)? (it |this |that )?back|make sure|sanity)\b"),
-    "compute": re.compile(r"\d {0,2}[-+*/×÷^=<>] {0,2}-?\(?\d|= {0,2}-?\d|\b(plus|minus|times|divided by) -?\d|\b(compute|calculate|add|subtract|multiply|divide|simplify)(ing)?\b"),
-    "set up": re.compile(r"\b(let|let's|let us|suppose|assume|denote|define|given|we (need|want|have|know|are given)|the (problem|question) (asks|says|is)|first,? (we|i|let))\b"),
-}  # fmt: skip
+    "compute": re.compile(
+        r"\d {0,2}[-+*/×÷^=<>] {0,2}-?\(?\d|= {0,2}-?\d|\b(plus|minus|times|divided by) -?\d"
+        r"|\b(compute|calculate|add|subtract|multiply|divide|simplify)(ing)?\b"
+    ),
+    "set up": re.compile(
+        r"\b(let|let's|let us|suppose|assume|denote|define|given|we (need|want|have|know|are given)|first,? (we|i|let)"
+        r"|the (problem|question) (asks|says|is))\b"
+    ),
+}
 """Strategy -> pattern, in order of precedence."""
 
 _BREAK = re.compile(r"(?<=[.!?])\s+|\n+")

@@ -11,6 +11,8 @@ It reads tables, runs no model, and never fails on what a model wrote: malformed
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
+from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,17 +56,102 @@ def tag(
         raise InvalidInput("The rollouts have no text to tag. Pass them as sampled, before .slim().")
     if strategies is not None:
         if tokenizer is None or "token_ids" not in table:
-            raise InvalidInput("Rules find spans of characters; to turn them into tokens, pass tokenizer=lm.tokenizer and rollouts with token_ids.")
-        texts, ids = table["text"].tolist(), [np.asarray(t).tolist() for t in table["token_ids"]]
-        spans = _by_rules(texts, ids, strategies, tokenizer)
+            raise InvalidInput("Rules find characters; to turn them into tokens, pass tokenizer=lm.tokenizer and rollouts with token_ids.")
+        spans = _by_rules(table["text"].tolist(), [np.asarray(ids).tolist() for ids in table["token_ids"]], strategies, tokenizer)
     else:
-        words, first, inverse = _distinct_words(table)
-        spans = _repeated(_by_grammar(words), inverse)
+        words = _words(table)
+        spans = _by_grammar(words)
         if problems is not None:
-            spans["valid"] = _validity(spans, [words[i] for i in inverse], table["problem"].tolist(), problems)
+            spans["valid"] = _validity(spans, words, table["problem"].tolist(), problems)
     keys = table[_KEYS].iloc[spans.pop("row")].reset_index(drop=True)
     return Spans(pd.concat([keys, spans], axis=1))
 
 
-def _distinct_words(table: pd.DataFrame) -> tuple[list[list[str]], np.ndarray]:
-    raise NotImplementedError
+def _words(table: pd.DataFrame) -> list[list[str]]:
+    """The completions of `chain` as words, one a token, without the end-of-text at the end."""
+    words: list[list[str]] = [text.split() for text in table["text"]]
+    if strange := {w for row in words for w in row} - _IDS.keys():
+        fix = "For natural text, pass strategies=rules.RULES and tokenizer=lm.tokenizer."
+        raise InvalidInput(f"These are not traces of the task chain: it has no word {min(strange)[:60]!r}. {fix}")
+    if "token_ids" not in table:
+        return words
+    named = [[chain.VOCABULARY[i] if i < len(chain.VOCABULARY) else "" for i in ids] for ids in table["token_ids"]]
+    for row, said in zip(named, words, strict=True):
+        if row and row[-1] == chain.EOS:
+            row.pop()
+        if row != said and [w for w in row if w not in (chain.PAD, chain.BOS, chain.EOS)] != said:  # decoding to text drops special tokens
+            fix = "Tags of chain need the organisms' tokenizer, where a word is a token."
+            raise InvalidInput(f"The tokens say {' '.join(row)!r} where the text says {' '.join(said)!r}. {fix}")
+    return named
+
+
+def _by_grammar(words: list[list[str]]) -> pd.DataFrame:
+    """Exact spans, as `grammar.parse` finds them, of all traces at once: columns row, strategy, start, end, choice."""
+    length = np.array([len(w) for w in words], dtype=np.int64)
+    tokens = np.full((len(words), int(length.max(initial=0)) + 1), _IDS[chain.EOS])
+    for row, trace in zip(tokens, words, strict=True):
+        row[: len(trace)] = [_IDS[w] for w in trace]
+    names, _ = automaton()
+    states = scan(tokens)[:, :-1]
+    forced = (states == names.index("direct")) & (tokens == _IDS[chain.ANSWER])
+    opens = forced | ((states == names.index(DECIDE)) & np.isin(tokens, [_IDS[w] for w in (*chain.STRATEGIES, chain.ANSWER)]))
+    opens[:, 0] = np.isin(tokens[:, 0], [_IDS[w] for w in chain.FORMATS])
+    row, start = opens.nonzero()
+    last = np.append(row[1:] != row[:-1], [True] * (len(row) > 0))
+    end = np.where(start == 0, 1, np.where(last, length[row], np.append(start[1:], [0] * (len(row) > 0))))
+    labels = np.array([f"format:{w}" if w in chain.FORMATS else w for w in chain.VOCABULARY], dtype=object)
+    return pd.DataFrame({"row": row, "strategy": labels[tokens[row, start]], "start": start, "end": end, "choice": ~forced[row, start]})
+
+
+def _validity(spans: pd.DataFrame, words: list[list[str]], ids: list[str], problems: Iterable[Problem]) -> np.ndarray:
+    """Whether each span is right; a format cannot be wrong."""
+    metas = {p.id: p.meta for p in problems}
+    if missing := sorted(set(ids) - metas.keys()):
+        raise InvalidInput(
+            f"{len(missing)} problems of the rollouts are not among `problems`, first {missing[0]}. Pass all that were sampled."
+        )
+
+    @cache
+    def steps(text: str, problem: str) -> list[bool]:
+        return [step.valid for step in parse(text, metas[problem]).steps]
+
+    valid = np.ones(len(spans), dtype=bool)
+    valid[(spans["start"] > 0).to_numpy()] = [v for trace, problem in zip(words, ids, strict=True) for v in steps(" ".join(trace), problem)]
+    return valid
+
+
+def _by_rules(
+    texts: list[str], ids: list[list[int]], rules: Mapping[str, re.Pattern[str]], tokenizer: "PreTrainedTokenizerBase"
+) -> pd.DataFrame:
+    """A span for each sentence that a rule names: columns row, strategy, start, end."""
+    found = []
+    for row, (text, tokens) in enumerate(zip(texts, ids, strict=True)):
+        parts = list(sentences(text))
+        bounds = _tokens_at([start for start, _ in parts], text, tokens, tokenizer)
+        for (_, sentence), (start, end) in zip(parts, pairwise(bounds), strict=True):
+            strategy = strategy_of(sentence, rules)
+            if strategy is not None and end > start:  # two sentences may share a token
+                found.append((row, strategy, start, end))
+    return pd.DataFrame(found, columns=["row", "strategy", "start", "end"]).astype({"row": int, "start": int, "end": int})
+
+
+def _tokens_at(characters: list[int], text: str, ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The token that holds each character, and the number of tokens that hold text."""
+    if getattr(tokenizer, "is_fast", False):
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        again: list[int] = encoded["input_ids"]
+        if ids[: len(again)] == again and set(ids[len(again) :]) <= set(tokenizer.all_special_ids):
+            ends = [end for _, end in encoded["offset_mapping"]]
+            return [*(bisect_right(ends, c) for c in characters), len(again)]
+
+    # a sampled text need not be tokenised as the tokenizer would: decode prefixes, as few as will do
+    @cache
+    def length(k: int) -> int:
+        return len(tokenizer.decode(ids[:k], skip_special_tokens=True))
+
+    if tokenizer.decode(ids, skip_special_tokens=True) != text:
+        raise InvalidInput(
+            f"The tokenizer does not decode the tokens to their text {text[:60]!r}; pass that of the model that was sampled."
+        )
+    counts = range(len(ids) + 1)
+    return [*(bisect_right(counts, c, key=length) - 1 for c in characters), bisect_left(counts, len(text), key=length)]

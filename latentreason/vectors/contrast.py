@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 AT_LEAST = 2
 """Fewest spans on either side that a vector is fitted on."""
 
+Layers = Literal["all"] | Sequence[int]
+Against = Literal["family", "all"]
 Fit = Callable[[Float[np.ndarray, "row d_model"], Bool[np.ndarray, "row"]], Float[np.ndarray, "d_model"]]
 
 
@@ -52,7 +54,7 @@ def diff_means(values: Float[np.ndarray, "row d_model"], labels_mask: Bool[np.nd
 
 
 def logistic(values: Float[np.ndarray, "row d_model"], labels_mask: Bool[np.ndarray, "row"]) -> Float[np.ndarray, "d_model"]:
-    """Normal of a logistic regression's boundary, fitted on standardised activations, in their own units; as long as the mean projection gap.
+    """Normal of the boundary of a logistic regression on standardised activations, mapped back; as long as the mean projection gap.
 
     Raises:
         InvalidInput: a mask with nothing on one side.
@@ -78,7 +80,7 @@ def family(label: str) -> str:
     return label.split(":")[0] if ":" in label else ""
 
 
-def contrast_table(labels: pd.Series, *, against: Literal["family", "all"] = "family") -> pd.DataFrame:
+def contrast_table(labels: pd.Series, *, against: Against = "family") -> pd.DataFrame:
     """Which rows stand on which side: a column a label, a row an onset, 1 with, -1 without, 0 not compared.
 
     Args:
@@ -91,11 +93,16 @@ def contrast_table(labels: pd.Series, *, against: Literal["family", "all"] = "fa
     if against not in ("family", "all"):
         raise unknown_name("value of `against`", against, ["family", "all"])
     kinds = labels.map(family)
-    compared = {label: kinds == family(label) if against == "family" else pd.Series(True, index=labels.index) for label in sorted(labels.unique())}
-    return pd.DataFrame({label: np.where(labels == label, 1, np.where(rows, -1, 0)).astype(np.int8) for label, rows in compared.items()}, index=labels.index)
+    sides = {
+        label: np.where(labels == label, 1, np.where((kinds == family(label)) | (against == "all"), -1, 0)).astype(np.int8)
+        for label in sorted(labels.unique())
+    }
+    return pd.DataFrame(sides, index=labels.index)
 
 
-def shuffled(labels_mask: Bool[np.ndarray, "row"], *, n: int, seed: int, strata: Shaped[np.ndarray, "row"] | None = None) -> Bool[np.ndarray, "n row"]:
+def shuffled(
+    labels_mask: Bool[np.ndarray, "row"], *, n: int, seed: int, strata: Shaped[np.ndarray, "row"] | None = None
+) -> Bool[np.ndarray, "n row"]:
     """The mask in `n` random orders, within strata (such as position and format) where they are given."""
     rng = np.random.default_rng(seed)
     groups = np.zeros(len(labels_mask), dtype=np.int64) if strata is None else pd.factorize(strata)[0]
@@ -108,7 +115,7 @@ def shuffled(labels_mask: Bool[np.ndarray, "row"], *, n: int, seed: int, strata:
     return out
 
 
-def capture_onsets(lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: Literal["all"] | Sequence[int] = "all", **how: Any) -> Activations:
+def capture_onsets(lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: Layers = "all", **how: Any) -> Activations:
     """Activations that predict the opening token of each span that was a choice; the index keeps the column `strategy`.
 
     Args:
@@ -123,7 +130,9 @@ def capture_onsets(lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: Litera
     return capture(lm, rollouts, sites, at=table, **how)
 
 
-def fit_onsets(onsets: Activations, *, method: str = "diff_means", against: Literal["family", "all"] = "family", control: bool = True, seed: int = 0) -> VectorSet:
+def fit_onsets(
+    onsets: Activations, *, method: str = "diff_means", against: Against = "family", control: bool = True, seed: int = 0
+) -> VectorSet:
     """One vector for each label and site from captured onsets; arguments and errors as `fit_vectors`."""
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
@@ -132,7 +141,7 @@ def fit_onsets(onsets: Activations, *, method: str = "diff_means", against: Lite
     vectors: list[SteeringVector] = []
     skipped: dict[str, str] = {}
     table = contrast_table(onsets.index["strategy"], against=against)
-    for label in table:
+    for label in map(str, table):
         rows, mask = (table[label] != 0).to_numpy(), (table[label] == 1).to_numpy()
         n_with, n_without = int(mask.sum()), int(rows.sum() - mask.sum())
         if min(n_with, n_without) < AT_LEAST:
@@ -146,19 +155,19 @@ def fit_onsets(onsets: Activations, *, method: str = "diff_means", against: Lite
             if control:
                 halves = [_fit_or_none(values, mask, rows & part, method) for part in (first_half, ~first_half)]
                 info |= {"control_seed": seed, "split_half": _cosine(*halves)}
-            fitted.append(SteeringVector.of(site, torch.from_numpy(vector), label, n_with, info))
+            fitted.append(SteeringVector.of(site, torch.from_numpy(vector), label, n_with, **info))
         if flat := [str(v.site) for v in fitted if v.scale == 0]:
             skipped[label] = f"the activations with and without have the same mean at {', '.join(flat)}"
         else:
             vectors += fitted
     if not vectors:
-        raise InvalidInput(f"No strategy has a vector: {skipped or 'there are no spans'}. Give more rollouts, or spans of at least two strategies.")
+        raise InvalidInput(f"No strategy has a vector: {skipped or 'no spans'}. Give more rollouts, or spans of at least two strategies.")
     return VectorSet(tuple(vectors), {"method": method, "against": against}, skipped)
 
 
 def fit_vectors(
-    lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: Literal["all"] | Sequence[int] = "all", method: str = "diff_means", control: bool = True,
-    against: Literal["family", "all"] = "family", seed: int = 0, backend: str = "hf", batch_tokens: int = 16_384,
+    lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: Layers = "all", method: str = "diff_means", control: bool = True,
+    against: Against = "family", seed: int = 0, backend: str = "hf", batch_tokens: int = 16_384,
 ) -> VectorSet:  # fmt: skip
     """One steering vector for each strategy and layer, from "without" to "with".
 

@@ -53,14 +53,16 @@ class SteeringVector:
         if not (torch.isfinite(self.direction).all() and abs(self.scale) < float("inf")):
             raise NonFinite(f"The vector {self.label!r} at {self.site} holds NaN or Inf; fit it on finite activations.")
         if self.direction.ndim != 1 or abs(float(self.direction.float().norm()) - 1) > 1e-3:
-            raise InvalidInput(f"The direction of {self.label!r} must be one vector of length 1; make it from a raw one with SteeringVector.of(site, vector, label, n).")
+            raise InvalidInput(
+                f"The direction of {self.label!r} must be one vector of length 1; make it from a raw one with SteeringVector.of."
+            )
 
     @classmethod
-    def of(cls, site: Site, vector: Float[Tensor, "d_model"], label: str, n: int, info: Mapping[str, Any] | None = None) -> "SteeringVector":
+    def of(cls, site: Site, vector: Float[Tensor, "d_model"], label: str, n: int, **info: Any) -> "SteeringVector":
         """From a raw vector, whose length becomes the scale. Zero has no direction: it gets the first axis, at scale 0."""
         scale = float(vector.norm())
         unit = vector / scale if scale else torch.eye(1, len(vector), dtype=vector.dtype, device=vector.device)[0]
-        return cls(site, unit, scale, label, n, info or {})
+        return cls(site, unit, scale, label, n, info)
 
     @property
     def vector(self) -> Float[Tensor, "d_model"]:
@@ -98,7 +100,8 @@ class SteeringVector:
 
     def _matching(self, other: "SteeringVector") -> Tensor:
         if (self.site, len(self.direction)) != (other.site, len(other.direction)):
-            raise InvalidInput(f"Vectors add up only at one site of one model: found {self.site} of width {len(self.direction)} and {other.site} of width {len(other.direction)}.")
+            found = " and ".join(f"{v.site} of width {len(v.direction)}" for v in (self, other))
+            raise InvalidInput(f"Vectors add up only at one site of one model; these are at {found}.")
         return other.vector
 
     def _combined(self, other: "SteeringVector", vector: Tensor, sign: str) -> "SteeringVector":
@@ -163,10 +166,7 @@ class VectorSet(Mapping[tuple[str, Site], SteeringVector]):
         if label is not None and label not in self.labels:
             raise unknown_name("strategy", label, self.labels)
         if label is None and len(self.labels) > 1:
-            groups = [[v for v in self.vectors if v.site == site] for site in self.sites]
-            means = (torch.stack([v.vector for v in group]).mean(0) for group in groups)
-            facts = [{"mean_of": [v.label for v in group]} for group in groups]
-            return self._with(SteeringVector.of(g[0].site, m, "mean", min(v.n for v in g), f) for g, m, f in zip(groups, means, facts, strict=True))
+            return self._with(self._mean(site) for site in self.sites)
         return self._with(v for v in self.vectors if label in (None, v.label))
 
     def at(self, layer: int) -> "VectorSet":
@@ -192,7 +192,8 @@ class VectorSet(Mapping[tuple[str, Site], SteeringVector]):
         """
         rows = [(v.label, v.site.layer, _cosine(v, other[key])) for key, v in self.items() if key in other]
         if not rows:
-            raise InvalidInput(f"The sets share no label at one site: labels {self.labels} and {other.labels}, layers {[s.layer for s in self.sites]} and {[s.layer for s in other.sites]}.")
+            found = " and ".join(f"{s.labels} at {list(map(str, s.sites))}" for s in (self, other))
+            raise InvalidInput(f"The sets have no label at the same site in common: {found}. Fit both on the same layers.")
         return pd.DataFrame(rows, columns=["label", "layer", "cosine"])
 
     def __add__(self, other: "VectorSet") -> "VectorSet":
@@ -226,10 +227,11 @@ class VectorSet(Mapping[tuple[str, Site], SteeringVector]):
         from safetensors.torch import save_file
 
         card = self.card()
-        entries = [{"label": v.label, "layer": v.site.layer, "kind": v.site.kind, "scale": v.scale, "n": v.n, "info": v.info} for v in self.vectors]
+        entries = [{"label": v.label, **vars(v.site), "scale": v.scale, "n": v.n, "info": v.info} for v in self.vectors]
+        tensors = {f"{v.label}/{v.site}": v.direction.detach().cpu().contiguous() for v in self.vectors}
         config = {name: value for name, value in card.items() if name != "sha256"}
         with writing(path, kind="vectors", name=Path(path).name, config=config) as folder:
-            save_file({f"{v.label}/{v.site}": v.direction.detach().cpu().contiguous() for v in self.vectors}, folder / "vectors.safetensors")
+            save_file(tensors, folder / "vectors.safetensors")
             write_json(folder / "card.json", {**card, "info": self.info, "skipped": self.skipped, "vectors": entries})
 
     @classmethod
@@ -243,10 +245,8 @@ class VectorSet(Mapping[tuple[str, Site], SteeringVector]):
 
         open_artifact(path)
         card, directions = read_json(Path(path) / "card.json"), load_file(Path(path) / "vectors.safetensors")
-        vectors = []
-        for entry in card["vectors"]:
-            site = Site(entry["layer"], entry["kind"])
-            vectors.append(SteeringVector(site, directions[f"{entry['label']}/{site}"], entry["scale"], entry["label"], entry["n"], entry["info"]))
+        entries = [(Site(e["layer"], e["kind"]), e) for e in card["vectors"]]
+        vectors = (SteeringVector(s, directions[f"{e['label']}/{s}"], e["scale"], e["label"], e["n"], e["info"]) for s, e in entries)
         return cls(tuple(vectors), card["info"], card["skipped"])
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
@@ -259,13 +259,18 @@ class VectorSet(Mapping[tuple[str, Site], SteeringVector]):
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "vectors"))
 
+    def _mean(self, site: Site) -> SteeringVector:
+        group = [v for v in self.vectors if v.site == site]
+        mean = torch.stack([v.vector for v in group]).mean(0)
+        return SteeringVector.of(site, mean, "mean", min(v.n for v in group), mean_of=[v.label for v in group])
+
     def _with(self, vectors: Iterator[SteeringVector]) -> "VectorSet":
         return VectorSet(tuple(vectors), self.info, self.skipped)
 
     def _zipped(self, other: "VectorSet", combine: Callable[[SteeringVector, SteeringVector], SteeringVector]) -> "VectorSet":
         if self.keys() != other.keys():
             lone = sorted(f"{label} at {site}" for label, site in self.keys() ^ other.keys())
-            raise InvalidInput(f"Sets combine vector by vector, but {lone} stand in one only. Take .for_label(label) or .at(layer) of both first.")
+            raise InvalidInput(f"Sets combine vector by vector, but {lone} are in one only. Take .for_label(label) or .at(layer) of both.")
         return VectorSet(tuple(combine(v, other[key]) for key, v in self.items()), self.info)
 
 

@@ -29,7 +29,8 @@ def rollouts(lm: LM, prompts: list[str], max_new_tokens: int, seed: int, step: i
 
 
 def train_rl(recipe: Recipe, seed: int, base: Path, out: Path, *, progress: bool = True) -> pd.DataFrame:
-    """GRPO from the base model in `base` to `out` (a Hugging Face directory); metrics, one row an optimizer step.
+    """GRPO from the base model in `base` to `out` (a Hugging Face directory); trl's metrics, one row an optimizer step (those of
+    the rollouts on the steps that drew some), with the seconds since the start.
 
     Resumes from trl's newest checkpoint in `out/checkpoints`.
     """
@@ -68,5 +69,7 @@ def train_rl(recipe: Recipe, seed: int, base: Path, out: Path, *, progress: bool
         trainer.train(resume_from_checkpoint=last)
     trainer.model.save_pretrained(out)
     lm.tokenizer.save_pretrained(out)
-    history = pd.DataFrame([h for h in trainer.state.log_history if "reward" in h])
-    return history[[c for c in history if history[c].notna().any()]]
+    history = pd.DataFrame(trainer.state.log_history)
+    history = history.dropna(axis=1, how="all")
+    history["seconds"] = history["step_time"].fillna(0.0).cumsum()
+    return history

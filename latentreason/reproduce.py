@@ -1,0 +1,219 @@
+"""The main job, end to end: from a pair to tables, results, figures and a report, in stages that survive a kill.
+
+Every stage writes its table under `tables/` once, whole; a run that is started again goes on with what is missing. Nothing
+here reads a committed result.
+"""
+
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from latentreason.hybrid.calibrate import calibrate, calibration_area
+from latentreason.hybrid.decode import Arms, Hybrid
+from latentreason.models.pair import ModelPair
+from latentreason.routing.controls import always, at_strategy, first_token, matched_disagreement, matched_random, never
+from latentreason.routing.named import named, rebuilt
+from latentreason.routing.router import Router
+from latentreason.sampling.local import Sampling, sample
+from latentreason.store import Parts, config_hash, read_json, write_json, write_table
+from latentreason.strategies.grammar import parse, slots
+from latentreason.tables import Rollouts, concat
+from latentreason.tasks.problem import Problem
+from latentreason.tasks.registry import load_task
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that can change a number of the main job. The defaults are the job of the built-in pair."""
+
+    pair: str = "activation"
+    task: str = "chain"
+    seed: int = 0
+    n_problems: int = 200
+    n_samples: int = 64
+    budgets: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
+    routers: tuple[str, ...] = ("on_divergence(js)", "on_divergence(kl)", "on_divergence(tv)", "on_entropy")
+    calibration_problems: int = 100
+    calibration_samples: int = 4
+    passk_problems: int = 100
+    passk_samples: int = 512
+    passk_hybrid_samples: int = 128
+    strategy_samples: int = 8
+    trace_problems: int = 12
+    geometry_problems: int = 200
+
+
+TINY = RunConfig(n_problems=6, n_samples=4, budgets=(0.5,), routers=("on_divergence(js)", "on_entropy"), calibration_problems=12, calibration_samples=2,
+                 passk_problems=4, passk_samples=8, passk_hybrid_samples=4, strategy_samples=2, trace_problems=2, geometry_problems=12)  # fmt: skip
+"""A run of seconds, for tests and notebooks: its numbers mean nothing."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory with the pair that it is about."""
+
+    folder: Path
+    config: RunConfig
+    pair: ModelPair
+    progress: bool = True
+
+    @property
+    def tables(self) -> Path:
+        """Where the tables are."""
+        return self.folder / "tables"
+
+    def problems(self, split: str, limit: int) -> list[Problem]:
+        """Problems of a split, under the run's seed."""
+        return load_task(self.config.task, split=split, limit=limit, seed=self.config.seed)
+
+    def sampling(self, n: int, temperature: str = "t1") -> Sampling:
+        """At temperature 1, or greedy (then n is 1)."""
+        return Sampling(n=n, seed=self.config.seed) if temperature == "t1" else Sampling(n=1, temperature=0.0, seed=self.config.seed)
+
+    def sample(self, name: str, model: Any, problems: list[Problem], sampling: Sampling) -> Rollouts:
+        """Sample with finished chunks kept in `parts/NAME`, so that a killed run goes on."""
+        return sample(model, problems, sampling, out=self.folder / "parts" / name, progress=self.progress)
+
+
+def run_dir(config: RunConfig, root: Path = Path("artifacts/runs")) -> Path:
+    """The directory of a run: its name holds the hash of the configuration."""
+    return root / f"{config.pair}-{config_hash(asdict(config))[:8]}"
+
+
+def reproduce(config: RunConfig, folder: Path, *, progress: bool = True) -> Run:
+    """Compute all tables of a run (the model half). `studies.recompute` and the figures take it from there.
+
+    Raises:
+        ArtifactConflict: the folder belongs to another configuration.
+    """
+    Parts(folder, asdict(config))  # claims the folder
+    run = Run(folder, config, ModelPair.from_organism(config.pair), progress)
+    run.tables.mkdir(exist_ok=True)
+    seconds: dict[str, float] = read_json(folder / "seconds.json") if (folder / "seconds.json").exists() else {}
+    for name, stage in STAGES.items():
+        if name in seconds:
+            continue
+        started = time.monotonic()
+        stage(run)
+        seconds[name] = time.monotonic() - started
+        seconds["peak_gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        write_json(folder / "seconds.json", seconds)
+    shutil.rmtree(folder / "parts", ignore_errors=True)
+    return run
+
+
+def _calibrate(run: Run) -> None:
+    """Thresholds and control rates at both temperatures, and which routers are best, all on calibration problems."""
+    facts: dict[str, Any] = {}
+    for temperature, scale in (("t1", 1), ("greedy", 2)):
+        problems = run.problems("calibration", run.config.calibration_problems * scale)
+        sampling = run.sampling(run.config.calibration_samples, temperature)
+        routers = [named(r) for r in run.config.routers]
+        done = calibrate([*routers, first_token(), at_strategy()], run.pair, problems, run.config.budgets, sampling=sampling, progress=run.progress)
+        areas = {r.name: calibration_area([d for d in done if d.name == r.name]) for r in routers}
+        base_only = [r.name for r in routers if r.reads == frozenset({"base"})]
+        facts[temperature] = {
+            "routers": [r.spec() for r in done], "calibration_area": areas, "best_oracle": max(areas, key=lambda a: areas[a]),
+            "best_base_only": max(base_only, key=lambda a: areas[a], default=""),
+        }  # fmt: skip
+    n_answers = {"chain": 1000}.get(run.config.task)
+    facts["passk"] = {"max_k": run.config.passk_samples // 2, "hybrid_max_k": run.config.passk_hybrid_samples // 2, "n_answers": n_answers}
+    write_json(run.tables / "facts.json", facts)
+
+
+def _calibrated(run: Run, temperature: str) -> list[Router]:
+    return [rebuilt(spec) for spec in read_json(run.tables / "facts.json")[temperature]["routers"]]
+
+
+def _best(run: Run, temperature: str) -> Router:
+    """The best oracle router, at the budget nearest to half of D."""
+    name = read_json(run.tables / "facts.json")[temperature]["best_oracle"]
+    return min((r for r in _calibrated(run, temperature) if r.name == name), key=lambda r: abs(r.params["calibration"]["budget"] - 0.5))
+
+
+def _curves(run: Run, temperature: str) -> None:
+    """Ends (base, RL, timing, content) and, for each router, its budgets with both matched controls."""
+    problems = run.problems("test", run.config.n_problems)
+    sampling = replace(run.sampling(run.config.n_samples, temperature), keep_tokens=False)
+    ends = {"base": never(), "rl": always(), "timing": at_strategy(), "content": ~at_strategy(), "first_token": first_token(), "not_first_token": ~first_token()}
+    arms = Arms([Hybrid(run.pair, router, name=name) for name, router in ends.items()])
+    run.sample(f"{temperature}-ends", arms, problems, sampling).save(run.tables / f"{temperature}_ends.parquet")
+    routers, parts = _calibrated(run, temperature), []
+    for name in dict.fromkeys(r.name for r in routers):
+        hybrids = []
+        for router in (r for r in routers if r.name == name):
+            label = f"{name}@{router.params['calibration']['budget']:.2f}"
+            for kind, made in (("", router), ("matched_disagreement:", matched_disagreement(router)), ("matched_random:", matched_random(router))):
+                hybrids.append(Hybrid(run.pair, made, name=kind + label))
+        parts.append(run.sample(f"{temperature}-{name}", Arms(hybrids), problems, sampling))
+    concat(parts).save(run.tables / f"{temperature}_curves.parquet")
+
+
+def _strategies(run: Run, temperature: str) -> None:
+    """Which strategies the changed tokens belong to: of the best oracle router, its control, and always-RL."""
+    router = _best(run, temperature)
+    arms = Arms([Hybrid(run.pair, router, name=router.name), Hybrid(run.pair, matched_disagreement(router), name="matched_disagreement"), Hybrid(run.pair, always(), name="rl")])
+    problems = run.problems("test", run.config.n_problems)
+    rollouts = run.sample(f"{temperature}-strategies", arms, problems, run.sampling(run.config.strategy_samples, temperature))
+    rows = []
+    for arm, part in rollouts.table.groupby("arm", sort=False):
+        kinds = np.concatenate([slots(tokens) for tokens in part["token_ids"]])
+        counts = pd.DataFrame({"strategy": kinds, "changed": np.concatenate(part["changed"].to_list())}).groupby("strategy")["changed"].agg(["sum", "size"])
+        rows += [{"arm": arm, "strategy": s, "changed": int(c["sum"]), "tokens": int(c["size"])} for s, c in counts.iterrows()]
+    write_table(run.tables / f"{temperature}_strategies.parquet", pd.DataFrame(rows))
+
+
+def _passk(run: Run) -> None:
+    """Many samples of base, RL and one hybrid; a right answer is also checked for a valid trace."""
+    problems = run.problems("test", run.config.passk_problems)
+    meta, parts = {p.id: p.meta for p in problems}, []
+    for name, model, n in (
+        ("base", run.pair.base, run.config.passk_samples), ("rl", run.pair.rl, run.config.passk_samples),
+        ("hybrid", Hybrid(run.pair, _best(run, "t1"), name="hybrid"), run.config.passk_hybrid_samples),
+    ):  # fmt: skip
+        rollouts = run.sample(f"passk-{name}", model, problems, run.sampling(n))
+        seen: dict[tuple[str, str], bool] = {}
+        for problem, text, correct in zip(rollouts.table["problem"], rollouts.table["text"], rollouts.table["correct"], strict=True):
+            if (problem, text) not in seen:
+                seen[problem, text] = bool(correct) and parse(text, meta[problem]).valid
+        valid = [seen[key] for key in zip(rollouts.table["problem"], rollouts.table["text"], strict=True)]
+        parts.append(Rollouts(rollouts.table.assign(valid=valid), rollouts.info).slim())
+    concat(parts).save(run.tables / "passk.parquet")
+
+
+def _traces(run: Run) -> None:
+    """A few completions of base, hybrid and RL, token by token, for the reader."""
+    problems = {p.id: p for p in run.problems("test", run.config.trace_problems)}
+    arms = Arms([Hybrid(run.pair, r, name=n) for n, r in (("base", never()), ("hybrid", _best(run, "t1")), ("rl", always()))])
+    table = sample(arms, list(problems.values()), run.sampling(2), progress=run.progress).table
+    words = [run.pair.base.tokenizer.decode([i]) for i in range(run.pair.base.n_vocab)]
+    for column, source in (("tokens", "token_ids"), ("base_tokens", "base_token_ids")):
+        table[column] = [[words[i] for i in ids] for ids in table[source]]
+    table["question"] = [problems[p].question for p in table["problem"]]
+    table["answer"] = [problems[p].answer for p in table["problem"]]
+    columns = ["problem", "sample", "arm", "question", "answer", "correct", "tokens", "base_tokens", "source", "changed", "base_entropy", "divergence"]
+    write_table(run.tables / "traces.parquet", table[columns])
+
+
+def _geometry(run: Run) -> None:
+    from latentreason.studies import geometry
+
+    geometry.collect(run.pair, run.config, run.tables)
+
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "calibrate": _calibrate,
+    "curves at temperature 1": lambda run: _curves(run, "t1"),
+    "curves, greedy": lambda run: _curves(run, "greedy"),
+    "strategies": lambda run: [_strategies(run, t) for t in ("t1", "greedy")] and None,
+    "passk": _passk,
+    "traces": _traces,
+    "geometry": _geometry,
+}

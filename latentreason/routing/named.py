@@ -1,0 +1,37 @@
+"""The routers by name, and how to make one again from the plain data in a table or manifest."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from latentreason.errors import unknown_name
+from latentreason.routing.base_only import on_entropy
+from latentreason.routing.controls import always, at_strategy, first_token, never
+from latentreason.routing.oracle import on_disagreement, on_divergence
+from latentreason.routing.router import Router
+
+ROUTERS: dict[str, Callable[..., Router]] = {
+    "never": never, "always": always, "first_token": first_token, "at_strategy": at_strategy,
+    "on_disagreement": on_disagreement, "on_divergence": on_divergence, "on_entropy": on_entropy,
+}  # fmt: skip
+
+
+def named(name: str, **params: Any) -> Router:
+    """A router by name, as on the command line; "on_divergence(js)" is short for `measure="js"`.
+
+    Raises:
+        UnknownName: no such router; names the nearest.
+    """
+    head, _, tail = name.partition("(")
+    if head not in ROUTERS:
+        raise unknown_name("router", name, ROUTERS)
+    if tail:
+        params = {"measure": tail.rstrip(")"), **params}
+    return ROUTERS[head](**params)
+
+
+def rebuilt(spec: Mapping[str, Any]) -> Router:
+    """The router that `Router.spec()` described, its calibration included."""
+    params = dict(spec["params"])
+    calibration = params.pop("calibration", None)
+    router = named(spec["name"], **params)
+    return router if calibration is None else Router(router.name, {**router.params, "calibration": calibration}, router.reads, router.decide, router.score)
