@@ -15,7 +15,9 @@ import pytest
 PACKAGE = "latentreason"
 MAX_LINES = 400
 FLOORS = {
-    "cli": 7,
+    "cli": 9,
+    "publish": 8,
+    "reproduce": 7, "picture": 7,
     "hybrid": 6,
     "routing": 5, "organisms": 5,
     "figures": 4, "vectors": 4,
@@ -26,7 +28,7 @@ FLOORS = {
 }  # fmt: skip
 GROUND = {name for name, floor in FLOORS.items() if floor == 0}
 READERS = {"studies", "figures"}
-RUNNERS = set(FLOORS) - READERS - GROUND - {"cli"}
+RUNNERS = set(FLOORS) - READERS - GROUND - {"cli", "publish", "reproduce"}
 NO_TORCH = READERS | {"errors", "config", "stats", "tables"}
 HOMES = {  # third party -> the files, or folders, that may import it
     "transformer_lens": ("activations/lens.py",),

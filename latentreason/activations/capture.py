@@ -9,7 +9,7 @@ it, so it stands at the token before. Example::
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -46,8 +46,8 @@ class _Padded(NamedTuple):
 
 
 def capture(
-    lm: "LM", rollouts: Rollouts, sites: Sequence[Site], *, at: Literal["generated"] | Spans | pd.DataFrame = "generated",
-    reduce: Literal["mean"] | None = None, backend: str = "hf", batch_tokens: int = 16_384, dtype: torch.dtype = torch.float32,
+    lm: "LM", rollouts: Rollouts, sites: Sequence[Site], *, at: str | Spans | pd.DataFrame = "generated",
+    reduce: str | None = None, backend: str = "hf", batch_tokens: int = 16_384, dtype: torch.dtype = torch.float32,
 ) -> Activations:  # fmt: skip
     """Read the model's activations while it reads prompts and completions. The model is left as it was.
 
@@ -72,7 +72,7 @@ def capture(
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
     if reduce not in (None, "mean"):
-        raise unknown_name("reduction", str(reduce), ["mean"])
+        raise unknown_name("reduction", reduce, ["mean"])
     sites = checked(sites, lm.n_layers, lm.name)
     prompts, completions = _sequences(lm, rollouts)
     rows = _wanted(rollouts.table, completions, at, mean=reduce == "mean")

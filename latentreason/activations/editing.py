@@ -10,7 +10,7 @@ hook sees one token at a time. Edits are out of place; leaving the `with`, also 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from latentreason.models.language_model import LM
 
 
+@runtime_checkable
 class Backend(Protocol):
     """A module that reads and edits; `hf.py` says what each function does."""
 
@@ -36,6 +37,7 @@ BACKENDS: dict[str, Backend] = {"hf": hf}
 """Name -> backend. Another one is another module here."""
 
 
+@runtime_checkable
 class Steers(Protocol):
     """What `additions` needs of a steering vector."""
 
@@ -45,7 +47,6 @@ class Steers(Protocol):
     def vector(self) -> Float[Tensor, "d_model"]: ...  # noqa: D102
 
 
-Mode = Literal["add", "ablate", "replace"]
 Positions = Bool[Tensor, "batch position"] | Callable[[Int[Tensor, "batch pos"]], Bool[Tensor, "batch pos"]] | None
 
 
@@ -68,7 +69,7 @@ class Edit:
 
     site: Site
     vector: Float[Tensor, "..."] | Steers
-    mode: Mode = "add"
+    mode: str = "add"
     positions: Positions = None
 
     def __post_init__(self) -> None:
@@ -94,7 +95,8 @@ class Edit:
     def _mask(self, places: Tensor) -> Tensor:
         assert self.positions is not None
         if not isinstance(self.positions, Tensor):
-            return self.positions(places).to(places.device) & (places >= 0)
+            chosen: Tensor = self.positions(places)
+            return chosen.to(places.device) & (places >= 0)
         mask, width = self.positions.to(places.device), self.positions.shape[1]
         if len(mask) not in (1, len(places)):
             raise InvalidInput(

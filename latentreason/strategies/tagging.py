@@ -97,8 +97,8 @@ def _by_grammar(words: list[list[str]]) -> pd.DataFrame:
     opens = forced | ((states == names.index(DECIDE)) & np.isin(tokens, [_IDS[w] for w in (*chain.STRATEGIES, chain.ANSWER)]))
     opens[:, 0] = np.isin(tokens[:, 0], [_IDS[w] for w in chain.FORMATS])
     row, start = opens.nonzero()
-    last = np.append(row[1:] != row[:-1], [True] * (len(row) > 0))
-    end = np.where(start == 0, 1, np.where(last, length[row], np.append(start[1:], [0] * (len(row) > 0))))
+    next_row, next_start = np.append(row, -1)[1:], np.append(start, 0)[1:]
+    end = np.where(start == 0, 1, np.where(next_row == row, next_start, length[row]))
     labels = np.array([f"format:{w}" if w in chain.FORMATS else w for w in chain.VOCABULARY], dtype=object)
     return pd.DataFrame({"row": row, "strategy": labels[tokens[row, start]], "start": start, "end": end, "choice": ~forced[row, start]})
 

@@ -10,7 +10,7 @@ Below `fit_vectors` stand plain functions on arrays, for studies that fit many t
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 AT_LEAST = 2
 """Fewest spans on either side that a vector is fitted on."""
 
-Layers = Literal["all"] | Sequence[int]
-Against = Literal["family", "all"]
 Fit = Callable[[Float[np.ndarray, "row d_model"], Bool[np.ndarray, "row"]], Float[np.ndarray, "d_model"]]
 
 
@@ -80,7 +78,7 @@ def family(label: str) -> str:
     return label.split(":")[0] if ":" in label else ""
 
 
-def contrast_table(labels: pd.Series, *, against: Against = "family") -> pd.DataFrame:
+def contrast_table(labels: pd.Series, *, against: str = "family") -> pd.DataFrame:
     """Which rows stand on which side: a column a label, a row an onset, 1 with, -1 without, 0 not compared.
 
     Args:
@@ -115,7 +113,7 @@ def shuffled(
     return out
 
 
-def capture_onsets(lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: Layers = "all", **how: Any) -> Activations:
+def capture_onsets(lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: str | Sequence[int] = "all", **how: Any) -> Activations:
     """Activations that predict the opening token of each span that was a choice; the index keeps the column `strategy`.
 
     Args:
@@ -126,12 +124,14 @@ def capture_onsets(lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: Layers
         how: further arguments of `capture`.
     """
     table = spans.table[spans.table["choice"].to_numpy(bool)] if "choice" in spans.table else spans.table
+    if isinstance(layers, str) and layers != "all":
+        raise unknown_name("value of `layers`", layers, ["all"])
     sites = [Site(layer) for layer in (range(lm.n_layers) if isinstance(layers, str) else layers)]
     return capture(lm, rollouts, sites, at=table, **how)
 
 
 def fit_onsets(
-    onsets: Activations, *, method: str = "diff_means", against: Against = "family", control: bool = True, seed: int = 0
+    onsets: Activations, *, method: str = "diff_means", against: str = "family", control: bool = True, seed: int = 0
 ) -> VectorSet:
     """One vector for each label and site from captured onsets; arguments and errors as `fit_vectors`."""
     if method not in METHODS:
@@ -166,8 +166,8 @@ def fit_onsets(
 
 
 def fit_vectors(
-    lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: Layers = "all", method: str = "diff_means", control: bool = True,
-    against: Against = "family", seed: int = 0, backend: str = "hf", batch_tokens: int = 16_384,
+    lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: str | Sequence[int] = "all", method: str = "diff_means", control: bool = True,
+    against: str = "family", seed: int = 0, backend: str = "hf", batch_tokens: int = 16_384,
 ) -> VectorSet:  # fmt: skip
     """One steering vector for each strategy and layer, from "without" to "with".
 

@@ -1,0 +1,190 @@
+"""The command line: thin entry points over the package, one a verb."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from latentreason.errors import LatentReasonError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+                  help="Does RL teach a model new reasoning, or when to use what pretraining put there?")  # fmt: skip
+organisms = typer.Typer(no_args_is_help=True, help="Model pairs grown from scratch, whose cause of gain is known by construction.")
+app.add_typer(organisms, name="organisms")
+console = Console()
+
+PairOption = Annotated[str, typer.Option(help="Name of an organism, or BASE,RL (two local directories or hub ids).")]
+OutOption = Annotated[Path, typer.Option(help="Where to write.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one message, not a traceback."""
+    try:
+        app()
+    except LatentReasonError as error:
+        console.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        console.print(str(error), markup=False, highlight=False)
+        raise SystemExit(1) from error
+
+
+def _pair(name: str) -> Any:
+    from latentreason.models.pair import ModelPair
+
+    return ModelPair.from_pretrained(*name.split(",")) if "," in name else ModelPair.from_organism(name)
+
+
+def _show(table: Any, title: str) -> None:
+    shown = Table(title=title)
+    for column in table.columns:
+        shown.add_column(str(column))
+    for row in table.itertuples(index=False):
+        shown.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
+    console.print(shown)
+
+
+@app.command(epilog="Example: latentreason sample --arm rl --n 16 --limit 50 --out runs/rl.parquet")
+def sample(pair: PairOption = "activation", arm: Annotated[str, typer.Option(help="base or rl.")] = "base", task: str = "chain", split: str = "test",
+           limit: int = 100, n: int = 16, temperature: float = 1.0, seed: int = 0, out: OutOption = Path("rollouts.parquet"), quiet: Quiet = False) -> None:  # fmt: skip
+    """Sample one model of a pair, grade, and write a table."""
+    from latentreason.errors import unknown_name
+    from latentreason.sampling.local import Sampling
+    from latentreason.sampling.local import sample as draw
+    from latentreason.tasks.registry import load_task
+
+    if arm not in ("base", "rl"):
+        raise unknown_name("arm", arm, ("base", "rl"))
+    rollouts = draw(getattr(_pair(pair), arm), load_task(task, split=split, limit=limit, seed=seed), Sampling(n=n, temperature=temperature, seed=seed), progress=not quiet)
+    rollouts.save(out)
+    console.print(f"{arm}: accuracy {rollouts.table['correct'].mean():.3f} over {len(rollouts)} rollouts, written to {out}")
+
+
+@app.command(epilog='Example: latentreason route --router "on_divergence(js)" --changed 0.5 --out runs/js.parquet')
+def route(pair: PairOption = "activation", router: str = "on_divergence(js)", changed: Annotated[float, typer.Option(help="Budget of changed tokens, as a share of D.")] = 0.5,
+          task: str = "chain", limit: int = 100, n: int = 16, seed: int = 0, out: OutOption = Path("hybrid.parquet"), quiet: Quiet = False) -> None:  # fmt: skip
+    """Calibrate a router, decode the hybrid and its matched controls, and write one table."""
+    from latentreason.hybrid.calibrate import calibrated
+    from latentreason.hybrid.decode import Arms, Hybrid
+    from latentreason.routing.controls import always, matched_disagreement, matched_random, never
+    from latentreason.routing.named import named
+    from latentreason.sampling.local import Sampling
+    from latentreason.sampling.local import sample as draw
+    from latentreason.tasks.registry import load_task
+
+    models = _pair(pair)
+    chosen = calibrated(named(router), models, load_task(task, split="calibration", seed=seed), changed, progress=not quiet)
+    arms = {"base": never(), "rl": always(), "hybrid": chosen, "matched_disagreement": matched_disagreement(chosen), "matched_random": matched_random(chosen)}
+    problems = load_task(task, split="test", limit=limit, seed=seed)
+    rollouts = draw(Arms([Hybrid(models, r, name=a) for a, r in arms.items()]), problems, Sampling(n=n, seed=seed), progress=not quiet)
+    rollouts.save(out)
+    sums = rollouts.table.groupby("arm", sort=False)[["correct", "n_changed", "n_tokens"]].agg({"correct": "mean", "n_changed": "sum", "n_tokens": "sum"}).reset_index()
+    _show(sums.assign(changed=sums["n_changed"] / sums["n_tokens"]), str(out))
+
+
+@app.command(epilog="Example: latentreason extract --arm base --out runs/vectors")
+def extract(pair: PairOption = "activation", arm: str = "base", task: str = "chain", limit: int = 100, n: int = 8, method: str = "diff_means",
+            seed: int = 0, out: OutOption = Path("vectors"), quiet: Quiet = False) -> None:  # fmt: skip
+    """Sample one model and extract a steering vector for each strategy, at all layers."""
+    from latentreason.sampling.local import Sampling
+    from latentreason.sampling.local import sample as draw
+    from latentreason.strategies.tagging import tag
+    from latentreason.tasks.registry import load_task
+    from latentreason.vectors.contrast import fit_vectors
+
+    lm = getattr(_pair(pair), arm)
+    rollouts = draw(lm, load_task(task, split="fit", limit=limit, seed=seed), Sampling(n=n, seed=seed), progress=not quiet)
+    vectors = fit_vectors(lm, rollouts, tag(rollouts), layers="all", method=method)
+    vectors.save(out)
+    console.print(f"{len(vectors)} vectors of {len(vectors.labels)} strategies written to {out}")
+
+
+@app.command(epilog="Example: latentreason study passk artifacts/results/activation/tables")
+def study(name: Annotated[str, typer.Argument(help="recovery, recovery_greedy, passk or geometry.")], tables: Path) -> None:
+    """Recompute one study from the tables of a run and print its finding."""
+    from latentreason.errors import unknown_name
+    from latentreason.studies.recompute import RESULTS
+
+    if name not in RESULTS:
+        raise unknown_name("study", name, RESULTS)
+    console.print(RESULTS[name](tables).finding, markup=False)
+
+
+@app.command(epilog="Example: latentreason figures --check")
+def figures(names: Annotated[list[str] | None, typer.Argument(help="Which figures; all by default.")] = None,
+            check: Annotated[bool, typer.Option("--check", help="Recompute results and numbers from the committed tables and compare.")] = False,
+            results: Path = Path("artifacts/results/activation"), out: Path = Path("artifacts/figures")) -> None:  # fmt: skip
+    """Draw figures from results, or check that they follow from the committed tables."""
+    from latentreason.figures.figures import check_figures, make_figures
+
+    if not check:
+        make_figures(results, out, names or None)
+        return
+    differences = check_figures(results, out, names or None)
+    for difference in differences:
+        console.print(difference, markup=False, highlight=False)
+    console.print(f"{len(differences)} differences")
+    if differences:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: latentreason report artifacts/runs/activation-1a2b3c4d")
+def report(run: Path) -> None:
+    """Write the self-contained HTML page of a run."""
+    from latentreason.figures.report import write_report
+
+    console.print(str(write_report(run)))
+
+
+@app.command(epilog="Example: latentreason reproduce --publish")
+def reproduce(pair: str = "activation", seed: int = 0, tiny: Annotated[bool, typer.Option("--tiny", help="A run of seconds whose numbers mean nothing.")] = False,
+              runs: Path = Path("artifacts/runs"), publish: Annotated[bool, typer.Option("--publish", help="Copy results and figures to the committed places.")] = False,
+              quiet: Quiet = False) -> None:  # fmt: skip
+    """The main job: sample, calibrate, route, extract, study, draw, report. Resumes its own unfinished run."""
+    from latentreason.publish import finish, headlines
+    from latentreason.reproduce import TINY, RunConfig, run_dir
+    from latentreason.reproduce import reproduce as compute
+
+    config = replace(TINY if tiny else RunConfig(), pair=pair, seed=seed)
+    folder = run_dir(config, runs)
+    compute(config, folder, progress=not quiet)
+    page = finish(folder, config, Path("artifacts") if publish else None)
+    _show(headlines(folder, Path("artifacts/results") / pair), "Headline: this run beside the committed one")
+    console.print(f"Report: {page}")
+
+
+@organisms.command("train", epilog="Example: latentreason organisms train activation --seed 1")
+def organisms_train(name: str, seed: int = 0, out: Annotated[Path | None, typer.Option(help="Artifact to write; default artifacts/runs/organisms/NAME-SEED.")] = None,
+                    quiet: Quiet = False) -> None:  # fmt: skip
+    """Train an organism's base and RL model again. Killed, it resumes."""
+    from latentreason.errors import unknown_name
+    from latentreason.organisms.train import train
+    from latentreason.organisms.zoo import ORGANISMS
+    from latentreason.picture import picture
+
+    if name not in ORGANISMS:
+        raise unknown_name("organism", name, ORGANISMS)
+    root = Path("artifacts/runs/organisms")
+    folder = train(ORGANISMS[name], out or root / f"{name}-{seed}", seed=seed, work=root / f"{name}-{seed}-work", progress=not quiet)
+    _show(picture(_pair(f"{folder / 'base'},{folder / 'rl'}"), seed=seed, progress=not quiet), f"{name}, seed {seed}")
+
+
+@organisms.command("list")
+def organisms_list() -> None:
+    """The recipes and what the instrument must say of them."""
+    from latentreason.organisms.zoo import ORGANISMS
+
+    for recipe in ORGANISMS.values():
+        console.print(f"{recipe.name}: truth {recipe.truth}")
+
+
+@app.command()
+def models() -> None:
+    """The pairs whose weights are at hand."""
+    from latentreason.organisms.zoo import ORGANISMS
+
+    for name in ORGANISMS:
+        pair = _pair(name)
+        console.print(f"{name}: {pair.base.n_layers} layers, d_model {pair.base.d_model}, {pair.base.n_vocab} tokens")

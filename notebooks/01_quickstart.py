@@ -1,0 +1,100 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Quickstart: when, or how?
+#
+# RL lifts a base model from few right answers to nearly all. Did it learn *how* to do something new, or *when* to do what it could do
+# already? We take a pair of small models whose history we know, let the base model decode, and swap only a few tokens for the RL model's.
+#
+# Everything runs on a laptop's CPU in a few minutes. With the environment variable `LATENTREASON_TINY=1` the sizes shrink, to test the
+# notebook itself.
+
+# %%
+import os
+
+import latentreason as lr
+
+tiny = bool(os.environ.get("LATENTREASON_TINY"))
+n_problems, n = (8, 4) if tiny else (100, 16)
+
+pair = lr.ModelPair.from_organism("activation")
+problems = lr.load_task("chain", split="test", limit=n_problems, seed=0)
+print(problems[0].question, "->", problems[0].answer)
+
+# %% [markdown]
+# A problem is a start state of three digits and a list of operations. A completion picks a format, goes through the operations by
+# strategies (single steps, leaps, splits, checks) and ends with the answer. Errors come from bad choices: a leap is nearly always wrong.
+#
+# ## Base and RL model
+# The base's and the RL model's samples share their random noise, so that they differ only where the models do. `Hybrid(pair, always())`
+# is the RL model with a record of what the base would have said at each token.
+
+# %%
+sampling = lr.Sampling(n=n)
+base = lr.sample(lr.Hybrid(pair, lr.never(), name="base"), problems, sampling)
+rl = lr.sample(lr.Hybrid(pair, lr.always(), name="rl"), problems, sampling)
+for name, rollouts in {"base": base, "rl": rl}.items():
+    print(name, "accuracy", rollouts.table["correct"].mean().round(3))
+D = rl.table["n_changed"].sum() / rl.table["n_tokens"].sum()
+print(f"D: the RL model changes {D:.1%} of its tokens")
+
+# %%
+base
+
+# %% [markdown]
+# ## A router, at half of D
+# `on_divergence("js")` swaps where the two models' next-token distributions differ most; `on_entropy` looks at the base model alone.
+# Thresholds are chosen on calibration problems, never on the test problems. Each router comes with a control that changes as many tokens
+# at random places where the two models differ.
+
+# %%
+calibration = lr.load_task("chain", split="calibration", limit=12 if tiny else 100, seed=0)
+hybrids, controls = [], []
+for router in (lr.on_divergence("js"), lr.on_entropy()):
+    chosen = lr.calibrated(router, pair, calibration, changed=0.5)
+    hybrids.append(lr.sample(lr.Hybrid(pair, chosen), problems, sampling))
+    controls.append(lr.sample(lr.Hybrid(pair, lr.matched_disagreement(chosen), name=f"control of {router.name}"), problems, sampling))
+
+# %%
+from latentreason.tables import concat
+
+result = lr.studies.recovery.run(base=base, rl=rl, hybrid=concat(hybrids), control=concat(controls))
+print(result.finding)
+result.plot();
+
+# %%
+shown = result.table.query("quantity in ['recovery', 'changed_of_D', 'area_difference']")
+shown[["quantity", "router", "control", "value", "lo", "hi", "reason"]]
+
+# %% [markdown]
+# ## Who said what
+# The trace reader colours tokens by who said them; swapped tokens that changed something are marked.
+
+# %%
+from IPython.display import HTML
+
+from latentreason.figures.display import show
+
+decode = lambda i: pair.base.tokenizer.decode([i])  # noqa: E731
+HTML(show(hybrids[0], problem=problems[0].id, sample=0, decode=decode))
+
+# %% [markdown]
+# ## Strategy vectors of the base model
+# One vector a strategy and layer, from the base model's own traces: mean activation where the strategy is about to begin, minus the mean
+# where another one is. `split_half` is the cosine between two halves of the data: below it no cosine to another model can be trusted.
+
+# %%
+spans = lr.tag(base)
+vectors = lr.fit_vectors(pair.base, base, spans, layers="all")
+print(vectors.labels)
+steered = lr.sample(lr.Hybrid(pair, lr.at_strategy(), action=lr.steer(vectors, label="split", strength=2.0), name="steered"), problems, sampling)
+for name, rollouts in {"base": base, "steered to split": steered}.items():
+    print(name, "splits a trace:", rollouts.table["text"].str.count("split").mean().round(2), "accuracy", rollouts.table["correct"].mean().round(3))

@@ -1,0 +1,90 @@
+"""ModelPair: two models that really share their tokens."""
+
+import copy
+import importlib.resources
+
+import pytest
+import torch
+
+from latentreason.errors import InvalidInput, LatentReasonError, NonFinite, UnknownName, VocabMismatch
+from latentreason.models import pair as pair_module
+from latentreason.models.language_model import LM
+from latentreason.models.pair import ModelPair, organism_dir
+
+
+def retokenized(tokenizer, rename):
+    """The tokenizer with some words renamed."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {rename.get(word, word): i for word, i in tokenizer.get_vocab().items()}
+    new = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    new.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=new, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+
+
+def test_equal_tokenizers_that_are_different_objects_make_a_pair(make_lm, make_tiny, tiny_tokenizer):
+    ModelPair(make_lm("llama"), LM(make_tiny("gpt2", 1), copy.deepcopy(tiny_tokenizer), "rl"))
+
+
+def test_real_tokens_that_differ_are_listed_with_both_ids(make_lm, make_tiny, tiny_tokenizer):
+    other = retokenized(tiny_tokenizer, {"w5": "w7", "w7": "w5", "w60": "new"})
+    with pytest.raises(VocabMismatch) as caught:
+        ModelPair(make_lm("llama"), LM(make_tiny("llama", 1), other, "rl"))
+    assert str(caught.value) == (
+        "'base' and 'rl' differ in 4 real tokens, so their ids cannot be exchanged. First (base id / RL id): "
+        "'w5' (5 / 7), 'w7' (7 / 5), 'new' (None / 60), 'w60' (60 / None). Use two models with one tokenizer."
+    )
+
+
+def test_ten_tokens_are_shown_at_most(make_lm, make_tiny, tiny_tokenizer):
+    other = retokenized(tiny_tokenizer, {f"w{i}": f"w{i + 1}" for i in range(20, 40)} | {"w40": "w20"})
+    with pytest.raises(VocabMismatch, match="differ in 21 real tokens") as caught:
+        ModelPair(make_lm("llama"), LM(make_tiny("llama", 1), other, "rl"))
+    assert str(caught.value).count(" / ") == 11  # ten tokens, and the header
+
+
+def test_a_pair_from_directories_names_its_arms(make_tiny, tiny_tokenizer, tmp_path):
+    for name, seed in (("one", 0), ("two", 1)):
+        make_tiny("llama", seed).save_pretrained(tmp_path / name)
+        tiny_tokenizer.save_pretrained(tmp_path / name)
+    pair = ModelPair.from_pretrained(tmp_path / "one", tmp_path / "two")
+    assert (pair.base.name, pair.rl.name, pair.name) == ("base", "rl", "one-two")
+    broken = copy.deepcopy(make_tiny("llama", 1))
+    broken.lm_head.weight[3, 3] = torch.inf
+    broken.save_pretrained(tmp_path / "two")
+    with pytest.raises(NonFinite, match=r"Weight 'lm_head\.weight' of 'rl'"):
+        ModelPair.from_pretrained(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """A package directory of our own, without organisms."""
+    (tmp_path / "package").mkdir()
+    monkeypatch.setattr(pair_module.resources, "files", lambda _: tmp_path / "package")
+    assert importlib.resources.files("latentreason") == tmp_path / "package"
+    return tmp_path
+
+
+def test_an_unknown_organism_suggests_the_nearest(installed):
+    for name in ("activation", "sharpening"):
+        (installed / "artifacts" / "organisms" / name / "base").mkdir(parents=True)
+    with pytest.raises(UnknownName, match=r"^Unknown organism 'activatoin'\. Did you mean 'activation'\? Known: activation, sharpening\.$"):
+        ModelPair.from_organism("activatoin")
+
+
+def test_the_checkout_comes_before_the_wheel_and_either_will_do(installed):
+    wheel, checkout = installed / "package" / "_organisms" / "activation", installed / "artifacts" / "organisms" / "activation"
+    (wheel / "base").mkdir(parents=True)
+    assert organism_dir("activation") == wheel
+    (checkout / "base").mkdir(parents=True)
+    assert organism_dir("activation") == checkout
+
+
+def test_without_any_weights_the_error_says_how_to_get_some(installed):
+    with pytest.raises(InvalidInput, match="latentreason organisms train activation"):
+        ModelPair.from_organism("activation")
+
+
+def test_errors_of_pairs_are_of_the_family():
+    assert issubclass(VocabMismatch, LatentReasonError) and issubclass(NonFinite, LatentReasonError)

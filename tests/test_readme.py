@@ -1,0 +1,23 @@
+"""The code block of the README runs as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from latentreason.tables import Rollouts
+
+
+def test_the_readme_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = re.search(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    exec(compile(block.group(1), "README.md", "exec"), scope)
+    assert (tmp_path / "recovery.png").stat().st_size > 10_000
+    result = scope["result"]
+    difference = result.estimate("area_difference", control="matched_disagreement")  # type: ignore[attr-defined]
+    assert difference.lo <= difference.value <= difference.hi
+    steered = scope["steered"]
+    assert isinstance(steered, Rollouts)
+    assert len(steered) == 200 * 16
