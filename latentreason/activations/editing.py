@@ -104,7 +104,8 @@ class Edit:
             )
         if width == 0:
             return torch.zeros_like(places, dtype=torch.bool)
-        return mask.expand(len(places), -1).gather(1, places.clamp(0, width - 1)) & (places >= 0) & (places < width)
+        chosen = mask.expand(len(places), -1).gather(1, places.clamp(0, width - 1))
+        return chosen & (places >= 0) & (places < width)
 
 
 def _ablated(hidden: Tensor, vector: Tensor) -> Tensor:

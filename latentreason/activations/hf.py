@@ -102,12 +102,13 @@ def absolute_positions(arguments: Mapping[str, Any]) -> Int[Tensor, "batch pos"]
     given = arguments["inputs_embeds"] if given is None else given
     batch, length = given.shape[:2]
     mask, places, cache = (arguments.get(name) for name in ("attention_mask", "position_ids", "past_key_values"))
+    past = int(cache.get_seq_length()) if cache is not None else 0
     if isinstance(mask, Tensor) and mask.ndim == 2:
         real = mask.bool()
-        return (real.cumsum(-1) - 1).masked_fill(~real, -1)[:, -length:]
+        end = min(mask.shape[1], past + length)  # under a static cache the mask may be as wide as the cache will be
+        return (real.cumsum(-1) - 1).masked_fill(~real, -1)[:, end - length : end]
     if isinstance(places, Tensor) and places.ndim == 2:
         return places.expand(batch, -1)
-    past = int(cache.get_seq_length()) if cache is not None else 0
     return torch.arange(past, past + length, device=given.device).expand(batch, -1)
 
 

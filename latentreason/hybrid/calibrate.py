@@ -6,6 +6,7 @@ Nothing here may see the test split. All routers and budgets are searched togeth
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,7 +65,7 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
     finals = [chosen.pop(0) if r.score is not None else r for r, _ in jobs]
 
     tables = decode(finals)
-    facts = []
+    facts: list[dict[str, Any]] = []
     for (_, budget), table in zip(jobs, tables, strict=True):
         count = _by_stratum(table, edges)
         changed = _changed(table)
@@ -118,7 +119,7 @@ def _search(jobs: Sequence[tuple[Router, float]], d: float, rounds: int, decode:
     return [router for _, router in best]
 
 
-def _with(router: Router, facts: dict[str, object]) -> Router:
+def _with(router: Router, facts: dict[str, Any]) -> Router:
     return replace(router, params={**router.params, "calibration": facts})
 
 

@@ -4,6 +4,7 @@ Work goes on in a directory of its own (checkpoints, so a killed run resumes); t
 """
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -35,10 +36,11 @@ def train(recipe: Recipe, out: str | Path, *, seed: int = 0, work: str | Path, p
     work, config = Path(work), {"recipe": asdict(recipe), "seed": seed}
     Parts(work, config)  # claims the folder for this recipe and seed
     curves = {}
-    for stage, run in (
-        ("base", lambda: pretrain(recipe, seed, work / "base", progress=progress)),
-        ("rl", lambda: train_rl(recipe, seed, work / "base", work / "rl", progress=progress)),
-    ):
+    stages: dict[str, Callable[[], pd.DataFrame]] = {
+        "base": lambda: pretrain(recipe, seed, work / "base", progress=progress),
+        "rl": lambda: train_rl(recipe, seed, work / "base", work / "rl", progress=progress),
+    }
+    for stage, run in stages.items():
         finished = work / stage / "finished.parquet"
         if not finished.exists():
             write_table(finished, run())

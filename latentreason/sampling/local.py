@@ -104,10 +104,11 @@ def sample(model: Decodes, problems: list[Problem], sampling: Sampling = Samplin
 
 
 def _chunks(ordered: list[Problem], prompts: dict[str, list[int]], size: int) -> list[list[Problem]]:
-    """At most `size` problems each, all with prompts of one length: so no row is padded and attention needs no mask."""
+    """At most `size` problems each. A chunk that is a quarter full ends where prompts get longer: without padding attention needs no mask."""
     chunks: list[list[Problem]] = []
     for problem in ordered:
-        if chunks and len(chunks[-1]) < size and len(prompts[chunks[-1][0].id]) == len(prompts[problem.id]):
+        same = bool(chunks) and len(prompts[chunks[-1][0].id]) == len(prompts[problem.id])
+        if chunks and len(chunks[-1]) < (size if same else max(1, size // 4)):
             chunks[-1].append(problem)
         else:
             chunks.append([problem])

@@ -109,10 +109,10 @@ def parse(text: str, meta: dict[str, Any]) -> Trace:
     ids = {token: i for i, token in enumerate(chain.VOCABULARY)}
     names, _ = automaton()
     states = scan(np.array([[ids.get(w, 0) for w in words] + [ids[chain.EOS]]]))[0]
-    well_formed = names[states[-1]] == END
+    well_formed = names[states[-2]] == "eos"  # all that is missing is the end-of-text
     opens = [i for i in range(len(words)) if names[states[i]] == DECIDE and words[i] in (*chain.STRATEGIES, chain.ANSWER)]
     opens += [i for i in range(1, len(words)) if names[states[i]] == "direct" and words[i] == chain.ANSWER]
-    ends = [*opens[1:], len(words)]
+    ends = [*opens[1:], len(words)][: len(opens)]
     operations, state, done = meta["operations"], tuple(meta["start"]), 0
     history: list[tuple[tuple[int, ...], int, bool]] = []  # (state before, operations done before, valid) of the steps that stand
     steps: list[TraceStep] = []
@@ -133,7 +133,7 @@ def parse(text: str, meta: dict[str, Any]) -> Trace:
             if len(body) > 5 and body[0] in ("split", "check") and expected:
                 parts = chain.HARD.get(operations[done], ("", ""))
                 middle = tuple(int(w) for w in body[3:6] if w in chain.DIGITS)
-                valid = valid and (body[2], body[6]) == parts and chain.EASY[parts[0]](state) == middle  # type: ignore[arg-type]
+                valid = valid and (body[2], *body[6:7]) == parts and chain.EASY[parts[0]](state) == middle  # type: ignore[arg-type]
             history.append((state, done, valid))
             done += width
             state = result if len(result) == 3 else state

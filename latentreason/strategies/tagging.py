@@ -115,8 +115,9 @@ def _validity(spans: pd.DataFrame, words: list[list[str]], ids: list[str], probl
     def steps(text: str, problem: str) -> list[bool]:
         return [step.valid for step in parse(text, metas[problem]).steps]
 
+    is_step = (spans["start"] > 0).to_numpy()
     valid = np.ones(len(spans), dtype=bool)
-    valid[(spans["start"] > 0).to_numpy()] = [v for trace, problem in zip(words, ids, strict=True) for v in steps(" ".join(trace), problem)]
+    valid[is_step] = [v for row in spans["row"][is_step].unique() for v in steps(" ".join(words[row]), ids[row])]
     return valid
 
 

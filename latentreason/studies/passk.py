@@ -19,13 +19,13 @@ import pandas as pd
 
 from latentreason.errors import InvalidInput
 from latentreason.stats import Estimate, crossover_k, guessing_floor, pass_at_k_curve, percentile_interval, wilson
+from latentreason.studies.palette import ARMS
 from latentreason.studies.result import Result, rows
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {"base": "#0072B2", "rl": "#D55E00", "hybrid": "#009E73"}
 VALID_FROM = 16
 
 
@@ -67,9 +67,9 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts | None = None, config:
     kinds = sorted({kind for arm, kind in curves if arm == "base"})
     crossing: dict[str, Estimate] = {}
     for kind in kinds:
-        counts = {arm: _counts(r)[kind] for arm, r in (("base", base), ("rl", rl))}
+        solved = {arm: _counts(r)[kind] for arm, r in (("base", base), ("rl", rl))}
         sizes = {arm: r.per_problem(how="size").to_numpy() for arm, r in (("base", base), ("rl", rl))}
-        crossing[kind] = crossover_k(counts["base"], counts["rl"], sizes["base"], sizes["rl"], ks, n_boot=config.n_boot, seed=config.seed)
+        crossing[kind] = crossover_k(solved["base"], solved["rl"], sizes["base"], sizes["rl"], ks, n_boot=config.n_boot, seed=config.seed)
         table.append(rows("crossover_k", crossing[kind], kind=kind))
         for i, k in enumerate(ks):
             draws = curves["rl", kind].draws[:, i] - curves["base", kind].draws[:, i]
@@ -115,21 +115,32 @@ def _ledger(base: Rollouts, rl: Rollouts, kind: str) -> tuple[pd.DataFrame, dict
     return ledger, rates
 
 
+def drawn(result: Result) -> list[dict[str, Any]]:
+    """The curves that `plot` draws: pass@k of each arm, by answer, then by answer and trace."""
+    part, curves = result.table[result.table["quantity"] == "pass@k"], []
+    for (arm, kind), group in part.groupby(["arm", "kind"], sort=False):
+        ordered = group.sort_values("k")
+        numbers = {column: ordered[column].tolist() for column in ("value", "lo", "hi")}
+        curves.append({"arm": arm, "kind": kind, "k": ordered["k"].astype(int).tolist(), **numbers})
+    return curves
+
+
 def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
-    """pass@k against k with 95% bands; dotted: the guessing floor; dashed: answer and trace."""
+    """pass@k against k with 95% bands; dashed: answer and trace; dotted: the guessing floor."""
     import matplotlib.pyplot as plt
 
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    part = result.table[result.table["quantity"] == "pass@k"]
-    for (arm, kind), group in part.groupby(["arm", "kind"]):
-        ordered = group.sort_values("k")
-        ax.plot(ordered["k"], ordered["value"], "-" if kind == "answer" else "--", marker="o", markersize=3, color=COLOURS[arm], label=f"{arm}, {kind}")
-        ax.fill_between(ordered["k"], ordered["lo"], ordered["hi"], color=COLOURS[arm], alpha=0.15, linewidth=0)
+    for curve in drawn(result):
+        style, label = ("-", "") if curve["kind"] == "answer" else ("--", f", {curve['kind']}")
+        ax.plot(curve["k"], curve["value"], style, marker="o", markersize=3, color=ARMS[curve["arm"]], label=f"{curve['arm']}{label}")
+        ax.fill_between(curve["k"], curve["lo"], curve["hi"], color=ARMS[curve["arm"]], alpha=0.15, linewidth=0)
     floor = result.details.get("guessing_floor", [])
     if floor:
         ax.plot([f["k"] for f in floor], [f["value"] for f in floor], ":", color="0.4", label="guessing floor")
+    ks = sorted({k for curve in drawn(result) for k in curve["k"]})
     ax.set_xscale("log", base=2)
-    ax.set(xlabel="k (samples a problem)", ylabel="pass@k", ylim=(0, 1.02))
+    ax.set_xticks(ks, [str(k) for k in ks])
+    ax.set(xlabel="k (samples a problem)", ylabel="pass@k", ylim=(-0.02, 1.02))
     ax.legend(frameon=False, fontsize=8)
     return ax

@@ -19,6 +19,7 @@ import pandas as pd
 
 from latentreason.errors import InvalidInput
 from latentreason.stats import CurvePoint, Estimate, RecoveryCurve, curve_difference, mean_estimate, pooled_ratio, recovery_curve, shapley_shares
+from latentreason.studies.palette import ARMS, ROUTERS
 from latentreason.studies.result import Result, rows
 from latentreason.tables import Rollouts
 
@@ -142,31 +143,53 @@ def _finding(result: Result, curves: dict[tuple[str, str], RecoveryCurve]) -> st
     return said + ". A difference whose interval includes 0 would have refuted it."
 
 
+def drawn(result: Result) -> list[dict[str, Any]]:
+    """The curves that `plot` draws: the chosen routers (all where none was chosen), each followed by its matched disagreements."""
+    labels = {"best_oracle": "oracle", "best_base_only": "base only"}
+    chosen = {result.config[key]: label for key, label in labels.items() if result.config[key]}
+    known = {(c["router"], c["control"]): c for c in result.details["curves"]}
+    shown = [router for router in chosen if (router, "") in known] or [router for router, control in known if not control]
+    curves = []
+    for router in shown:
+        for control in ("", CONTROLS[0]):
+            if (router, control) in known:
+                label = f"matched disagreements of {router}" if control else f"{router} ({chosen[router]})" if router in chosen else router
+                curves.append({**known[router, control], "label": label})
+    return curves
+
+
 def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
-    """Recovery against changed / D with 95% bands: routers as lines, their matched disagreements dashed."""
+    """Recovery against changed / D with 95% bands: routers as lines, their matched disagreements grey and dashed."""
     import matplotlib.pyplot as plt
 
     if ax is None:
-        _, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    shown = [r for r in (result.config["best_oracle"], result.config["best_base_only"]) if r] or [c["router"] for c in result.details["curves"] if not c["control"]]
-    for curve in result.details["curves"]:
-        if curve["router"] not in shown or curve["control"] == "matched_random":
-            continue
-        colour = ROUTER_COLOURS[shown.index(curve["router"]) % len(ROUTER_COLOURS)] if not curve["control"] else CONTROL_COLOUR
-        label = curve["router"] if not curve["control"] else f"matched disagreements of {curve['router']}"
-        style = ("-", "--", ":")[shown.index(curve["router"]) % 3] if curve["control"] else "-"
-        ax.plot(curve["x"], curve["y"], style, color=colour, label=label)
-        ax.fill_between(curve["x"], np.array(curve["lo"], float), np.array(curve["hi"], float), color=colour, alpha=0.15, linewidth=0)
-        ax.plot([p["x"] for p in curve["points"]], [p["y"] for p in curve["points"]], "o", color=colour, markersize=4)
-    ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
-    ax.axhline(1, color="0.8", linewidth=0.8, zorder=0)
-    ax.set(xlabel="changed tokens / D (1 = always-RL, an identity)", ylabel="RL gain recovered", xlim=(0, 1.02))
+        _, ax = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
+    curves, heights = drawn(result), [0.0, 1.0]
+    routers = list(dict.fromkeys(c["router"] for c in curves))
+    for height in (0, 1):
+        ax.axhline(height, color="0.85", linewidth=0.8, zorder=0)
+    for curve in curves:
+        place = routers.index(curve["router"])
+        colour = ARMS["control"] if curve["control"] else ROUTERS[place % len(ROUTERS)]
+        style = ("--", ":", "-.")[place % 3] if curve["control"] else "-"
+        y, lo, hi = (np.array(curve[name], float) for name in ("y", "lo", "hi"))
+        ax.plot(curve["x"], y, style, color=colour, label=curve["label"])
+        ax.fill_between(curve["x"], lo, hi, color=colour, alpha=0.15, linewidth=0)
+        ax.plot([p["x"] for p in curve["points"]], np.array([p["y"] for p in curve["points"]], float), "o", color=colour, markersize=4)
+        heights += [h for h in (*lo, *hi) if np.isfinite(h)]
+    ax.plot([0], [0], "s", color=ARMS["base"], markersize=6, label="base", clip_on=False, zorder=4)
+    ax.plot([1], [1], "s", color=ARMS["rl"], markersize=6, label="always-RL (an identity)", clip_on=False, zorder=4)
+    if curves and not np.isfinite(np.array([c["y"] for c in curves], float)).any():
+        reason = result.table[result.table["reason"] != ""]["reason"].iloc[0]
+        ax.text(0.5, 0.5, f"undefined: {reason}", ha="center", va="center", wrap=True, transform=ax.transAxes)
+    ax.set(xlabel="changed tokens / D", ylabel="share of the RL gain recovered")
+    ax.set(xlim=(0, 1.02), ylim=(max(min(heights), -0.6) - 0.04, min(max(heights), 1.6) + 0.04))
     ax.legend(frameon=False, fontsize=8)
+    full = result.table[result.table["quantity"] == "D"]["value"]
+    if len(full) and full.iloc[0] > 0:  # the absolute fraction stands beside the relative one
+        percent = 100 * float(full.iloc[0])
+        ax.secondary_xaxis("top", functions=(lambda x: x * percent, lambda x: x / percent)).set_xlabel("changed tokens, % of all generated")
     return ax
-
-
-ROUTER_COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#56B4E9")
-CONTROL_COLOUR = "#7F7F7F"
 
 
 def estimates(result: Result, quantity: str) -> dict[str, Estimate]:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 AT_LEAST = 2
 """Fewest spans on either side that a vector is fitted on."""
 
+ROUNDING = 1e-6
+"""A gap between means below this share of the mean norm is rounding, such as between formats chosen after one and the same prompt."""
+
 Fit = Callable[[Float[np.ndarray, "row d_model"], Bool[np.ndarray, "row"]], Float[np.ndarray, "d_model"]]
 
 
@@ -147,16 +150,18 @@ def fit_onsets(
         if min(n_with, n_without) < AT_LEAST:
             skipped[label] = f"{n_with} spans with and {n_without} without: at least {AT_LEAST} of each are needed"
             continue
-        fitted = []
+        fitted, flat = [], []
         for site in onsets.sites:
             values = onsets.values[site].float().cpu().numpy()
             vector = METHODS[method](values[rows], mask[rows])
+            if float(np.linalg.norm(vector)) <= ROUNDING * float(np.linalg.norm(values[rows], axis=1).mean()):
+                flat.append(str(site))
             info: dict[str, Any] = {"method": method, "n_without": n_without}
             if control:
                 halves = [_fit_or_none(values, mask, rows & part, method) for part in (first_half, ~first_half)]
                 info |= {"control_seed": seed, "split_half": _cosine(*halves)}
             fitted.append(SteeringVector.of(site, torch.from_numpy(vector), label, n_with, **info))
-        if flat := [str(v.site) for v in fitted if v.scale == 0]:
+        if flat:
             skipped[label] = f"the activations with and without have the same mean at {', '.join(flat)}"
         else:
             vectors += fitted

@@ -19,7 +19,7 @@ def test_a_site_is_a_block_from_zero() -> None:
     assert sorted([Site(10), Site(2)]) == [Site(2), Site(10)]
     with pytest.raises(InvalidInput, match="counted from 0"):
         Site(-1)
-    with pytest.raises(UnknownName, match="'residual'. Did you mean 'resid'"):
+    with pytest.raises(UnknownName, match=r"'residual'\. Did you mean 'resid'"):
         Site(0, "residual")
 
 

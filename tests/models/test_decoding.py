@@ -90,6 +90,17 @@ def test_many_rows_of_one_problem_equal_each_row_alone(lm):
     assert completions(lm.decode(batch)) == [completions(lm.decode(one_row(batch, i)))[0] for i in range(40)]
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_attention_that_models_are_loaded_with_gives_the_same(make_tiny, tiny_tokenizer, brute_force, family):
+    import copy
+
+    model = copy.deepcopy(make_tiny(family, 3))
+    model.set_attn_implementation("sdpa")
+    lm, batch = LM(model, tiny_tokenizer, "sdpa"), make_batch(n=8)
+    expected = [row for i, prompt in enumerate(PROMPTS) for row in brute_force(LM(make_tiny(family, 3), tiny_tokenizer, "eager"), prompt, batch.keys[8 * i : 8 * i + 8].tolist(), batch)]
+    assert completions(lm.decode(batch)) == expected
+
+
 def test_rows_of_equal_noise_are_equal_and_share_their_slots(make_lm, monkeypatch):
     seen = []
     extend = PrefixDecoder.extend

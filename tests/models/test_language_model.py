@@ -48,7 +48,7 @@ def test_a_saved_model_comes_back_and_a_broken_one_is_refused_at_loading(make_ti
     assert not lm.model.training and lm.name == str(tmp_path / "good") and LM.from_pretrained(tmp_path / "good", name="base").name == "base"
     ids = torch.tensor([[1, 5, 9]])
     with torch.inference_mode():
-        assert torch.equal(lm.model(ids).logits, model(ids).logits)
+        torch.testing.assert_close(lm.model(ids).logits, model(ids).logits, atol=1e-5, rtol=0)  # eager there, sdpa here
     model.model.norm.weight[0] = float("nan")
     model.save_pretrained(tmp_path / "good")
     with pytest.raises(NonFinite, match=r"Weight 'model\.norm\.weight'"):

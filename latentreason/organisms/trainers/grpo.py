@@ -39,11 +39,11 @@ def train_rl(recipe: Recipe, seed: int, base: Path, out: Path, *, progress: bool
     from transformers.trainer_utils import get_last_checkpoint
     from trl import GRPOConfig, GRPOTrainer
 
-    lm, rl = LM.from_pretrained(base, name="policy"), recipe.rl
+    lm, rl, checkpoints = LM.from_pretrained(base, name="policy"), recipe.rl, out / "checkpoints"
     problems = load_task("chain", split="train", limit=rl.steps * rl.prompts, seed=seed)
     columns = [{"prompt": f"{chain.BOS} {p.question}", "problem_id": p.id, "answer": p.answer, "task": p.task} for p in problems]
     config = GRPOConfig(
-        output_dir=str(out / "checkpoints"), max_steps=rl.steps * rl.updates, num_generations=rl.group, num_iterations=rl.updates,
+        output_dir=str(checkpoints), max_steps=rl.steps * rl.updates, num_generations=rl.group, num_iterations=rl.updates,
         per_device_train_batch_size=rl.prompts * rl.group, gradient_accumulation_steps=1, steps_per_generation=1,
         learning_rate=rl.lr, lr_scheduler_type="constant_with_warmup", warmup_steps=4, max_grad_norm=1.0, weight_decay=0.0, adam_beta2=0.98,
         epsilon=rl.clip, beta=0.0, loss_type="dapo", scale_rewards="group", temperature=1.0, max_completion_length=rl.max_new_tokens,
@@ -65,11 +65,14 @@ def train_rl(recipe: Recipe, seed: int, base: Path, out: Path, *, progress: bool
             model=lm.model, reward_funcs=true_reward, args=config, train_dataset=Dataset.from_list(columns), processing_class=lm.tokenizer,
             rollout_func=rollout_func,
         )  # fmt: skip
-        last = get_last_checkpoint(config.output_dir) if Path(config.output_dir).exists() else None
+        last = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
         trainer.train(resume_from_checkpoint=last)
-    trainer.model.save_pretrained(out)
+    lm.model.save_pretrained(out)  # trained in place
     lm.tokenizer.save_pretrained(out)
-    history = pd.DataFrame(trainer.state.log_history)
-    history = history.dropna(axis=1, how="all")
-    history["seconds"] = history["step_time"].fillna(0.0).cumsum()
-    return history
+    return _curve(trainer.state.log_history)
+
+
+def _curve(log_history: list[dict[str, float]]) -> pd.DataFrame:
+    """trl's log as a table, with the seconds since the start."""
+    history = pd.DataFrame(log_history).dropna(axis=1, how="all")
+    return history.assign(seconds=history["step_time"].fillna(0.0).cumsum())

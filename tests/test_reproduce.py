@@ -1,0 +1,89 @@
+"""The main job in its tiny size: whole, resumable, and checked by `figures --check`."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from latentreason import reproduce as job
+from latentreason.cli import app
+from latentreason.errors import ArtifactConflict
+from latentreason.figures.figures import check_figures
+from latentreason.publish import finish
+from latentreason.store import read_table, write_table
+from latentreason.studies.recompute import RESULTS
+from latentreason.tables import Rollouts
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+    job.reproduce(job.TINY, folder, progress=False)
+    return folder
+
+
+def test_a_killed_run_goes_on_and_equals_an_unbroken_one(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, calls = tmp_path / "killed", []
+    original = job.sample
+
+    def dies(*args: object, **kwargs: object) -> Rollouts:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(job, "sample", dies)
+    with pytest.raises(KeyboardInterrupt):
+        job.reproduce(job.TINY, folder, progress=False)
+    job.reproduce(job.TINY, folder, progress=False)
+    for file in sorted((unbroken / "tables").glob("*.parquet")):
+        pd.testing.assert_frame_equal(read_table(file), read_table(folder / "tables" / file.name))
+
+
+def test_a_folder_of_another_configuration_is_refused(unbroken: Path) -> None:
+    with pytest.raises(ArtifactConflict):
+        job.reproduce(job.RunConfig(seed=7), unbroken, progress=False)
+
+
+def test_results_figures_and_report_follow_from_the_tables(unbroken: Path) -> None:
+    page = finish(unbroken, job.TINY)
+    text = page.read_text()
+    assert "<html" in text
+    assert "http://" not in text
+    assert "https://" not in text
+    assert len(list((unbroken / "figures").glob("*.png"))) >= 6
+    assert {f"{n}.json" for n in RESULTS} <= {p.name for p in unbroken.glob("*.json")}
+    assert check_figures(unbroken, unbroken / "figures") == []
+
+    path = unbroken / "tables" / "t1_ends.parquet"
+    kept = path.read_bytes()
+    rollouts = Rollouts.load(path)
+    table = rollouts.table.copy()
+    table.loc[0, "correct"] = not table.loc[0, "correct"]
+    Rollouts(table, rollouts.info).save(path)
+    assert check_figures(unbroken, unbroken / "figures") != []
+    path.write_bytes(kept)
+
+
+def test_the_commands_explain_themselves() -> None:
+    runner = CliRunner()
+    for command in ("sample", "route", "extract", "study", "figures", "report", "reproduce"):
+        result = runner.invoke(app, [command, "--help"])
+        assert result.exit_code == 0
+        assert "Example" in result.output
+
+
+def test_the_command_line_runs_a_router(tmp_path: Path) -> None:
+    out = tmp_path / "hybrid.parquet"
+    result = CliRunner().invoke(app, ["route", "--router", "on_entropy", "--limit", "5", "--n", "2", "--out", str(out), "--quiet"])
+    assert result.exit_code == 0, result.output
+    assert set(Rollouts.load(out).arms) == {"base", "rl", "hybrid", "matched_disagreement", "matched_random"}
+
+
+def test_a_truncated_table_is_named(unbroken: Path, tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    write_table(path, pd.DataFrame({"a": [1, 2]}))
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(Exception, match=r"t\.parquet"):
+        Rollouts.load(path)
