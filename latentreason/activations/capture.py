@@ -81,9 +81,8 @@ def capture(
     np.maximum.at(needed, rollout, position + 1)
 
     kept = torch.promote_types(dtype, torch.float32) if reduce else dtype
-    values = {
-        site: torch.zeros(len(rows.about), lm.d_model, dtype=kept) for site in sites
-    }  # made outside inference mode: usable in training
+    # made outside inference mode, so that one can train on them
+    values = {site: torch.zeros(len(rows.about), lm.d_model, dtype=kept) for site in sites}
     bounds = np.searchsorted(rollout, np.arange(len(prompts) + 1))
     with torch.inference_mode(), _evaluating(lm):
         for batch in _batches(needed, batch_tokens):

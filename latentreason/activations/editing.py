@@ -109,8 +109,9 @@ class Edit:
 
 
 def _ablated(hidden: Tensor, vector: Tensor) -> Tensor:
-    unit = vector.float() / vector.float().norm()
-    return (hidden.float() - (hidden.float() @ unit)[..., None] * unit).to(hidden.dtype)
+    unit: Tensor = vector.float() / vector.float().norm()
+    ablated: Tensor = hidden.float() - (hidden.float() @ unit)[..., None] * unit
+    return ablated.to(hidden.dtype)
 
 
 _MODES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -1,6 +1,6 @@
 """The figures by name, their files, and the check that their numbers are still what the tables say.
 
-A figure reads Results only. Results lie in one folder, as `Result.save(folder, name)` wrote them, beside the `tables/` that they came from::
+A figure reads Results only. Results lie in one folder, as `Result.save(folder, name)` wrote them, beside the `tables/` they came from::
 
     make_figures("artifacts/results/activation", "artifacts/figures")
     check_figures("artifacts/results/activation", "artifacts/figures")  # [] where all is as committed
@@ -16,22 +16,22 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from latentreason.errors import InvalidInput, LatentReasonError, unknown_name
-from latentreason.figures import charts
-from latentreason.figures.charts import Figure, Results
+from latentreason.figures import passk_charts, recovery_charts
+from latentreason.figures.figure import Figure, Results
 from latentreason.figures.style import look, rendered, write_bytes
 from latentreason.store import read_json, read_table, write_json
 from latentreason.studies.recompute import RESULTS
 from latentreason.studies.result import Result
 
 FIGURES: dict[str, Figure] = {
-    "recovery": charts.recovery_at("recovery"),
-    "recovery_greedy": charts.recovery_at("recovery_greedy"),
-    "routers": charts.ROUTERS,
-    "shares": charts.SHARES_OF_GAIN,
-    "strategies": charts.STRATEGIES,
-    "passk": charts.PASSK,
-    "ledger": charts.LEDGER,
-    "arms": charts.ARMS_AT_ONE_BUDGET,
+    "recovery": recovery_charts.recovery_at("recovery"),
+    "recovery_greedy": recovery_charts.recovery_at("recovery_greedy"),
+    "routers": recovery_charts.ROUTERS,
+    "shares": recovery_charts.SHARES_OF_GAIN,
+    "strategies": recovery_charts.STRATEGIES,
+    "passk": passk_charts.PASSK,
+    "ledger": passk_charts.LEDGER,
+    "arms": recovery_charts.ARMS_AT_ONE_BUDGET,
     # "geometry" and "dose" come here: charts of the result "geometry"
 }
 """Name -> figure. One more is one more entry."""

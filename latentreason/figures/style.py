@@ -1,6 +1,6 @@
 """How every figure looks, and how it reaches the disk: one look, a few drawing primitives, and files that are equal byte for byte.
 
-It knows nothing of studies: a primitive draws plain numbers, those that stand in the figure's JSON. `entry` makes one of them of an Estimate.
+It knows nothing of studies: a primitive draws plain numbers, those that stand in the figure's JSON.
 """
 
 import io
@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Float
 
 from latentreason.errors import ArtifactWriteError
-from latentreason.stats import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,13 +44,7 @@ def canvas(width: float, height: float, widths: Sequence[float] = (1,)) -> "tupl
     return figure, list(axes[0])
 
 
-def entry(estimate: Estimate, **labels: Any) -> dict[str, Any]:
-    """An estimate as the numbers of a figure."""
-    row = {**labels, "value": estimate.value, "lo": estimate.lo, "hi": estimate.hi, "n": estimate.n}
-    return row if estimate.defined else {**row, "reason": estimate.reason}
-
-
-def floats(values: Sequence[Any]) -> Float[np.ndarray, "value"]:
+def floats(values: Sequence[Any]) -> Float[np.ndarray, "..."]:
     """Numbers as they come back from JSON: null is NaN, "Infinity" is infinite."""
     return np.array(values, dtype=float)
 
@@ -71,7 +64,8 @@ def dots(ax: "Axes", rows: Sequence[Mapping[str, Any]], *, fmt: str = "o", shift
         value, lo, hi = floats([row["value"], row["lo"], row["hi"]])
         y, colour = i + shift, row["colour"]
         if np.isnan(value):
-            ax.text(0.02, y, f"undefined: {row.get('reason', '')}", transform=ax.get_yaxis_transform(), va="center", fontsize=7, color="0.4")
+            reason = f"undefined: {row.get('reason', '')}"
+            ax.text(0.02, y, reason, transform=ax.get_yaxis_transform(), va="center", fontsize=7, color="0.4")
             continue
         face = "white" if opened else colour
         ax.plot([value], [y], marker, color=colour, markerfacecolor=face, markersize=6, zorder=3, label=label if i == 0 else None)

@@ -154,7 +154,8 @@ def drawn(result: Result) -> list[dict[str, Any]]:
         for control in ("", CONTROLS[0]):
             if (router, control) in known:
                 label = f"matched disagreements of {router}" if control else f"{router} ({chosen[router]})" if router in chosen else router
-                curves.append({**known[router, control], "label": label})
+                points = [{"x": p["x"], "y": p["y"]} for p in known[router, control]["points"]]
+                curves.append({**known[router, control], "points": points, "label": label})
     return curves
 
 
@@ -188,7 +189,8 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
     full = result.table[result.table["quantity"] == "D"]["value"]
     if len(full) and full.iloc[0] > 0:  # the absolute fraction stands beside the relative one
         percent = 100 * float(full.iloc[0])
-        ax.secondary_xaxis("top", functions=(lambda x: x * percent, lambda x: x / percent)).set_xlabel("changed tokens, % of all generated")
+        scales = (lambda x: np.asarray(x, float) * percent, lambda x: np.asarray(x, float) / percent)
+        ax.secondary_xaxis("top", functions=scales).set_xlabel("changed tokens, % of all generated")
     return ax
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from latentreason.activations.capture import capture
+from latentreason.activations.editing import Edit, editing
 from latentreason.activations.hf import decoder
 from latentreason.activations.sites import Site
 from latentreason.errors import ContextTooLong, InvalidInput, NonFinite, UnknownName
@@ -138,6 +139,25 @@ def test_capture_leaves_the_model_as_it_was(lm, make_rollouts) -> None:
 def test_values_can_be_trained_on_and_are_stored_as_asked(lm, make_rollouts) -> None:
     found = capture(lm, make_rollouts(), [Site(1)], dtype=torch.float16)
     assert found.values[Site(1)].dtype == torch.float16 and not found.values[Site(1)].is_inference()
+
+
+def test_a_half_precision_model_stores_fp32(make_tiny, tiny_tokenizer, make_rollouts) -> None:
+    from copy import deepcopy
+
+    half = LM(deepcopy(make_tiny("llama")).to(torch.bfloat16), tiny_tokenizer, "bf16")
+    for reduce in (None, "mean"):
+        assert capture(half, make_rollouts(3), [Site(1)], reduce=reduce).values[Site(1)].dtype == torch.float32
+
+
+def test_capture_within_editing_reads_what_is_edited(lm, make_rollouts) -> None:
+    rollouts, vector = make_rollouts(3), torch.linspace(-1, 1, 32)
+    plain = capture(lm, rollouts, [Site(1)]).values[Site(1)]
+    with editing(lm, [Edit(Site(1), vector, positions=lambda p: p >= 3)]):
+        edited = capture(lm, rollouts, [Site(1)])
+    prompt = dict(zip(rollouts.table["problem"] + rollouts.table["sample"].astype(str), rollouts.table["prompt_ids"].map(len), strict=True))
+    state = edited.index["position"] + (edited.index["problem"] + edited.index["sample"].astype(str)).map(prompt) - 1
+    moved = torch.from_numpy((state >= 3).to_numpy(copy=True))
+    torch.testing.assert_close(edited.values[Site(1)], plain + vector * moved[:, None], atol=1e-5, rtol=0)
 
 
 def test_reading_stops_after_the_deepest_site(lm, make_rollouts) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -132,10 +133,15 @@ def test_a_mask_has_a_row_for_each_sequence_and_counts_from_the_first_real_token
 def test_positions_are_known_from_mask_position_ids_or_cache() -> None:
     ids = torch.zeros(2, 3, dtype=torch.long)
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
-    assert absolute_positions({"input_ids": ids, "attention_mask": mask}).tolist() == [[-1, 0, 1], [1, 2, 3]]
+    one = SimpleNamespace(get_seq_length=lambda: 1)
+    assert absolute_positions({"input_ids": ids, "attention_mask": mask, "past_key_values": one}).tolist() == [[-1, 0, 1], [1, 2, 3]]
     assert (
         absolute_positions({"inputs_embeds": torch.zeros(2, 3, 8), "position_ids": torch.tensor([[4, 5, 6]])}).tolist() == [[4, 5, 6]] * 2
     )
+    cache = SimpleNamespace(get_seq_length=lambda: 4)
+    static = torch.tensor([[0, 1, 1, 1, 1, 1, 1, 1, 0, 0]] * 2)  # as wide as the cache will be
+    assert absolute_positions({"input_ids": ids, "attention_mask": static, "past_key_values": cache}).tolist() == [[3, 4, 5]] * 2
+    assert absolute_positions({"input_ids": ids, "past_key_values": cache}).tolist() == [[4, 5, 6]] * 2
     assert absolute_positions({"input_ids": ids}).tolist() == [[0, 1, 2]] * 2
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from latentreason.errors import ArtifactConflict
 from latentreason.organisms.recipe import Pretrain, Size
 from latentreason.organisms.tokenizer import chain_tokenizer
 from latentreason.organisms.trainers import pretrain as module
@@ -101,6 +102,16 @@ def test_a_finished_run_is_not_trained_again(unbroken, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "draw_batch", lambda *_: pytest.fail("no step is left"))
     curve = pretrain(TINY, 3, tmp_path, progress=False)
     assert len(curve) == 12 and same(weights(unbroken[0]), weights(tmp_path))
+
+
+def test_a_folder_with_a_checkpoint_of_another_run_is_refused(tmp_path):
+    short = dataclasses.replace(TINY, pretrain=Pretrain(steps=2, batch=2))
+    pretrain(short, 3, tmp_path, progress=False)
+    before = weights(tmp_path)
+    for recipe, seed in ((short, 4), (dataclasses.replace(short, pretrain=Pretrain(steps=3, batch=2)), 3)):
+        with pytest.raises(ArtifactConflict):
+            pretrain(recipe, seed, tmp_path, progress=False)
+    assert same(before, weights(tmp_path))
 
 
 # --- its data ----------------------------------------------------------------------------------------------------------

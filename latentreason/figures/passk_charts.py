@@ -1,0 +1,82 @@
+"""The figures of the study `passk`: the curves and the ledger."""
+
+from typing import TYPE_CHECKING, Any
+
+from latentreason.figures.figure import Figure, Results, caption_end, entry, estimate
+from latentreason.figures.style import canvas, dots
+from latentreason.stats import wilson
+from latentreason.studies import passk
+from latentreason.studies.palette import ARMS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+
+def _passk(results: Results) -> dict[str, Any]:
+    result = results["passk"]
+    gap = result.table[result.table["quantity"] == "rl_minus_base"]
+    differences = [{"kind": kind, **{c: group.sort_values("k")[c].tolist() for c in ("k", "value", "lo", "hi")}}
+                   for kind, group in gap.groupby("kind", sort=False)]  # fmt: skip
+    return {"curves": passk.drawn(result), "guessing_floor": result.details.get("guessing_floor", []), "difference": differences}
+
+
+def _draw_passk(results: Results, numbers: dict[str, Any]) -> "Drawing":
+    figure, (left, right) = canvas(10.0, 4.2, (1.15, 1))
+    passk.plot(results["passk"], left)
+    left.set(title="pass@k")
+    for curve in numbers["difference"]:
+        style = "-" if curve["kind"] == "answer" else "--"
+        right.plot(curve["k"], curve["value"], style, marker="o", markersize=3, color=ARMS["rl"], label=curve["kind"])
+        right.fill_between(curve["k"], curve["lo"], curve["hi"], color=ARMS["rl"], alpha=0.15, linewidth=0)
+    right.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    right.set_xscale("log", base=2)
+    right.set_xticks(left.get_xticks(), [label.get_text() for label in left.get_xticklabels()])
+    right.set(title="RL minus base, paired", xlabel="k (samples a problem)", ylabel="difference in pass@k")
+    right.legend()
+    return figure
+
+
+def _ledger(results: Results) -> dict[str, Any]:
+    result, kind = results["passk"], results["passk"].details["kinds"][-1]
+    groups = {"both": (True, True), "base only": (True, False), "RL only": (False, True), "neither": (False, False)}
+    draws = []
+    for half in ("first", "second"):
+        solved = [(r[f"base_{half}"], r[f"rl_{half}"]) for r in result.details["ledger"]]
+        draws.append({"draw": half, **{name: entry(wilson(solved.count(pair), len(solved))) for name, pair in groups.items()}})
+    rates = {"base only": "flip_rate_base_only", "RL only": "flip_rate_rl_only"}
+    return {"kind": kind, "draws": draws, "flips": [entry(estimate(result, q, kind=kind), label=name) for name, q in rates.items()]}
+
+
+def _draw_ledger(results: Results, numbers: dict[str, Any]) -> "Drawing":
+    figure, (left, right) = canvas(9.0, 3.6, (1.4, 1))
+    colours = {"both": "0.35", "base only": ARMS["base"], "RL only": ARMS["rl"], "neither": "0.75"}
+    for draw, shift, alpha in zip(numbers["draws"], (-0.2, 0.2), (1.0, 0.45), strict=True):
+        for i, (name, colour) in enumerate(colours.items()):
+            share = draw[name]
+            left.bar(i + shift, share["value"], 0.38, color=colour, alpha=alpha)
+            left.plot([i + shift] * 2, [share["lo"], share["hi"]], color="black", linewidth=1)
+            left.annotate(f"{share['value']:.0%}", (i + shift, share["hi"]), (0, 3), textcoords="offset points", ha="center", fontsize=7)
+    left.set_xticks(range(len(colours)), list(colours))
+    left.set(ylabel="share of the problems", ylim=(0, 1.1), title="Solved by (dark: first draw, pale: independent second)")
+    dots(right, [{**row, "colour": colours[row["label"]]} for row in numbers["flips"]])
+    right.set(xlabel="share of the entries that flip in the second draw", xlim=(-0.03, 1.03), title="Flip rate")
+    return figure
+
+
+PASSK = Figure(
+    ("passk",), _passk, _draw_passk,
+    lambda results: (
+        "Unbiased pass@k (left) and the paired difference RL minus base (right). Solid: the answer is right; dashed: the trace is valid "
+        f"too, which is what counts from k = {passk.VALID_FROM} on. Dotted: uniform guesses among the possible answers. "
+        f"{caption_end(results['passk'], 'pass@k')}"
+    ),
+)  # fmt: skip
+LEDGER = Figure(
+    ("passk",), _ledger, _draw_ledger,
+    lambda results: (
+        f"Problems with at least one right sample ({results['passk'].details['kinds'][-1]}) of each model, in each half of the samples "
+        "(left), and the share of the one-sided entries of the first half that the second, independent half does not repeat (right): "
+        "where most of them flip, the ledger is noise. "
+        f"{caption_end(results['passk'], 'solved_rl_only')}"
+    ),
+)  # fmt: skip
