@@ -38,7 +38,7 @@ class RunConfig:
     seed: int = 0
     n_problems: int = 200
     n_samples: int = 64
-    budgets: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)
+    budgets: tuple[float, ...] = (0.25, 0.5, 0.65, 0.8)
     routers: tuple[str, ...] = ("on_divergence(js)", "on_divergence(kl)", "on_divergence(tv)", "on_entropy")
     calibration_problems: int = 100
     calibration_samples: int = 4

@@ -149,7 +149,8 @@ def _cell(arm: str, row: pd.Series, decode: Decode | None) -> str:
         source, changed, entropy, divergence = (columns[c][t] for c in columns)
         who = OF_ARM.get(arm, 0) if source is None else int(source)
         notes = [SOURCES.get(who, ("unknown", ""))[0]]
-        notes += [f"base entropy {entropy:.3f} nats"] * (entropy is not None) + [f"divergence {divergence:.3f} nats"] * (divergence is not None)
+        measured = {"base entropy": entropy, "divergence": divergence}
+        notes += [f"{name} {value:.3f} nats" for name, value in measured.items() if value is not None]
         if changed:
             changes += 1
             before = said[t] if said[t] is None or isinstance(said[t], str) else decode(int(said[t])) if decode else None

@@ -115,5 +115,5 @@ def with_threshold(router: Router, threshold: float) -> Router:
     """The same router with another threshold."""
     if router.score is None:
         raise InvalidInput(f"Router {router.name!r} has no threshold to choose; calibrate it as it is, or use on_divergence or on_entropy.")
-    others = {k: v for k, v in router.params.items() if k != "threshold"}
+    others = {k: v for k, v in router.params.items() if k not in ("threshold", "calibration")}  # rates of another threshold
     return by_threshold(router.name, router.score, threshold, router.reads, **others)

@@ -139,7 +139,7 @@ def counting(monkeypatch, dies_at=None):
     calls, decode = [], LM.decode
 
     def counted(self, batch):
-        calls.append([p for p in batch.prompts])
+        calls.append(batch.prompts)
         if len(calls) - 1 == dies_at:
             raise KeyboardInterrupt
         return decode(self, batch)
@@ -234,11 +234,9 @@ def test_a_folder_is_not_made_by_a_run_that_cannot_begin(lm, problems, tmp_path)
         ({"max_rows": 0}, "must be at least 1"),
         ({"temperature": -0.1}, "must not be negative"),
         ({"temperature": float("nan")}, "temperature"),
-        ({"temperature": float("inf")}, "temperature"),
         ({"top_p": 0.0}, r"top_p must lie in \(0, 1\]"),
         ({"top_p": 1.1}, "top_p must lie in"),
         ({"top_p": float("nan")}, "top_p must lie in"),
-        ({"first_sample": -1}, "first_sample"),
     ],
 )
 def test_sampling_that_makes_no_sense(arguments, message):
