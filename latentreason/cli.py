@@ -51,8 +51,7 @@ def sample(pair: PairOption = "activation", arm: Annotated[str, typer.Option(hel
            limit: int = 100, n: int = 16, temperature: float = 1.0, seed: int = 0, out: OutOption = Path("rollouts.parquet"), quiet: Quiet = False) -> None:  # fmt: skip
     """Sample one model of a pair, grade, and write a table."""
     from latentreason.errors import unknown_name
-    from latentreason.sampling.local import Sampling
-    from latentreason.sampling.local import sample as draw
+    from latentreason.sampling.local import Sampling, sample as draw
     from latentreason.tasks.registry import load_task
 
     if arm not in ("base", "rl"):
@@ -70,8 +69,7 @@ def route(pair: PairOption = "activation", router: str = "on_divergence(js)", ch
     from latentreason.hybrid.decode import Arms, Hybrid
     from latentreason.routing.controls import always, matched_disagreement, matched_random, never
     from latentreason.routing.named import named
-    from latentreason.sampling.local import Sampling
-    from latentreason.sampling.local import sample as draw
+    from latentreason.sampling.local import Sampling, sample as draw
     from latentreason.tasks.registry import load_task
 
     models = _pair(pair)
@@ -88,8 +86,7 @@ def route(pair: PairOption = "activation", router: str = "on_divergence(js)", ch
 def extract(pair: PairOption = "activation", arm: str = "base", task: str = "chain", limit: int = 100, n: int = 8, method: str = "diff_means",
             seed: int = 0, out: OutOption = Path("vectors"), quiet: Quiet = False) -> None:  # fmt: skip
     """Sample one model and extract a steering vector for each strategy, at all layers."""
-    from latentreason.sampling.local import Sampling
-    from latentreason.sampling.local import sample as draw
+    from latentreason.sampling.local import Sampling, sample as draw
     from latentreason.strategies.tagging import tag
     from latentreason.tasks.registry import load_task
     from latentreason.vectors.contrast import fit_vectors
@@ -144,8 +141,7 @@ def reproduce(pair: str = "activation", seed: int = 0, tiny: Annotated[bool, typ
               quiet: Quiet = False) -> None:  # fmt: skip
     """The main job: sample, calibrate, route, extract, study, draw, report. Resumes its own unfinished run."""
     from latentreason.publish import finish, headlines
-    from latentreason.reproduce import TINY, RunConfig, run_dir
-    from latentreason.reproduce import reproduce as compute
+    from latentreason.reproduce import TINY, RunConfig, reproduce as compute, run_dir
 
     config = replace(TINY if tiny else RunConfig(), pair=pair, seed=seed)
     folder = run_dir(config, runs)

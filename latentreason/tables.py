@@ -90,7 +90,7 @@ class Rollouts:
     def _repr_html_(self) -> str:
         shown = self.table[[c for c in ("arm", "problem", "sample", "finish", "grade_strict", "n_tokens", "text") if c in self.table]].head(10)
         rows = "".join("<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in r) + "</tr>" for r in shown.itertuples(index=False))
-        head = "".join(f"<th>{html.escape(c)}</th>" for c in shown)
+        head = "".join(f"<th>{html.escape(str(c))}</th>" for c in shown)
         return f"<p>Rollouts: {len(self)} rows, arms {html.escape(', '.join(self.arms))}</p><table><tr>{head}</tr>{rows}</table>"
 
 

@@ -68,7 +68,7 @@ from latentreason.tables import concat
 
 result = lr.studies.recovery.run(base=base, rl=rl, hybrid=concat(hybrids), control=concat(controls))
 print(result.finding)
-result.plot();
+result.plot()
 
 # %%
 shown = result.table.query("quantity in ['recovery', 'changed_of_D', 'area_difference']")

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from latentreason.errors import InvalidInput
-from latentreason.studies.palette import ARMS, STEERED
+from latentreason.studies.palette import ARMS, NAMES, STEERED
 from latentreason.tables import Rollouts
 
 Decode = Callable[[int], str]
@@ -126,7 +126,7 @@ def _section(problem: str, samples: Sequence[Mapping[str, pd.Series]], decode: D
     """One problem: its question, and a row of arms a sample."""
     first = next(iter(samples[0].values()))
     question, answer = (str(first[c]) if c in first else "" for c in ("question", "answer"))
-    outcome = ", ".join(f"{arm} {sum(bool(s[arm].get('correct')) for s in samples)}/{len(samples)}" for arm in samples[0])
+    outcome = ", ".join(f"{NAMES.get(arm, arm)} {sum(bool(s[arm].get('correct')) for s in samples)}/{len(samples)}" for arm in samples[0])
     head = f'<p class="question">{html.escape(question)}</p>' if question else ""
     head += f'<p class="note">right answer: {html.escape(answer)}</p>' if answer else ""
     rows = []
@@ -163,7 +163,7 @@ def _cell(arm: str, row: pd.Series, decode: Decode | None) -> str:
     verdict = ""
     if "correct" in row and not pd.isna(row["correct"]):
         verdict = '<span class="right">✓ right</span>' if row["correct"] else '<span class="wrong">✗ wrong</span>'
-    head = f'<b class="who">{html.escape(arm)}</b> {verdict}'
+    head = f'<b class="who">{html.escape(NAMES.get(arm, arm))}</b> {verdict}'
     return f'<div class="arm">{head}<div class="text">{text}</div><p class="note">{count}</p></div>'
 
 

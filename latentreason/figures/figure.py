@@ -53,6 +53,7 @@ def estimate(result: Result, quantity: str, **where: Any) -> Estimate:
 def caption_end(result: Result, quantity: str) -> str:
     """The n and the interval method of a caption."""
     rows = result.table[(result.table["quantity"] == quantity) & result.table["value"].notna()]
-    samples = f" x {result.details['n_samples']} samples" if "n_samples" in result.details else ""
+    each = result.details.get("n_samples")
+    samples = f" x {each} sample{'s' * (each != 1)}" if each else ""
     method = rows["method"].iloc[0].split(";")[0] if len(rows) else "none, undefined"
     return f"n = {result.details['n_problems']} problems{samples}; interval: {method}."

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from latentreason.figures.figure import Figure, Results, caption_end, entry, estimate
-from latentreason.figures.style import canvas, dots
+from latentreason.figures.style import canvas, dots, floats
 from latentreason.stats import wilson
 from latentreason.studies import passk
 from latentreason.studies.palette import ARMS
@@ -17,11 +17,14 @@ def _passk(results: Results) -> dict[str, Any]:
     gap = result.table[result.table["quantity"] == "rl_minus_base"]
     differences = [{"kind": kind, **{c: group.sort_values("k")[c].tolist() for c in ("k", "value", "lo", "hi")}}
                    for kind, group in gap.groupby("kind", sort=False)]  # fmt: skip
-    return {"curves": passk.drawn(result), "guessing_floor": result.details.get("guessing_floor", []), "difference": differences}
+    return {
+        "curves": passk.drawn(result), "guessing_floor": result.details.get("guessing_floor", []), "difference": differences,
+        "crossover": [entry(estimate(result, "crossover_k", kind=kind), kind=kind) for kind in result.details["kinds"]],
+    }  # fmt: skip
 
 
 def _draw_passk(results: Results, numbers: dict[str, Any]) -> "Drawing":
-    figure, (left, right) = canvas(10.0, 4.2, (1.15, 1))
+    figure, (left, right) = canvas(10.0, 4.6, (1.15, 1))
     passk.plot(results["passk"], left)
     left.set(title="pass@k")
     for curve in numbers["difference"]:
@@ -29,10 +32,17 @@ def _draw_passk(results: Results, numbers: dict[str, Any]) -> "Drawing":
         right.plot(curve["k"], curve["value"], style, marker="o", markersize=3, color=ARMS["rl"], label=curve["kind"])
         right.fill_between(curve["k"], curve["lo"], curve["hi"], color=ARMS["rl"], alpha=0.15, linewidth=0)
     right.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    for i, cross in enumerate(c for c in numbers["crossover"] if c["value"] == c["value"]):
+        ends = floats([cross["lo"], cross["hi"]]).clip(max=numbers["difference"][0]["k"][-1])
+        right.plot(ends, [0, 0], "-", color="black", linewidth=3 - i, alpha=0.4, solid_capstyle="butt")
+        face = "black" if cross["kind"] == "answer" else "white"
+        right.plot([cross["value"]], [0], "D", color="black", markerfacecolor=face, markersize=6, label=f"crossover, {cross['kind']}")
     right.set_xscale("log", base=2)
     right.set_xticks(left.get_xticks(), [label.get_text() for label in left.get_xticklabels()])
     right.set(title="RL minus base, paired", xlabel="k (samples a problem)", ylabel="difference in pass@k")
     right.legend()
+    left.legend().remove()
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=4)
     return figure
 
 
@@ -58,7 +68,8 @@ def _draw_ledger(results: Results, numbers: dict[str, Any]) -> "Drawing":
             left.annotate(f"{share['value']:.0%}", (i + shift, share["hi"]), (0, 3), textcoords="offset points", ha="center", fontsize=7)
     left.set_xticks(range(len(colours)), list(colours))
     left.set(ylabel="share of the problems", ylim=(0, 1.1), title="Solved by (dark: first draw, pale: independent second)")
-    dots(right, [{**row, "colour": colours[row["label"]]} for row in numbers["flips"]])
+    flips = [{**row, "colour": colours[row["label"]], "label": f"{row['label']}\n({row['n']} listed)"} for row in numbers["flips"]]
+    dots(right, flips)
     right.set(xlabel="share of the entries that flip in the second draw", xlim=(-0.03, 1.03), title="Flip rate")
     return figure
 
@@ -67,7 +78,8 @@ PASSK = Figure(
     ("passk",), _passk, _draw_passk,
     lambda results: (
         "Unbiased pass@k (left) and the paired difference RL minus base (right). Solid: the answer is right; dashed: the trace is valid "
-        f"too, which is what counts from k = {passk.VALID_FROM} on. Dotted: uniform guesses among the possible answers. "
+        f"too, which is what counts from k = {passk.VALID_FROM} on. Dotted: uniform guesses among the possible answers. Diamonds, with "
+        "their intervals: the smallest k at which the base is not below RL, where there is one. "
         f"{caption_end(results['passk'], 'pass@k')}"
     ),
 )  # fmt: skip

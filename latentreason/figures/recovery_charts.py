@@ -1,11 +1,12 @@
 """The figures of the study `recovery`: curves, routers, shares of the gain, strategies, arms at one budget."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from latentreason.figures.figure import Figure, Results, caption_end, entry, estimate
 from latentreason.figures.style import canvas, dots, floats, say
 from latentreason.studies import recovery
-from latentreason.studies.palette import ARMS, SHARES
+from latentreason.studies.palette import ARMS, NAMES, SHARES
 from latentreason.studies.result import Result
 
 if TYPE_CHECKING:
@@ -15,8 +16,16 @@ TEMPERATURES = {"recovery": "T=1", "recovery_greedy": "greedy"}
 
 
 def _draw_recovery(result: Result) -> "Drawing":
-    figure, (ax,) = canvas(6.6, 4.8)
-    recovery.plot(result, ax)
+    """A panel a chosen router, or one panel with all routers."""
+    keys = [key for key in ("best_oracle", "best_base_only") if result.config[key]] or [""]
+    figure, axes = canvas(4.9 * len(keys) + 0.6, 4.4, [1] * len(keys))
+    for ax, key in zip(axes, keys, strict=True):
+        only = {k: v if k == key or not k.startswith("best") else "" for k, v in result.config.items()}
+        recovery.plot(replace(result, config=only), ax)
+    low, high = min(ax.get_ylim()[0] for ax in axes), max(ax.get_ylim()[1] for ax in axes)
+    for ax in axes:
+        ax.set_ylim(low, high)
+        ax.label_outer()
     return figure
 
 
@@ -56,7 +65,7 @@ def _shares(results: Results) -> dict[str, Any]:
             shares.append(entry(estimate(results[source], f"{part}_share"), label=f"{part}, {temperature}", part=part))
         for arm in ("base", "content", "timing", "rl"):
             found = estimate(results[source], "accuracy", arm=arm, router="")
-            accuracies.append(entry(found, label=f"{arm}, {temperature}", part=arm))
+            accuracies.append(entry(found, label=f"{NAMES.get(arm, arm)}, {temperature}", part=arm))
     return {"shares": shares, "accuracy": accuracies}
 
 
@@ -88,7 +97,7 @@ def _strategies(results: Results) -> dict[str, Any]:
 
 def _draw_strategies(results: Results, numbers: dict[str, Any]) -> "Drawing":
     arms, strategies = numbers["arms"], numbers["strategies"]
-    figure, (ax,) = canvas(2.6 + 0.75 * len(strategies), 1.5 + 0.42 * len(arms))
+    figure, (ax,) = canvas(3.4 + 0.75 * max(4, len(strategies)), 1.5 + 0.42 * max(2, len(arms)))
     if not strategies:
         say(ax, "no table of changed tokens by strategy in this run")
         return figure
@@ -98,8 +107,8 @@ def _draw_strategies(results: Results, numbers: dict[str, Any]) -> "Drawing":
         for j, share in enumerate(row):
             ax.text(j, i, f"{share:.0%}", ha="center", va="center", fontsize=8, color="white" if share > 0.6 else "black")
     ax.set_xticks(range(len(strategies)), strategies, rotation=30, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(len(arms)), [f"{arm['arm']}\n({arm['changed']:,} changed)" for arm in arms])
-    ax.set(title="Share of an arm's changed tokens, by the strategy that they belong to")
+    ax.set_yticks(range(len(arms)), [f"{NAMES.get(arm['arm'], arm['arm'])}\n({arm['changed']:,} changed)" for arm in arms])
+    ax.set(title="Changed tokens by strategy")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return figure
@@ -117,21 +126,23 @@ def _arms(results: Results) -> dict[str, Any]:
 
 
 def _draw_arms(results: Results, numbers: dict[str, Any]) -> "Drawing":
-    figure, (ax,) = canvas(8.4, 4.6)
+    figure, (ax,) = canvas(8.0, 4.4)
     routers = list(dict.fromkeys(row["router"] for row in numbers["arms"]))
-    for x, end, name in zip((0, 1), numbers["ends"], ("base", "always-RL"), strict=True):
+    for x, end, who in zip((0, 1), numbers["ends"], ("base", "always-RL"), strict=True):
         ax.axhline(end["value"], color=ARMS[end["arm"]], linewidth=0.8, alpha=0.5, zorder=0)
         ax.plot([x, x], [end["lo"], end["hi"]], color=ARMS[end["arm"]], linewidth=1.2)
-        ax.plot([x], [end["value"]], "*", color=ARMS[end["arm"]], markersize=11, label=name)
+        ax.plot([x], [end["value"]], "*", color=ARMS[end["arm"]], markersize=11, label=who)
     for row in numbers["arms"]:
         x, y = row["x"], row["accuracy"]
         colour = ARMS["control"] if row["control"] else ARMS["hybrid"]
-        name = f"{row['control']} of {row['router']}" if row["control"] else row["router"]
         ax.plot(floats([x["lo"], x["hi"]]), floats([y["value"]] * 2), color=colour, linewidth=1)
         ax.plot(floats([x["value"]] * 2), floats([y["lo"], y["hi"]]), color=colour, linewidth=1)
         face = "white" if row["control"] == recovery.CONTROLS[1] else colour
         marker = "osD^vPXhp"[routers.index(row["router"]) % 9]
+        name = None if row["control"] else row["router"]
         ax.plot(floats([x["value"]]), floats([y["value"]]), marker, color=colour, markerfacecolor=face, markersize=7, label=name)
+    for face, kind in ((ARMS["control"], "matched disagreements,\nshaped as their router"), ("white", "matched random, likewise")):
+        ax.plot([], [], "o", color=ARMS["control"], markerfacecolor=face, markersize=7, label=kind)
     ax.set(xlabel="changed tokens / D", ylabel="accuracy", ylim=(0, 1.02))
     figure.legend(loc="outside right upper")
     return figure

@@ -22,6 +22,7 @@ from latentreason.figures.recovery_charts import TEMPERATURES
 from latentreason.figures.style import look, rendered, write_bytes
 from latentreason.stats import BUDGETS, Estimate
 from latentreason.store import read_json, read_table
+from latentreason.studies.palette import NAMES
 from latentreason.studies.recovery import CONTROLS
 from latentreason.tables import Rollouts
 
@@ -46,7 +47,8 @@ MEANING = (
 CSS = """
 body { font: 15px/1.55 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; border-bottom: 1px solid #ddd; padding-bottom: .2rem; }
-table { border-collapse: collapse; width: 100%; font-size: 14px; } caption { text-align: left; color: #555; padding: .3rem 0; }
+table { border-collapse: collapse; width: 100%; font-size: 14px; margin-bottom: 1.4rem; }
+td:first-child { width: 45%; } caption { text-align: left; color: #555; padding: .3rem 0; }
 th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #eee; vertical-align: top; }
 td { font-variant-numeric: tabular-nums; } td.none { color: #777; }
 figure { margin: 1.6rem 0; } figure img { max-width: 100%; height: auto; } figcaption { font-size: 13px; color: #444; max-width: 56rem; }
@@ -75,7 +77,7 @@ def _headline(results: Results) -> Iterable[tuple[str, str, Estimate | str]]:
             continue
         result = results[source]
         for arm in ("base", "rl"):
-            yield temperature, f"{arm} accuracy", estimate(result, "accuracy", arm=arm, router="")
+            yield temperature, f"{NAMES.get(arm, arm)} accuracy", estimate(result, "accuracy", arm=arm, router="")
         yield temperature, "D (share of tokens that always-RL changes)", estimate(result, "D", arm="rl")
         for kind, key in (("best oracle", "best_oracle"), ("best base-only", "best_base_only")):
             router = result.config[key]
@@ -93,9 +95,9 @@ def _headline(results: Results) -> Iterable[tuple[str, str, Estimate | str]]:
             largest = int(result.table[(result.table["quantity"] == "rl_minus_base") & (result.table["kind"] == kind)]["k"].max())
             for k in (1, largest):
                 yield kind, f"RL minus base, pass@{k}", estimate(result, "rl_minus_base", kind=kind, k=k)
-            yield kind, "crossover k (the base is not below RL)", estimate(result, "crossover_k", kind=kind)
-            for who in ("rl_only", "base_only"):
-                yield kind, f"flip rate of {who.replace('_', ' ').replace('rl', 'RL')}", estimate(result, f"flip_rate_{who}", kind=kind)
+            yield kind, "crossover k", estimate(result, "crossover_k", kind=kind)
+            for who, name in (("rl_only", "RL only"), ("base_only", "base only")):
+                yield kind, f"flip rate, solved by {name}", estimate(result, f"flip_rate_{who}", kind=kind)
 
 
 def write_report(run_dir: str | Path) -> Path:
@@ -149,7 +151,7 @@ def _tables(results: Results) -> str:
     both = []
     for caption, groups in (
         ("95% intervals over problems, paired where two arms are compared.", list(TEMPERATURES.values())),
-        ("pass@k. Which samples count: those with a right answer; those with a right answer and a valid trace.", None),
+        ("pass@k; the crossover is the smallest k at which the base is not below RL. Columns: what a sample needs to count.", None),
     ):
         part = [c for c in cells if (c[0] in TEMPERATURES.values()) == (groups is not None)]
         columns = list(dict.fromkeys(c[0] for c in part))

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 LOOK = {
     "axes.spines.right": False, "axes.spines.top": False, "axes.titlesize": 10, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.labelsize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8, "legend.fontsize": 8, "legend.frameon": False, "font.size": 9,
-    "font.family": ["DejaVu Sans"], "lines.linewidth": 1.6, "pdf.fonttype": 42, "savefig.facecolor": "white",
+    "font.family": ["DejaVu Sans"], "lines.linewidth": 1.6,
+    "figure.constrained_layout.w_pad": 0.07, "figure.constrained_layout.h_pad": 0.07, "pdf.fonttype": 42, "savefig.facecolor": "white",
 }  # fmt: skip
 DPI = 150
 
@@ -68,15 +69,18 @@ def dots(ax: "Axes", rows: Sequence[Mapping[str, Any]], *, fmt: str = "o", shift
             ax.text(0.02, y, reason, transform=ax.get_yaxis_transform(), va="center", fontsize=7, color="0.4")
             continue
         face = "white" if opened else colour
-        ax.plot([value], [y], marker, color=colour, markerfacecolor=face, markersize=6, zorder=3, label=label if i == 0 else None)
+        ax.plot([value], [y], marker, color=colour, markerfacecolor=face, markersize=6, zorder=3)
         ends = [bound if np.isfinite(bound) else value for bound in (lo, hi)]
         ax.plot(ends, [y, y], "-", color=colour, linewidth=1.6)
         for bound, arrow in ((lo, "<"), (hi, ">")):
             if np.isinf(bound):
                 ax.plot([value], [y], arrow, color=colour, markersize=9, fillstyle="none")
+    if label and rows:
+        first = rows[0]["colour"]
+        ax.plot([], [], marker, color=first, markerfacecolor="white" if opened else first, markersize=6, label=label)
     if not shift:
         ax.set_yticks(range(len(rows)), [row["label"] for row in rows])
-        ax.set_ylim(len(rows) - 0.4, -0.6)
+        ax.set_ylim(len(rows) - 0.4, -0.5)
 
 
 def say(ax: "Axes", text: str) -> None:

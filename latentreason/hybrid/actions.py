@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Int
 from torch import Tensor
 
+from latentreason.errors import InvalidInput
 from latentreason.models.decoding import Moment, sampled
 
 if TYPE_CHECKING:
@@ -60,3 +61,27 @@ def steer(vectors: "VectorSet", *, label: str | None = None, strength: float = 1
         return sampled(logits, replace(moment, slot=place))
 
     return Action("steer", {"label": label, "strength": strength, "vectors": vectors.card()}, STEERED, tokens)
+
+
+def logit_bias(token_id: int, bias: float) -> Action:
+    """Emit the base model's token with `bias` nats added to one token's logit: the plainest way to make a strategy likelier.
+
+    Args:
+        token_id: the token that opens the strategy.
+        bias: in nats at temperature 1; added before the temperature and the nucleus.
+
+    Raises:
+        InvalidInput: a bias that is not finite, or (while decoding) a token that the models do not have.
+    """
+    if not abs(bias) < float("inf"):
+        raise InvalidInput(f"bias={bias} is not finite; give nats, 1.0 multiplies the token's odds by e.")
+
+    def tokens(moment: Moment) -> Tensor:
+        logits = moment.logits[0]
+        if not 0 <= token_id < logits.shape[1]:
+            raise InvalidInput(f"There is no token {token_id} to bias: the models share tokens 0 to {logits.shape[1] - 1}.")
+        biased = logits.clone()
+        biased[:, token_id] += bias
+        return sampled(biased, moment)
+
+    return Action("logit_bias", {"token_id": token_id, "bias": bias}, STEERED, tokens)

@@ -36,7 +36,7 @@ class Hybrid:
 
     pair: ModelPair
     router: Router
-    action: Action = swap()  # noqa: RUF009 (frozen)
+    action: Action = swap()
     name: str = ""
 
     @property

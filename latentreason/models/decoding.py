@@ -10,7 +10,7 @@ The engine knows token ids only: no text, no problems, no routers. What is emitt
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -102,6 +102,12 @@ class SlotLayer(DynamicLayer):
     """Key-value cache of one layer with spare room at the end, so that a step writes one position and copies nothing."""
 
     room = 32
+    keys: Tensor
+    values: Tensor
+    length: int
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         """Append positions; views of all positions so far."""
@@ -125,6 +131,13 @@ class SlotLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         """Positions held, not counting the spare room."""
         return self.length if self.is_initialized else 0
+
+    def part(self, slots: Tensor, length: int) -> "SlotLayer":
+        """A cache of its own with the first `length` positions of some slots."""
+        part = SlotLayer()
+        part.lazy_initialization(self.keys, self.values)
+        part.keys, part.values, part.length = self.keys[slots, :, :length], self.values[slots, :, :length], length
+        return part
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         """Slots `target` become copies of slots `source`."""
@@ -156,7 +169,8 @@ class PrefixDecoder:
         longest = max(map(len, prompts))
         self.pad = torch.tensor([longest - len(p) for p in prompts], device=self.device)
         ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=self.device)
-        self.caches = [Cache(layers=[SlotLayer() for _ in range(lm.n_layers)]) for lm in lms]
+        self.layers = [[SlotLayer() for _ in range(lm.n_layers)] for lm in lms]
+        self.caches = [Cache(layers=list[Any](layers)) for layers in self.layers]
         self.length = 0
         self.logits = self._forward(ids)
 
@@ -210,12 +224,7 @@ class PrefixDecoder:
         """
         distinct, place = torch.unique(slot, return_inverse=True)
         lm, before = self.lms[model], self.length - 1
-        layers = []
-        for layer in self.caches[model].layers:
-            copy = SlotLayer()
-            copy.keys, copy.values = layer.keys[distinct, :, :before], layer.values[distinct, :, :before]
-            copy.dtype, copy.device, copy.is_initialized, copy.length = copy.keys.dtype, copy.keys.device, True, before
-            layers.append(copy)
+        layers: list[Any] = [layer.part(distinct, before) for layer in self.layers[model]]
         pad = self.pad[distinct]
         mask = (torch.arange(self.length, device=self.device)[None] >= pad[:, None]).long() if bool((pad > 0).any()) else None
         result = lm.model(input_ids=self.last[distinct][:, None].to(lm.device), attention_mask=None if mask is None else mask.to(lm.device),
@@ -223,8 +232,8 @@ class PrefixDecoder:
         return result.logits[:, -1, : self.n_vocab].float().to(self.device), place
 
     def _each_layer(self, method: str, *slots: Tensor) -> None:
-        for lm, cache in zip(self.lms, self.caches, strict=True):
-            for layer in cache.layers:
+        for lm, layers in zip(self.lms, self.layers, strict=True):
+            for layer in layers:
                 getattr(layer, method)(*(s.to(lm.device) for s in slots))
 
 

@@ -65,7 +65,7 @@ class LM:
     @property
     def device(self) -> torch.device:
         """Where the embeddings live; inputs go there."""
-        return self.model.get_input_embeddings().weight.device
+        return torch.device(self.model.device)
 
     @property
     def n_layers(self) -> int:

@@ -66,8 +66,8 @@ def random_places(name: str, edges: Sequence[int], rates: Sequence[float], *, se
     Strata go by the position in the completion, the first token alone in the first: the final length is not known while
     decoding. `facts` are kept in the router's params.
     """
-    if len(edges) != len(rates) or not all(0 <= r <= 1 for r in rates):
-        raise InvalidInput("Give one rate in [0, 1] for each stratum.")
+    if len(edges) != len(rates) or not all(0 <= r <= 1 for r in rates) or [*edges] != sorted({0, *edges}):
+        raise InvalidInput("Give one rate in [0, 1] for each stratum, and edges that rise from 0.")
 
     def decide(step: Step) -> Tensor:
         stratum = sum(edge <= step.t for edge in edges) - 1
@@ -80,7 +80,7 @@ def random_places(name: str, edges: Sequence[int], rates: Sequence[float], *, se
 
 def uniform(keys: Tensor, t: int, seed: int) -> Tensor:
     """Uniform numbers in [0, 1) as a function of row, position and seed; independent of the sampling noise."""
-    z = keys ^ (_RANDOM_SALT * (seed + 1))
+    z = keys ^ (_RANDOM_SALT * (seed + 1) & 0x7FFFFFFFFFFFFFFF)
     for constant in (t + 1, 0x2545F491):
         z = (z + constant * 0x9E3779B1) * -4658895280553007687
         z = z ^ ((z >> 29) & 0x7FFFFFFFF)

@@ -39,9 +39,15 @@ def on_divergence(measure: str = "js", threshold: float = 0.05) -> Router:
     return by_threshold(f"on_divergence({measure})", DIVERGENCES[measure], threshold, frozenset({"base", "rl"}), measure=measure)
 
 
+def _differ(step: Step) -> Tensor:
+    assert step.base_token is not None
+    assert step.rl_token is not None
+    return step.base_token.ne(step.rl_token)
+
+
 def on_disagreement() -> Router:
     """Route where the two models' tokens differ under the shared noise (greedy: where their top tokens differ).
 
     With `swap` this IS the RL model, by identity: the end of every recovery curve and never a result.
     """
-    return Router("on_disagreement", {}, frozenset({"base", "rl", "sampled"}), lambda step: step.base_token != step.rl_token)
+    return Router("on_disagreement", {}, frozenset({"base", "rl", "sampled"}), _differ)

@@ -129,11 +129,11 @@ def parse(text: str, meta: dict[str, Any]) -> Trace:
                 state, done, _ = history.pop()
             width = len(letters)
             expected = [chain.LETTERS.index(w) for w in letters] == list(range(done, done + width)) and done + width <= len(operations)
-            valid = expected and len(result) == 3 and chain.states(state, operations[done : done + width])[-1] == result  # type: ignore[arg-type]
+            valid = expected and len(result) == 3 and chain.states(state, operations[done : done + width])[-1] == result
             if len(body) > 6 and width == 1 and body[0] in ("split", "check") and expected:
                 parts = chain.HARD.get(operations[done], ("", ""))
                 middle = tuple(int(w) for w in body[3:6] if w in chain.DIGITS)
-                valid = valid and (body[2], *body[6:7]) == parts and chain.EASY[parts[0]](state) == middle  # type: ignore[arg-type]
+                valid = valid and (body[2], *body[6:7]) == parts and chain.EASY[parts[0]](state) == middle
             history.append((state, done, valid))
             done += width
             state = result if len(result) == 3 else state

@@ -6,6 +6,9 @@ ARMS = {"base": "#0072B2", "rl": "#D55E00", "hybrid": "#009E73", "control": "#7F
 ROUTERS = (ARMS["hybrid"], "#CC79A7", "#56B4E9", "#E69F00")
 """Routers that share an axis: every one is a hybrid, so the first has the hybrid's colour and none has that of base, RL or a control."""
 
+NAMES = {"rl": "RL"}
+"""Arms that are written otherwise than they are called."""
+
 SHARES = {"timing": "#56B4E9", "content": "#E69F00"}
 """Parts of the gain."""
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from latentreason.errors import InvalidInput
 from latentreason.stats import Estimate, crossover_k, guessing_floor, pass_at_k_curve, percentile_interval, wilson
-from latentreason.studies.palette import ARMS
+from latentreason.studies.palette import ARMS, NAMES
 from latentreason.studies.result import Result, rows
 from latentreason.tables import Rollouts
 
@@ -133,8 +133,8 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
         _, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     for curve in drawn(result):
         style, label = ("-", "") if curve["kind"] == "answer" else ("--", f", {curve['kind']}")
-        ax.plot(curve["k"], curve["value"], style, marker="o", markersize=3, color=ARMS[curve["arm"]], label=f"{curve['arm']}{label}")
-        ax.fill_between(curve["k"], curve["lo"], curve["hi"], color=ARMS[curve["arm"]], alpha=0.15, linewidth=0)
+        ax.plot(curve["k"], curve["value"], style, marker="o", markersize=3, color=ARMS[curve["arm"]], label=f"{NAMES.get(curve['arm'], curve['arm'])}{label}")
+        ax.fill_between(curve["k"], curve["lo"], curve["hi"], color=ARMS[curve["arm"]], alpha=0.12, linewidth=0)
     floor = result.details.get("guessing_floor", [])
     if floor:
         ax.plot([f["k"] for f in floor], [f["value"] for f in floor], ":", color="0.4", label="guessing floor")

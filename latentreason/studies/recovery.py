@@ -18,7 +18,16 @@ import numpy as np
 import pandas as pd
 
 from latentreason.errors import InvalidInput
-from latentreason.stats import CurvePoint, Estimate, RecoveryCurve, curve_difference, mean_estimate, pooled_ratio, recovery_curve, shapley_shares
+from latentreason.stats import (
+    CurvePoint,
+    Estimate,
+    RecoveryCurve,
+    curve_difference,
+    mean_estimate,
+    pooled_ratio,
+    recovery_curve,
+    shapley_shares,
+)
 from latentreason.studies.palette import ARMS, ROUTERS
 from latentreason.studies.result import Result, rows
 from latentreason.tables import Rollouts
@@ -99,7 +108,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
         table += [rows(f"{name}_share" if "gain" not in name else name, estimate, arm=name) for name, estimate in shares.items()]
     if changed_by_strategy is not None:
         details["changed_by_strategy"] = changed_by_strategy.to_dict("records")
-    result = Result("recovery", asdict(config), pd.DataFrame(table).fillna({c: "" for c in ("router", "control", "arm")}), details)
+    result = Result("recovery", asdict(config), pd.DataFrame(table).fillna(dict.fromkeys(("router", "control", "arm"), "")), details)
     return Result(result.study, result.config, result.table, details, _finding(result, curves))
 
 
@@ -174,13 +183,16 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
         colour = ARMS["control"] if curve["control"] else ROUTERS[place % len(ROUTERS)]
         style = ("--", ":", "-.")[place % 3] if curve["control"] else "-"
         y, lo, hi = (np.array(curve[name], float) for name in ("y", "lo", "hi"))
-        ax.plot(curve["x"], y, style, color=colour, label=curve["label"])
+        dots = np.array([[p["x"], p["y"]] for p in curve["points"]], float)
+        line = np.vstack([np.column_stack([curve["x"], y]), dots[(dots[:, 0] > 0) & (dots[:, 0] < 1)]])  # the grid alone would cut corners
+        ax.plot(*line[line[:, 0].argsort(kind="stable")].T, style, color=colour, label=curve["label"])
         ax.fill_between(curve["x"], lo, hi, color=colour, alpha=0.15, linewidth=0)
-        ax.plot([p["x"] for p in curve["points"]], np.array([p["y"] for p in curve["points"]], float), "o", color=colour, markersize=4)
+        ax.plot(*dots.T, "o", color=colour, markersize=4)
         heights += [h for h in (*lo, *hi) if np.isfinite(h)]
-    ax.plot([0], [0], "s", color=ARMS["base"], markersize=6, label="base", clip_on=False, zorder=4)
-    ax.plot([1], [1], "s", color=ARMS["rl"], markersize=6, label="always-RL (an identity)", clip_on=False, zorder=4)
-    if curves and not np.isfinite(np.array([c["y"] for c in curves], float)).any():
+    if np.isfinite(np.array([c["y"] for c in curves], float)).any():
+        ax.plot([0], [0], "s", color=ARMS["base"], markersize=6, label="base", clip_on=False, zorder=4)
+        ax.plot([1], [1], "s", color=ARMS["rl"], markersize=6, label="always-RL (an identity)", clip_on=False, zorder=4)
+    elif curves:
         reason = result.table[result.table["reason"] != ""]["reason"].iloc[0]
         ax.text(0.5, 0.5, f"undefined: {reason}", ha="center", va="center", wrap=True, transform=ax.transAxes)
     ax.set(xlabel="changed tokens / D", ylabel="share of the RL gain recovered")

@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from latentreason.errors import ArtifactConflict
 from latentreason.organisms.recipe import Pretrain, Size
 from latentreason.organisms.tokenizer import chain_tokenizer
 from latentreason.organisms.trainers import pretrain as module
@@ -104,16 +103,6 @@ def test_a_finished_run_is_not_trained_again(unbroken, tmp_path, monkeypatch):
     assert len(curve) == 12 and same(weights(unbroken[0]), weights(tmp_path))
 
 
-def test_a_folder_with_a_checkpoint_of_another_run_is_refused(tmp_path):
-    short = dataclasses.replace(TINY, pretrain=Pretrain(steps=2, batch=2))
-    pretrain(short, 3, tmp_path, progress=False)
-    before = weights(tmp_path)
-    for recipe, seed in ((short, 4), (dataclasses.replace(short, pretrain=Pretrain(steps=3, batch=2)), 3)):
-        with pytest.raises(ArtifactConflict):
-            pretrain(recipe, seed, tmp_path, progress=False)
-    assert same(before, weights(tmp_path))
-
-
 # --- its data ----------------------------------------------------------------------------------------------------------
 
 
@@ -171,7 +160,7 @@ def test_a_new_model_is_a_function_of_the_seed_and_small_enough_to_ship():
 def test_the_tokenizer_reads_and_writes_words():
     tokenizer = chain_tokenizer()
     ids = tokenizer("<bos> 4 7 1 : a rot =", add_special_tokens=False)["input_ids"]
-    assert [WORDS[i] for i in ids] == "<bos> 4 7 1 : a rot =".split()
+    assert [WORDS[i] for i in ids] == ["<bos>", "4", "7", "1", ":", "a", "rot", "="]
     assert tokenizer("4 7 1")["input_ids"] == tokenizer("4 7 1", add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids, skip_special_tokens=True) == "4 7 1 : a rot ="
     assert (len(tokenizer), tokenizer.padding_side, tokenizer.unk_token_id) == (len(WORDS), "left", 0)

@@ -1,6 +1,5 @@
 """Checkpoints of a training loop as safetensors: weights, optimizer moments and the step, written atomically."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ def save_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
         tensors |= {f"adam.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
     partial = path.with_suffix(".partial")
     save_file({k: v.contiguous().clone() for k, v in tensors.items()}, partial, metadata={"step": str(step)})
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:

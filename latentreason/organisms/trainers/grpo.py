@@ -73,6 +73,6 @@ def train_rl(recipe: Recipe, seed: int, base: Path, out: Path, *, progress: bool
 
 
 def _curve(log_history: list[dict[str, float]]) -> pd.DataFrame:
-    """trl's log as a table, with the seconds since the start."""
+    """Trl's log as a table, with the seconds since the start."""
     history = pd.DataFrame(log_history).dropna(axis=1, how="all")
     return history.assign(seconds=history["step_time"].fillna(0.0).cumsum())
