@@ -39,6 +39,7 @@ CSS = f"""
 .lr .c {{ font-weight: bold; text-decoration: underline; text-decoration-thickness: 2px; text-underline-offset: 3px; }}
 .lr .note {{ color: #555; font-size: 12px; margin: 0; }}
 .lr .question {{ font: 13px/1.6 ui-monospace, Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }}
+.lr select {{ max-width: 100%; }}
 .lr .key span {{ padding: 1px 6px; margin-right: .6rem; border-radius: 3px; }}
 {_COLOURS}
 """
@@ -119,7 +120,7 @@ def show(rollouts: Rollouts, problem: str, sample: int = 0, *, decode: Decode | 
 
 def _key() -> str:
     who = "".join(f'<span class="s{i}">{name}</span>' for i, (name, _) in SOURCES.items())
-    return f'<p class="key">Said by: {who} <span class="c">changed</span>: the base model would have said something else (hover).</p>'
+    return f'<p class="key">Said by: {who} <span class="c">changed</span>the base model would have said something else (hover)</p>'
 
 
 def _section(problem: str, samples: Sequence[Mapping[str, pd.Series]], decode: Decode | None) -> str:

@@ -35,8 +35,9 @@ def _draw_passk(results: Results, numbers: dict[str, Any]) -> "Drawing":
     for i, cross in enumerate(c for c in numbers["crossover"] if c["value"] == c["value"]):
         ends = floats([cross["lo"], cross["hi"]]).clip(max=numbers["difference"][0]["k"][-1])
         right.plot(ends, [0, 0], "-", color="black", linewidth=3 - i, alpha=0.4, solid_capstyle="butt")
-        face = "black" if cross["kind"] == "answer" else "white"
-        right.plot([cross["value"]], [0], "D", color="black", markerfacecolor=face, markersize=6, label=f"crossover, {cross['kind']}")
+        face, size = ("white", 4) if i else ("black", 8)  # two at one k are both seen
+        name = f"crossover, {cross['kind']}"
+        right.plot([cross["value"]], [0], "D", color="black", markerfacecolor=face, markersize=size, label=name)
     right.set_xscale("log", base=2)
     right.set_xticks(left.get_xticks(), [label.get_text() for label in left.get_xticklabels()])
     right.set(title="RL minus base, paired", xlabel="k (samples a problem)", ylabel="difference in pass@k")

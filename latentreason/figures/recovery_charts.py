@@ -180,7 +180,7 @@ SHARES_OF_GAIN = Figure(
     lambda results: (
         "How much of the RL gain timing positions (the next token chooses a format or strategy) and content positions (all others) carry: "
         "Shapley shares (left) of the accuracies of the four arms (right), at T=1 and greedy. "
-        f"{caption_end(results['recovery'], 'timing_share')}"
+        + " ".join(f"{t}: {caption_end(results[source], 'timing_share')}" for source, t in TEMPERATURES.items())
     ),
 )  # fmt: skip
 STRATEGIES = Figure(

@@ -1,20 +1,27 @@
 """Cosine between the vectors of two models, with what it must be seen beside.
 
-A vector is the mean activation before a strategy's token minus the mean before the other tokens of its family. Activations are
-summed by problem once; a bootstrap draw, or half of the problems, is then one product with weights. Knows no models.
+A vector is the mean activation before a strategy's token minus the mean before the other tokens of its family. It also holds what
+goes with the strategy: the format of the trace, the position. Labels that are shuffled within format and position keep that part, and
+have it in common in both models, so their cosine is high. Hence two versions of everything: plain vectors, and vectors "within" strata,
+of activations from which the mean of their stratum is taken: there the shuffles leave nothing but chance.
+
+Activations are summed by problem once; a bootstrap draw, or half of the problems, is then one product with weights. Knows no models.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from latentreason.activations.sites import Activations
 from latentreason.geometry.rows import as_table, few, p_value, replicate_weights, resampled, row, undefined
 from latentreason.stats import Estimate
 from latentreason.vectors.contrast import diff_means, family, shuffled
+
+Values = Float[np.ndarray, "row layer d_model"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +33,9 @@ class ByProblem:
     counts: Float[np.ndarray, "problem label"]
 
     @classmethod
-    def of(cls, onsets: Activations, problems: list[str], labels: tuple[str, ...]) -> "ByProblem":
+    def of(cls, values: Values, index: pd.DataFrame, problems: list[str], labels: tuple[str, ...]) -> "ByProblem":
         """Of all rows; `problems` and `labels` must hold those of the index."""
-        values = stacked(onsets)
-        group = pd.Index(problems).get_indexer(onsets.index["problem"]) * len(labels) + pd.Index(labels).get_indexer(onsets.index["strategy"])
+        group = pd.Index(problems).get_indexer(index["problem"]) * len(labels) + pd.Index(labels).get_indexer(index["strategy"])
         sums = np.zeros((len(problems) * len(labels), *values.shape[1:]))
         order = np.argsort(group, kind="stable")
         present, start = np.unique(group[order], return_index=True)
@@ -39,10 +45,10 @@ class ByProblem:
         shape = (len(problems), len(labels))
         return cls(labels, sums.reshape(*shape, *values.shape[1:]), counts.reshape(shape))
 
-    def n(self, label: str) -> tuple[int, int]:
+    def n(self, label: str) -> dict[str, int]:
         """Number of spans with the label, and of the others in its family."""
         k, others = self._sides(label)
-        return int(self.counts[:, k].sum()), int(self.counts[:, others].sum())
+        return {"with": int(self.counts[:, k].sum()), "without": int(self.counts[:, others].sum())}
 
     def vectors(self, label: str, weights: Float[np.ndarray, "draw problem"]) -> Float[np.ndarray, "draw layer d_model"]:
         """Difference of weighted means, one for each row of weights; NaN where a side has no weight."""
@@ -58,9 +64,20 @@ class ByProblem:
         return self.labels.index(label), others
 
 
-def stacked(onsets: Activations) -> Float[np.ndarray, "row layer d_model"]:
+def stacked(onsets: Activations) -> Values:
     """Activations of all sites in one array."""
     return np.stack([onsets.values[site].float().cpu().numpy() for site in onsets.sites], axis=1)
+
+
+def centred(values: Values, index: pd.DataFrame) -> Values:
+    """Each row minus the mean of its family and stratum."""
+    group = pd.factorize(index["strategy"].map(family) + "|" + index["stratum"])[0]
+    order = np.argsort(group, kind="stable")
+    start = np.unique(group[order], return_index=True)[1]
+    if len(start) == 0:
+        return values
+    means = np.add.reduceat(values[order].astype(np.float64), start, axis=0) / np.bincount(group)[:, None, None]
+    return np.asarray(values - means[group].astype(values.dtype))
 
 
 def cosine(a: Float[np.ndarray, "*shape d_model"], b: Float[np.ndarray, "*shape d_model"]) -> Float[np.ndarray, "*shape"]:
@@ -73,7 +90,7 @@ def cosine_table(
     base: Activations, rl: Activations, twin: Activations, twin_rl: Activations, *,
     min_spans: int = 20, n_halves: int = 20, n_shuffles: int = 200, n_boot: int = 1000, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """One row for each label, layer and kind.
+    """One row for each label, layer, quantity and kind.
 
     Args:
         base, rl: each model on its own traces; the index has `problem`, `strategy` and `stratum` (of format and position).
@@ -87,36 +104,38 @@ def cosine_table(
     Returns:
         Quantity "cosine" of kind `base_rl`; `shuffled` (mean of |cosine| over the shuffles, lo and hi the 5th and 95th percentile);
         `untrained` (base against the twin, on the base's traces); `untrained_both` (the twin's two vectors: what the traces alone have in
-        common). Quantity "reliability" of `base` and `rl`; "p_value" of `shuffled`. `n_base` and `n_rl` are spans.
+        common). Quantity "reliability" of `base` and `rl`; "p_value" of `shuffled`. The same once more as "cosine_within",
+        "reliability_within" and "p_value_within". `n_base` and `n_rl` are spans. A bootstrap of a noisy cosine leans towards 0.
     """
-    sides = {"base": base, "rl": rl, "twin": twin, "twin_rl": twin_rl}
-    problems = sorted({str(p) for onsets in (base, rl) for p in onsets.index["problem"]})
-    labels = tuple(sorted({str(s) for onsets in (base, rl) for s in onsets.index["strategy"]}))
-    rows: list[dict[str, object]] = []
+    onsets = {"base": base, "rl": rl, "twin": twin, "twin_rl": twin_rl}
+    index = {"base": base.index, "rl": rl.index, "twin": base.index, "twin_rl": rl.index}
+    problems = sorted({str(p) for name in ("base", "rl") for p in index[name]["problem"]})
+    labels = tuple(sorted({str(s) for name in ("base", "rl") for s in index[name]["strategy"]}))
     if not labels:
-        return as_table(rows, "n_base", "n_rl")
-    sums = {name: ByProblem.of(onsets, problems, labels) for name, onsets in sides.items()}
+        return as_table([], "n_base", "n_rl")
     weights = replicate_weights(len(problems), n_boot, seed)
-    order = np.random.default_rng(seed).random((n_halves, len(problems))).argsort(1)
-    halves = (order < len(problems) // 2).astype(np.float64)
-    for label in labels:
-        counts = {name: sums[name].n(label) for name in ("base", "rl")}
-        lacking = {name: few({f"{name.replace('rl', 'RL')} {side}": c for side, c in zip(("with", "without"), counts[name], strict=True)}, min_spans) for name in counts}
-        either = lacking["base"] or lacking["rl"]
-        found: dict[tuple[str, str], list[Estimate]] = {}
-        vectors = {name: side.vectors(label, weights) for name, side in sums.items()}
-        for kind, one, other, why in (
-            ("base_rl", "base", "rl", either), ("untrained", "base", "twin", lacking["base"]), ("untrained_both", "twin", "twin_rl", either),
-        ):  # fmt: skip
-            found["cosine", kind] = _each(cosine(vectors[one], vectors[other]), len(problems), why)
-        for name in ("base", "rl"):
-            found["reliability", name] = _reliability(sums[name], label, halves, lacking[name])
-        null = None if either else _null(base, rl, label, n_shuffles, seed)
-        found["cosine", "shuffled"], found["p_value", "shuffled"] = _against(null, [e.value for e in found["cosine", "base_rl"]], len(problems), either)
-        rows += [
-            row(quantity, label, site.layer, kind, estimates[i], n_base=counts["base"][0], n_rl=counts["rl"][0])
-            for (quantity, kind), estimates in found.items() for i, site in enumerate(base.sites)
-        ]  # fmt: skip
+    halves = (np.random.default_rng(seed).random((n_halves, len(problems))).argsort(1) < len(problems) // 2).astype(np.float64)
+    rows: list[dict[str, Any]] = []
+    for suffix in ("", "_within"):
+        values = {name: centred(stacked(o), index[name]) if suffix else stacked(o) for name, o in onsets.items()}
+        sums = {name: ByProblem.of(values[name], index[name], problems, labels) for name in onsets}
+        for label in labels:
+            counts = {name: sums[name].n(label) for name in ("base", "rl")}
+            lacking = {name: few({f"{name.replace('rl', 'RL')} {side}": n for side, n in c.items()}, min_spans) for name, c in counts.items()}
+            either = lacking["base"] or lacking["rl"]
+            vectors = {name: side.vectors(label, weights) for name, side in sums.items()}
+            found = {
+                ("cosine", "base_rl"): _each(cosine(vectors["base"], vectors["rl"]), len(problems), either),
+                ("cosine", "untrained"): _each(cosine(vectors["base"], vectors["twin"]), len(problems), lacking["base"]),
+                ("cosine", "untrained_both"): _each(cosine(vectors["twin"], vectors["twin_rl"]), len(problems), either),
+                **{("reliability", name): _reliability(sums[name], label, halves, why) for name, why in lacking.items()},
+            }
+            null = None if either else cosine(*(_shuffled(values[name], index[name], label, n_shuffles, 2 * seed + i) for i, name in enumerate(("base", "rl"))))
+            found["cosine", "shuffled"], found["p_value", "shuffled"] = _against(null, [e.value for e in found["cosine", "base_rl"]], len(problems), either)
+            rows += [
+                row(quantity + suffix, label, site.layer, kind, estimates[i], n_base=counts["base"]["with"], n_rl=counts["rl"]["with"])
+                for (quantity, kind), estimates in found.items() for i, site in enumerate(base.sites)
+            ]  # fmt: skip
     return as_table(rows, "n_base", "n_rl")
 
 
@@ -130,22 +149,18 @@ def _reliability(sums: ByProblem, label: str, halves: np.ndarray, why: str) -> l
     for column in cosine(sums.vectors(label, halves), sums.vectors(label, 1 - halves)).T:
         known = column[~np.isnan(column)]
         if why or 2 * len(known) < len(column):
-            out.append(undefined(why or f"a half has no span in {len(column) - len(known)} of {len(column)} splits", n))
+            out.append(undefined(why or f"undefined in {len(column) - len(known)} of {len(column)} random halves", n))
         else:
             lo, hi = np.quantile(known, [0.025, 0.975])
             out.append(Estimate(float(known.mean()), float(lo), float(hi), n, f"mean of {len(known)} random halves; lo and hi are percentiles over them"))
     return out
 
 
-def _null(base: Activations, rl: Activations, label: str, n: int, seed: int) -> Float[np.ndarray, "shuffle layer"]:
-    """Cosines between the two models' vectors of labels that were shuffled within strata, in each model by itself."""
-    vectors = []
-    for offset, onsets in enumerate((base, rl)):
-        rows = (onsets.index["strategy"].map(family) == family(label)).to_numpy(bool)
-        masks = shuffled((onsets.index["strategy"] == label).to_numpy(bool)[rows], n=n, seed=2 * seed + offset, strata=onsets.index["stratum"].to_numpy(object)[rows])
-        values = stacked(onsets)[rows]
-        vectors.append(diff_means(values.reshape(len(values), -1), masks).reshape(n, *values.shape[1:]))
-    return cosine(*vectors)
+def _shuffled(values: Values, index: pd.DataFrame, label: str, n: int, seed: int) -> Float[np.ndarray, "shuffle layer d_model"]:
+    """Vectors of labels that are shuffled within strata."""
+    rows: Bool[np.ndarray, "row"] = (index["strategy"].map(family) == family(label)).to_numpy(bool)
+    masks = shuffled((index["strategy"] == label).to_numpy(bool)[rows], n=n, seed=seed, strata=index["stratum"].to_numpy(object)[rows])
+    return diff_means(values[rows].reshape(int(rows.sum()), -1), masks).reshape(n, *values.shape[1:])
 
 
 def _against(null: np.ndarray | None, found: list[float], n: int, why: str) -> tuple[list[Estimate], list[Estimate]]:
@@ -162,5 +177,3 @@ def _against(null: np.ndarray | None, found: list[float], n: int, why: str) -> t
         spread.append(Estimate(float(size.mean()), float(lo), float(hi), n, f"{how}: mean of |cosine|; lo and hi are its 5th and 95th percentile"))
         p_values.append(p_value(int((size >= abs(value)).sum()), len(size), n, how))
     return spread, p_values
-
-

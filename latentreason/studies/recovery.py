@@ -174,7 +174,7 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
 
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 4.8), layout="constrained")
-    curves, heights = drawn(result), [0.0, 1.0]
+    curves, heights, end = drawn(result), [0.0, 1.0], 1.0
     routers = list(dict.fromkeys(c["router"] for c in curves))
     for height in (0, 1):
         ax.axhline(height, color="0.85", linewidth=0.8, zorder=0)
@@ -189,6 +189,7 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
         ax.fill_between(curve["x"], lo, hi, color=colour, alpha=0.15, linewidth=0)
         ax.plot(*dots.T, "o", color=colour, markersize=4)
         heights += [h for h in (*lo, *hi) if np.isfinite(h)]
+        end = max(end, np.nanmax(dots[:, 0], initial=0))
     if np.isfinite(np.array([c["y"] for c in curves], float)).any():
         ax.plot([0], [0], "s", color=ARMS["base"], markersize=6, label="base", clip_on=False, zorder=4)
         ax.plot([1], [1], "s", color=ARMS["rl"], markersize=6, label="always-RL (an identity)", clip_on=False, zorder=4)
@@ -196,7 +197,7 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
         reason = result.table[result.table["reason"] != ""]["reason"].iloc[0]
         ax.text(0.5, 0.5, f"undefined: {reason}", ha="center", va="center", wrap=True, transform=ax.transAxes)
     ax.set(xlabel="changed tokens / D", ylabel="share of the RL gain recovered")
-    ax.set(xlim=(0, 1.02), ylim=(max(min(heights), -0.6) - 0.04, min(max(heights), 1.6) + 0.04))
+    ax.set(xlim=(0, end + 0.02), ylim=(max(min(heights), -0.6) - 0.04, min(max(heights), 1.6) + 0.04))
     ax.legend(frameon=False, fontsize=8)
     full = result.table[result.table["quantity"] == "D"]["value"]
     if len(full) and full.iloc[0] > 0:  # the absolute fraction stands beside the relative one

@@ -3,17 +3,31 @@
 import shutil
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 try:
-    import latentreason.studies.geometry
+    import_module("latentreason.studies.geometry")
 except ImportError:  # a study that these tests do not touch, but that the registry of studies names
     sys.modules["latentreason.studies.geometry"] = types.ModuleType("geometry")
 
-from synthetic_run import write_run
+from synthetic_run import few_draws, write_run
+
+
+@pytest.fixture(autouse=True)
+def _few_draws() -> Iterator[None]:
+    """What a test computes again has as many draws as what `write_run` wrote."""
+    with few_draws():
+        yield
+
+
+@pytest.fixture(scope="session")
+def no_gain_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose RL model is no better than the base, that nobody changes."""
+    return write_run(tmp_path_factory.mktemp("no_gain") / "run", gap=0.0)
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,16 @@
 """A synthetic run: tables with the columns and info that hybrid decoding writes, the results computed from them, and a reader of pages."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from latentreason.tables import Rollouts
 
@@ -18,12 +22,12 @@ EVIL = "</span><script>alert('x')</script> \"quoted\" & <b>bold</b>"
 
 def spec(name: str, *, control: str = "", budget: float = 0.5) -> dict[str, Any]:
     """What `Hybrid.info` says of a calibrated router, or of a matched control of it."""
+    facts = {"budget": budget, "D": 0.08, "changed": 0.08 * budget, "share_of_D": budget, "edges": [0, 1, 5], "temperature": 1.0}
+    params: dict[str, Any] = {"threshold": 0.1, "calibration": facts}
     if control:
         params = {"edges": [0, 1, 5], "rates": [0.3, 0.2, 0.1], "seed": 0, "of": name, "budget": budget}
-        return {"router": {"name": control, "params": params, "reads": ["base"]}, "action": {"name": "swap", "params": {}}, "pair": "synthetic"}
-    calibration = {"budget": budget, "D": 0.08, "changed": 0.08 * budget, "share_of_D": budget, "edges": [0, 1, 5], "temperature": 1.0}
-    params = {"threshold": 0.1, "calibration": calibration}
-    return {"router": {"name": name, "params": params, "reads": ["base"]}, "action": {"name": "swap", "params": {}}, "pair": "synthetic"}
+    router = {"name": control or name, "params": params, "reads": ["base"]}
+    return {"router": router, "action": {"name": "swap", "params": {}}, "pair": "synthetic"}
 
 
 class Maker:
@@ -63,9 +67,10 @@ def write_temperature(tables: Path, temperature: str, make: Maker) -> None:
             info[name] = spec(router, control=kind, budget=share)
     Rollouts(pd.concat(arms, ignore_index=True), info).save(tables / f"{temperature}_curves.parquet")
     strategies = {"format:think": 40, "so": 30, "split": 22, "check": 14, "leap": 9, "ans": 3, "run": 0}
+    arms_by_strategy = {"rl": 10, "on_divergence(js)@0.5": 5, "on_entropy@0.5": 5, "matched_disagreement of on_divergence(js)@0.5": 5}
     records = [
         {"arm": arm, "strategy": s, "changed": int(make.rng.poisson(n * scale)), "tokens": 40 * n + 10}
-        for arm, scale in (("rl", 10), ("on_divergence(js)@0.5", 5), ("on_entropy@0.5", 5), ("matched_disagreement of on_divergence(js)@0.5", 5))
+        for arm, scale in arms_by_strategy.items()
         for s, n in strategies.items()
     ]
     pd.DataFrame(records).to_parquet(tables / f"{temperature}_strategies.parquet")
@@ -100,6 +105,16 @@ def write_traces(tables: Path) -> None:
     pd.DataFrame(rows).to_parquet(tables / "traces.parquet")
 
 
+@contextmanager
+def few_draws() -> Iterator[None]:
+    """Results from tables take 200 draws, not 2000: these tests compare numbers, they do not read them."""
+    from latentreason.studies import recovery
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recovery, "Config", partial(recovery.Config, n_boot=200))
+        yield
+
+
 def write_run(root: Path, *, gap: float = 0.5) -> Path:
     """Tables and results in the layout of a run."""
     from latentreason.studies.recompute import recompute
@@ -113,8 +128,9 @@ def write_run(root: Path, *, gap: float = 0.5) -> Path:
     chosen = {"best_oracle": "on_divergence(js)", "best_base_only": "on_entropy"}
     passk = {"max_k": 8, "hybrid_max_k": 4, "n_answers": 1000, "n_boot": 200}
     (tables / "facts.json").write_text(json.dumps({"t1": chosen, "greedy": chosen, "passk": passk, "note": EVIL}))
-    for name, result in recompute(tables, ["recovery", "recovery_greedy", "passk"]).items():
-        result.save(root, name)
+    with few_draws():
+        for name, result in recompute(tables, ["recovery", "recovery_greedy", "passk"]).items():
+            result.save(root, name)
     return root
 
 

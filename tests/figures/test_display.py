@@ -18,11 +18,12 @@ def rollouts(arm: str, *, traced: bool = True, samples: int = 2) -> Rollouts:
     rows = []
     for problem in ("p", "q"):
         for sample in range(samples):
-            row = {"problem": problem, "sample": sample, "arm": arm, "correct": arm != "base", "text": EVIL, "token_ids": np.array([2, 4, 6, 1])}
+            row = {"problem": problem, "sample": sample, "arm": arm, "correct": arm != "base", "text": EVIL}
+            row["token_ids"] = np.array([2, 4, 6, 1])
             if traced:
                 row |= {
-                    "source": np.array([1, 0, 2, 0]), "changed": np.array([True, False, True, False]), "base_token_ids": np.array([3, 4, 5, 1]),
-                    "base_entropy": np.array([0.5, 0.25, np.nan, 0.0]), "divergence": np.array([0.125, 0.0, 0.0, 0.0]),
+                    "source": np.array([1, 0, 2, 0]), "changed": np.array([True, False, True, False]),
+                    "base_token_ids": np.array([3, 4, 5, 1]), "base_entropy": np.array([0.5, 0.25, np.nan, 0.0]), "divergence": np.array([0.125, 0.0, 0.0, 0.0]),
                 }  # fmt: skip
             rows.append(row)
     return Rollouts(pd.DataFrame(rows), {})
@@ -83,7 +84,7 @@ def test_the_view_of_a_notebook_has_no_script() -> None:
 
 
 def test_what_cannot_be_shown_is_refused_with_the_fix() -> None:
-    with pytest.raises(InvalidInput, match="pass decode=tokenizer.decode"):
+    with pytest.raises(InvalidInput, match=r"pass decode=tokenizer\.decode"):
         show(rollouts("hybrid"), "p")
     with pytest.raises(InvalidInput, match=r"no tokens to show. Pass them as sampled \(keep_tokens=True"):
         show(rollouts("hybrid").slim(), "p")

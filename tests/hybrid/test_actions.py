@@ -72,7 +72,7 @@ def test_a_bias_is_added_to_one_logit_at_routed_tokens(pair):
     for i, (tokens, routed) in enumerate(zip(rows(decoded), rows(decoded, "routed"), strict=True)):
         prompt = PROMPTS[int(BATCH.problem[i])]
         for t, token in enumerate(tokens):
-            logits = steered_logits(pair.base, prompt + tokens[:t], {})
+            logits = steered_logits(pair.base, prompt + tokens[:t], {}).clone()
             logits[30] += 3.0 * routed[t]
             assert token == int((logits + gumbel(BATCH.keys[i : i + 1], torch.tensor([len(prompt) + t]), 64)[0]).argmax())
     assert rows(Hybrid(pair, always(), logit_bias(30, 0.0)).decode(BATCH)) == rows(pair.base.decode(BATCH))

@@ -38,5 +38,5 @@ def test_the_measure_may_stand_in_the_name_and_a_calibration_is_kept(measure):
 def test_a_router_that_does_not_exist_is_named_with_the_nearest(name, nearest):
     with pytest.raises(UnknownName, match=f"^Unknown router '.*'\\. Did you mean '{nearest}'\\?"):
         named(name)
-    with pytest.raises(UnknownName, match=r"Unknown divergence 'jz'\. Did you mean 'js'\?"):
-        named("on_divergence(jz)")
+    with pytest.raises(UnknownName, match=r"Unknown divergence 'jss'\. Did you mean 'js'\?"):
+        named("on_divergence(jss)")

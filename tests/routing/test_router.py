@@ -33,7 +33,7 @@ def routers():
 indices = st.integers(0, len(routers()) - 1)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 1000), indices, indices, indices)
 def test_they_form_a_boolean_algebra(seed, i, j, k):
     step, (a, b, c) = random_step(seed), (routers()[x] for x in (i, j, k))

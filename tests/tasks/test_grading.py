@@ -93,7 +93,7 @@ def test_hostile_text_is_graded_fast_and_never_raises(text):
     assert time.monotonic() - started < 5
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(st.sampled_from(["ans", "7", "1", "4", "so", "a", ",", "<eos>"]), max_size=12).map(" ".join) | st.text(max_size=60))
 def test_what_is_right_strictly_is_right_flexibly(text):
     strict, flexible = grade(text, PROBLEM), grade(text, PROBLEM, flexible=True)
