@@ -10,11 +10,14 @@ own stop at end-of-text. Tokens are those of the completions, up to and includin
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see the command line
 
 import torch
 

@@ -1,5 +1,6 @@
 """The command line: thin entry points over the package, one a verb."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from latentreason.errors import LatentReasonError
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin while they wait are many times slower on busy cores
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
                   help="Does RL teach a model new reasoning, or when to use what pretraining put there?")  # fmt: skip

@@ -82,9 +82,14 @@ class Run:
         return sample(model, problems, sampling, out=self.folder / "parts" / name, progress=self.progress)
 
 
+def identity(config: RunConfig, pair: ModelPair) -> dict[str, Any]:
+    """What makes two runs the same: the configuration and the weights."""
+    return {**asdict(config), "weights": [pair.base.fingerprint, pair.rl.fingerprint]}
+
+
 def run_dir(config: RunConfig, root: Path = Path("artifacts/runs")) -> Path:
-    """The directory of a run: its name holds the hash of the configuration."""
-    return root / f"{config.pair}-{config_hash(asdict(config))[:8]}"
+    """The directory of a run: its name holds the hash of configuration and weights."""
+    return root / f"{config.pair}-{config_hash(identity(config, ModelPair.from_organism(config.pair)))[:8]}"
 
 
 def reproduce(config: RunConfig, folder: Path, *, progress: bool = True) -> Run:
@@ -93,8 +98,9 @@ def reproduce(config: RunConfig, folder: Path, *, progress: bool = True) -> Run:
     Raises:
         ArtifactConflict: the folder belongs to another configuration.
     """
-    Parts(folder, asdict(config))  # claims the folder
-    run = Run(folder, config, ModelPair.from_organism(config.pair), progress)
+    pair = ModelPair.from_organism(config.pair)
+    Parts(folder, identity(config, pair))  # claims the folder
+    run = Run(folder, config, pair, progress)
     run.tables.mkdir(exist_ok=True)
     seconds: dict[str, float] = read_json(folder / "seconds.json") if (folder / "seconds.json").exists() else {}
     for name, stage in STAGES.items():

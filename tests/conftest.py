@@ -16,7 +16,8 @@ import pytest
 # before anything imports torch, transformers or matplotlib; child processes of tests inherit it
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", WANDB_MODE="disabled")
 os.environ.update(MPLBACKEND="Agg", TOKENIZERS_PARALLELISM="false")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: a second thread only waits
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

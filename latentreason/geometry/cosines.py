@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from latentreason.activations.sites import Activations
 from latentreason.geometry.rows import as_table, few, p_value, replicate_weights, resampled, row, undefined
@@ -35,7 +35,8 @@ class ByProblem:
     @classmethod
     def of(cls, values: Values, index: pd.DataFrame, problems: list[str], labels: tuple[str, ...]) -> "ByProblem":
         """Of all rows; `problems` and `labels` must hold those of the index."""
-        group = pd.Index(problems).get_indexer(index["problem"]) * len(labels) + pd.Index(labels).get_indexer(index["strategy"])
+        problem, label = (index[column].map({name: i for i, name in enumerate(names)}) for column, names in (("problem", problems), ("strategy", labels)))
+        group = (problem * len(labels) + label).to_numpy(np.int64)
         sums = np.zeros((len(problems) * len(labels), *values.shape[1:]))
         order = np.argsort(group, kind="stable")
         present, start = np.unique(group[order], return_index=True)
@@ -158,7 +159,7 @@ def _reliability(sums: ByProblem, label: str, halves: np.ndarray, why: str) -> l
 
 def _shuffled(values: Values, index: pd.DataFrame, label: str, n: int, seed: int) -> Float[np.ndarray, "shuffle layer d_model"]:
     """Vectors of labels that are shuffled within strata."""
-    rows: Bool[np.ndarray, "row"] = (index["strategy"].map(family) == family(label)).to_numpy(bool)
+    rows = (index["strategy"].map(family) == family(label)).to_numpy(bool)
     masks = shuffled((index["strategy"] == label).to_numpy(bool)[rows], n=n, seed=seed, strata=index["stratum"].to_numpy(object)[rows])
     return diff_means(values[rows].reshape(int(rows.sum()), -1), masks).reshape(n, *values.shape[1:])
 

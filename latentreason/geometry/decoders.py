@@ -7,7 +7,7 @@ model runs, which is several times as fast as `Arms` (a pass a dose, and the RL 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +16,7 @@ from torch import Tensor
 from latentreason.activations.editing import BACKENDS
 from latentreason.activations.hf import Change
 from latentreason.activations.sites import Site
-from latentreason.models.decoding import Batch, Decoded, Moment, PrefixDecoder, decode, sampled
+from latentreason.models.decoding import Batch, Decoded, Moment, PrefixDecoder, SlotLayer, decode, sampled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -127,14 +127,16 @@ def read_again(decoder: PrefixDecoder, changes: Sequence[tuple[Site, Change]]) -
 
     As `PrefixDecoder.again`, but no cache is copied: the last position is overwritten and put back.
     """
-    lm, layers, last = decoder.lms[0], decoder.caches[0].layers, decoder.length - 1
+    lm, last = decoder.lms[0], decoder.length - 1
+    layers = cast("list[SlotLayer]", decoder.caches[0].layers)
     kept = [(layer.keys[:, :, last].clone(), layer.values[:, :, last].clone()) for layer in layers]
     mask = (torch.arange(decoder.length, device=decoder.device)[None] >= decoder.pad[:, None]).long() if bool((decoder.pad > 0).any()) else None
     for layer in layers:
         layer.length = last
     try:
         with BACKENDS["hf"].edit(lm, changes):
-            result = lm.model(input_ids=decoder.last[:, None], attention_mask=mask, position_ids=(last - decoder.pad)[:, None], past_key_values=decoder.caches[0], use_cache=True)
+            places = (last - decoder.pad)[:, None]
+            result = lm.model(input_ids=decoder.last[:, None], attention_mask=mask, position_ids=places, past_key_values=decoder.caches[0], use_cache=True)
     finally:
         for layer, (keys, values) in zip(layers, kept, strict=True):
             layer.length = last + 1

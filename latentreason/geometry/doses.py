@@ -7,6 +7,7 @@ Vectors are fitted on one half of the problems, and so are the layer and the uni
 
 import math
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,7 +93,8 @@ def dose_table(
         that are not decoded have the log-probability at strengths 0 and 1 only.
     """
     labels = sorted({str(s) for onsets in (base, rl) for s in onsets.index["strategy"]})
-    points = {(name, half): _points(lm, base, rollouts, name, fitting, half, seed) for name in dict.fromkeys(map(family, labels)) for half in ("fitting", "held out")}
+    families, halves = dict.fromkeys(map(family, labels)), ("fitting", "held out")
+    points = {(name, half): _points(lm, base, rollouts, name, fitting, half, seed) for name in families for half in halves}
     fits = {kind: _fitted(onsets, labels, fitting, max(1, min_spans // 2)) for kind, onsets in (("vector", base), ("rl_vector", rl))}
     rows: list[dict[str, Any]] = []
     plans: dict[str, Plan] = {}
@@ -100,7 +102,8 @@ def dose_table(
         effects, plans[label] = _plan(label, tokens[label], points[family(label), "fitting"], fits, base.sites, n_random, n_boot, seed)
         rows += effects
     strategies = base.index["strategy"][base.index["strategy"].map(family) == ""].value_counts().index
-    decoded = [x for x in DECODED if x in plans] if any(plans[x].site for x in DECODED if x in plans) else [x for x in strategies if plans[x].site][:3]
+    usual = [x for x in DECODED if x in plans]
+    decoded = usual if any(plans[x].site for x in usual) else [x for x in strategies if plans[x].site][:3] or usual
     for label, plan in plans.items():
         rows += _logprobs(plan, points[family(label), "held out"], STRENGTHS if label in decoded else (0.0, 1.0), n_boot, seed)
     chosen = [p for p in problems if p.id not in set(fitting)][:n_problems]
@@ -211,25 +214,23 @@ def _decoded(lm: "LM", plans: list[Plan], problems: list[Problem], n_samples: in
     """Free decoding under every dose."""
     steered, biased = [], [Dose("base")]
     names: dict[tuple[str, str, float], str] = {}
-    for plan in plans:
-        for kind in CONTENT:
-            for strength in STRENGTHS:
-                name = f"{plan.label} {kind} {strength:g}" if strength else "base"
-                if kind in plan.lacking or not problems:
-                    continue
-                names[plan.label, kind, strength] = name
-                if strength and kind == "logit_bias":
-                    biased.append(Dose(name, token=plan.token, bias=strength * plan.nats))
-                elif strength:
-                    steered.append(Dose(name, plan.site, strength * plan.vectors[kind][0]))
-    sampling = Sampling(n=n_samples, seed=seed)
+    for plan, kind, strength in product(plans, CONTENT, STRENGTHS):
+        if kind in plan.lacking or not problems:
+            continue
+        names[plan.label, kind, strength] = name = f"{plan.label} {kind} {strength:g}" if strength else "base"
+        if strength and kind == "logit_bias":
+            biased.append(Dose(name, token=plan.token, bias=strength * plan.nats))
+        elif strength:
+            steered.append(Dose(name, plan.site, strength * plan.vectors[kind][0]))
+    sampling = Sampling(n=n_samples, seed=seed, max_rows=2048)  # a slot for each row: the caches of more would be large
     tables = [sample(Doses(lm, doses), problems, sampling, progress=False).table for doses in (steered, biased) if doses and names]
     found = _behaviour(pd.concat(tables, ignore_index=True), [p.label for p in plans], n_boot, seed) if tables else {}
     why = "no held-out problems"
-    return [
-        _dose_row(quantity, plan, kind, strength, found[names[plan.label, kind, strength], quantity if quantity != "frequency" else plan.label] if (plan.label, kind, strength) in names else undefined(plan.lacking.get(kind, why)))
-        for plan in plans for kind in CONTENT for strength in STRENGTHS for quantity in BEHAVIOUR
-    ]  # fmt: skip
+    rows = []
+    for plan, kind, strength, quantity in product(plans, CONTENT, STRENGTHS, BEHAVIOUR):
+        name, column = names.get((plan.label, kind, strength)), plan.label if quantity == "frequency" else quantity
+        rows.append(_dose_row(quantity, plan, kind, strength, found[name, column] if name else undefined(plan.lacking.get(kind, why))))
+    return rows
 
 
 def _behaviour(table: pd.DataFrame, labels: list[str], n_boot: int, seed: int) -> dict[tuple[str, str], Estimate]:

@@ -32,7 +32,7 @@ def measure(
     """The tables "cosine", "auroc" and "dose"; see `cosine_table`, `auroc_table` and `dose_table`."""
     bar = tqdm(total=4, desc="geometry", disable=None)
     tokens = {**{f"format:{f}": f for f in chain.FORMATS}, **{s: s for s in (*chain.STRATEGIES, chain.ANSWER)}}
-    ids = {label: int(pair.base.tokenizer.convert_tokens_to_ids(token)) for label, token in tokens.items()}
+    ids = {label: pair.base.tokenizer.get_vocab()[token] for label, token in tokens.items()}
     sampling, twin = Sampling(n=n_samples, seed=seed), untrained(pair.base, seed)
     own = sample(Watched(pair.base, ids), problems, sampling, progress=False)
     theirs = sample(pair.rl, problems, sampling, progress=False)
@@ -72,12 +72,13 @@ def choices(lm: LM, rollouts: Rollouts) -> Activations:
     row = pd.MultiIndex.from_frame(table[["problem", "sample"]]).get_indexer(pd.MultiIndex.from_frame(index[["problem", "sample"]]))
     places = list(zip(row.tolist(), index["position"].tolist(), strict=True))
     prompts, completions = table["prompt_ids"].tolist(), table["token_ids"].tolist()
-    opening = index[index["strategy"].map(family) == "format"].assign(row=row[(index["strategy"].map(family) == "format").to_numpy(bool)]).set_index("row")["strategy"]
+    opens = (index["strategy"].map(family) == "format").to_numpy(bool)
+    opening = pd.Series(index["strategy"].to_numpy(object)[opens], index=row[opens])
     more: dict[str, Any] = {
         "row": row, "format": opening.reindex(row).fillna("").to_numpy(object), "absolute": [len(prompts[r]) + t for r, t in places],
         "previous": [int(completions[r][t - 1] if t else prompts[r][-1]) for r, t in places],
     }  # fmt: skip
-    for name in (c for c in table if c.startswith("logprob:")):
+    for name in (c for c in map(str, table) if c.startswith("logprob:")):
         values = table[name].tolist()
         more[name] = np.array([values[r][t] for r, t in places], dtype=np.float64)
     return Activations(onsets.values, index.assign(**more))

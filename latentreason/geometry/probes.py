@@ -60,33 +60,44 @@ def auroc_table(
         Quantity "auroc" of kind `probe` and of each of `BASELINES` (those that read no activation are repeated for every layer), and
         "auroc_difference": probe minus each baseline, paired. `n_with` and `n_rows` are held-out rows.
     """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # a dependency of scikit-learn
+
     rows: list[dict[str, Any]] = []
-    kinds = [("auroc", "probe"), *((q, b) for q in ("auroc", "auroc_difference") for b in BASELINES)]
     names = base.index["strategy"].map(family)
-    for name in names.unique():
-        own, untrained = (onsets.select((names == name).to_numpy(bool)) for onsets in (base, twin))
-        index, held = own.index, ~own.index["problem"].isin(fitting).to_numpy(bool)
-        problems, problem = np.unique(index["problem"].to_numpy(str)[held], return_inverse=True)
-        weights = replicate_weights(len(problems), n_boot, seed) if len(problems) else np.empty((0, 0))
-        seen = {kind: [_standardised(onsets.values[site].float().cpu().numpy(), held) for site in base.sites] for kind, onsets in (("probe", own), ("untrained", untrained))}
-        context = _one_hot(index[["previous", "position", "absolute"]].to_numpy(), held)
-        for label in sorted(index["strategy"].unique()):
-            positive = (index["strategy"] == label).to_numpy(bool)
-            more = {"n_with": int(positive[held].sum()), "n_rows": int(held.sum())}
-            sides = {"fitted on with": positive[~held], "fitted on without": ~positive[~held], "held out with": positive[held], "held out without": ~positive[held]}
-            if why := few({side: int(mask.sum()) for side, mask in sides.items()}, max(1, min_spans // 2)):
-                rows += [row(quantity, label, site.layer, kind, undefined(why, len(problems)), **more) for quantity, kind in kinds for site in base.sites]
-                continue
-            judge = HeldOut(positive[held], problem, weights)
-            fixed = {"logprob": judge.auroc(index[f"logprob:{label}"].to_numpy(float)[held]), "token_position": judge.auroc(_probe(context, positive[~held], held))}
-            masks = shuffled(positive[~held], n=n_shuffles, seed=seed, strata=index["stratum"].to_numpy(object)[~held])
-            for i, site in enumerate(base.sites):
-                found = {**fixed, **{kind: judge.auroc(_probe(values[i], positive[~held], held)) for kind, values in seen.items()}}
-                found["shuffled"] = np.mean([judge.auroc(_probe(seen["probe"][i], mask, held)) for mask in masks], axis=0)
-                for quantity, kind in kinds:
-                    replicates = found[kind] if quantity == "auroc" else found["probe"] - found[kind]
-                    rows.append(row(quantity, label, site.layer, kind, resampled(replicates, len(problems), "held-out problems"), **more))
+    with threadpool_limits(limits=1):  # fits this small are ten times as slow on several threads, where other work runs too
+        for name in names.unique():
+            mine = (names == name).to_numpy(bool)
+            rows += _of_family(base.select(mine), twin.select(mine), fitting, max(1, min_spans // 2), n_shuffles, n_boot, seed)
     return as_table(rows, "n_with", "n_rows")
+
+
+def _of_family(base: Activations, twin: Activations, fitting: list[str], at_least: int, n_shuffles: int, n_boot: int, seed: int) -> list[dict[str, Any]]:
+    kinds = [("auroc", "probe"), *((q, b) for q in ("auroc", "auroc_difference") for b in BASELINES)]
+    index, held = base.index, ~base.index["problem"].isin(fitting).to_numpy(bool)
+    problems, problem = np.unique(index["problem"].to_numpy(str)[held], return_inverse=True)
+    n = len(problems)
+    weights = replicate_weights(n, n_boot, seed) if n else np.empty((0, 0))
+    models = {"probe": base, "untrained": twin}
+    seen = {kind: [_standardised(onsets.values[site].float().cpu().numpy(), held) for site in base.sites] for kind, onsets in models.items()}
+    context = _one_hot(index[["previous", "position", "absolute"]].to_numpy(), held)
+    rows: list[dict[str, Any]] = []
+    for label in sorted(index["strategy"].unique()):
+        positive = (index["strategy"] == label).to_numpy(bool)
+        more = {"n_with": int(positive[held].sum()), "n_rows": int(held.sum())}
+        sides = {"fitted on with": positive[~held], "fitted on without": ~positive[~held], "held out with": positive[held], "held out without": ~positive[held]}
+        if why := few({side: int(mask.sum()) for side, mask in sides.items()}, at_least):
+            rows += [row(quantity, label, site.layer, kind, undefined(why, n), **more) for quantity, kind in kinds for site in base.sites]
+            continue
+        judge = HeldOut(positive[held], problem, weights)
+        fixed = {"logprob": judge.auroc(index[f"logprob:{label}"].to_numpy(float)[held]), "token_position": judge.auroc(_probe(context, positive[~held], held))}
+        masks = shuffled(positive[~held], n=n_shuffles, seed=seed, strata=index["stratum"].to_numpy(object)[~held])
+        for i, site in enumerate(base.sites):
+            found = {**fixed, **{kind: judge.auroc(_probe(values[i], positive[~held], held)) for kind, values in seen.items()}}
+            found["shuffled"] = np.mean([judge.auroc(_probe(seen["probe"][i], mask, held)) for mask in masks], axis=0)
+            for quantity, kind in kinds:
+                replicates = found[kind] if quantity == "auroc" else found["probe"] - found[kind]
+                rows.append(row(quantity, label, site.layer, kind, resampled(replicates, n, "held-out problems"), **more))
+    return rows
 
 
 def _standardised(values: np.ndarray, held: np.ndarray) -> np.ndarray:

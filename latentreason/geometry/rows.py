@@ -14,7 +14,7 @@ COLUMNS = ("quantity", "label", "family", "layer", "kind", "value", "lo", "hi", 
 """What every table has; `family` is "strategy", or "format" for labels such as "format:think"."""
 
 
-def row(quantity: str, label: str, layer: int, kind: str, estimate: Estimate, **more: Any) -> dict[str, Any]:
+def row(quantity: str, label: str, layer: float, kind: str, estimate: Estimate, **more: Any) -> dict[str, Any]:
     """One row."""
     return {"quantity": quantity, "label": label, "family": family_name(label), "layer": layer, "kind": kind, **estimate.to_dict(), **more}
 

@@ -46,6 +46,7 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
     """Each router at each budget (routers without a threshold once), in the order router by router."""
     if not budgets or not all(0 < b <= 1 for b in budgets):
         raise InvalidInput(f"Budgets {list(budgets)} must be shares of D in (0, 1].")
+    sampling = replace(sampling, keep_tokens=True)
     bar = tqdm(total=rounds + 6, desc="calibrate", disable=not progress)
 
     def decode(arms: Sequence[Router]) -> list[pd.DataFrame]:
@@ -98,6 +99,8 @@ def calibration_area(routers: Sequence[Router]) -> float:
     """Area under one router's recovery over 0 to D on the calibration problems: what "best" is chosen by."""
     facts = [r.params["calibration"] for r in routers]
     gain = facts[0]["rl_accuracy"] - facts[0]["base_accuracy"]
+    if not gain > 0:
+        return math.nan
     points = sorted([(0.0, 0.0), (1.0, 1.0), *((min(f["share_of_D"], 1.0), (f["accuracy"] - f["base_accuracy"]) / gain) for f in facts)])
     x, y = np.array(points).T
     return float(np.trapezoid(y, x))
@@ -129,8 +132,8 @@ def _changed(table: pd.DataFrame) -> float:
 
 def _edges(table: pd.DataFrame) -> list[int]:
     """Strata of position: the first token alone, then fifths of the rest."""
-    positions = np.concatenate([np.arange(n) for n in table["n_tokens"]])
-    return [0, *sorted({1, *np.quantile(positions[positions > 0], [0.2, 0.4, 0.6, 0.8]).astype(int).tolist()})]
+    positions = np.concatenate([np.arange(1, n) for n in table["n_tokens"]])
+    return [0, *sorted({1, *(np.quantile(positions, [0.2, 0.4, 0.6, 0.8]).astype(int).tolist() if len(positions) else ())})]
 
 
 def _by_stratum(table: pd.DataFrame, edges: list[int]) -> pd.DataFrame:

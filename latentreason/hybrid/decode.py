@@ -52,7 +52,7 @@ class Hybrid:
     @property
     def info(self) -> dict[str, dict[str, Any]]:
         """Facts that the table carries."""
-        return {self.arms[0]: {"router": self.router.spec(), "action": self.action.spec(), "pair": self.pair.name}}
+        return {self.arms[0]: {"router": self.router.spec(), "action": self.action.spec(), "pair": self.pair.name, "weights": [self.pair.base.fingerprint, self.pair.rl.fingerprint]}}
 
     def decode(self, batch: Batch) -> Decoded:
         """Decode like an LM."""

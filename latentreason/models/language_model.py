@@ -1,5 +1,6 @@
 """LM: a thin handle on one causal language model and its tokenizer. It knows nothing about pairs, routes or tables."""
 
+import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +51,7 @@ class LM:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
             model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype, device_map=device_map)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a directory without a tokenizer, or an unknown architecture
             raise InvalidInput(f"No model at {str(source)!r}: give a local directory with config.json, or a hub id that is cached. ({error})") from error
         lm = cls(model.eval(), tokenizer, name or str(source), revision)
         lm.check_finite()
@@ -88,6 +89,20 @@ class LM:
         ids = self.model.generation_config.eos_token_id if self.model.generation_config else None
         ids = ids if isinstance(ids, list) else [ids]
         return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of a sample of every weight: tells two checkpoints apart without reading all of a large one."""
+        digest = hashlib.sha256()
+        for name, weight in self.model.state_dict().items():
+            some = weight.detach().flatten()[:: max(1, weight.numel() // 256)]
+            digest.update(name.encode() + some.float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def info(self) -> dict[str, dict[str, Any]]:
+        """Facts that the table carries."""
+        return {self.name: {"weights": self.fingerprint, "revision": self.revision}}
 
     def decode(self, batch: Batch) -> Decoded:
         """Sample completions of a batch: this is all that `sample` asks of a model."""

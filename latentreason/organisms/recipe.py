@@ -69,6 +69,9 @@ class Recipe:
             raise InvalidInput(f"Give a mixture for each cue ({sorted(missing)} missing) and habits for each of {chain.FORMATS[1:]}.")
         numbers = [p for h in self.corpus.habits.values() for p in vars(h).values()]
         numbers += [v for k, v in vars(self.corpus).items() if k.startswith(("right_", "p_"))]
+        numbers += [*(p for mixture in self.corpus.formats.values() for p in mixture), self.corpus.p_hard + self.corpus.p_rare]
+        if len(self.corpus.separators) != len(chain.SEPARATORS) or not isclose(sum(self.corpus.separators), 1.0, abs_tol=1e-9) or min(self.corpus.separators) < 0:
+            raise InvalidInput(f"Separators {self.corpus.separators} must be {len(chain.SEPARATORS)} probabilities that sum to 1.")
         if not all(0.0 <= p <= 1.0 for p in numbers):
             raise InvalidInput(f"Every probability of recipe {self.name!r} must lie in [0, 1].")
         if not 1 <= self.corpus.min_ops <= self.corpus.max_ops <= len(chain.LETTERS):

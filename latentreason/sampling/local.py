@@ -50,7 +50,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.n < 1 or self.max_new_tokens < 1 or self.max_rows < 1:
             raise InvalidInput("n, max_new_tokens and max_rows must be at least 1.")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
+        if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
             raise InvalidInput("temperature must not be negative and top_p must lie in (0, 1].")
         if self.temperature == 0 and self.n > 1:
             raise InvalidInput("Greedy decoding gives the same completion each time: use n=1, or a temperature above 0.")
@@ -123,7 +123,7 @@ def _tables(model: Decodes, chunks: list[list[Problem]], prompts: dict[str, list
         return
     from latentreason.store import Parts, read_table
 
-    config = {"arms": model.arms, "info": getattr(model, "info", {}), "sampling": asdict(sampling), "problems": [[p.id for p in c] for c in chunks]}
+    config = {"arms": model.arms, "info": getattr(model, "info", {}), "sampling": asdict(sampling), "problems": [[(p.id, p.question) for p in c] for c in chunks]}
     parts = Parts(Path(out), config)
     done = set(parts.done())
     for i, chunk in enumerate(chunks):

@@ -2,7 +2,8 @@
 
 The automaton reads tokens one at a time and knows, from the prefix alone, what the next token is for. So timing positions
 (the next token chooses a format or a strategy) and content positions (all others) partition a completion without looking
-at what is emitted there. A token that does not fit leads to the state `malformed`, which is counted and never crashes.
+at what is emitted there. A token that does not fit leads to the state `malformed`, which counts as content and ends at
+the next separator; it is counted and never crashes.
 """
 
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ def automaton() -> tuple[list[str], np.ndarray]:
         for token, target in row.items():
             table[names.index(source), ids[token]] = names.index(target)
     table[names.index(END)] = names.index(END)
+    table[names.index(MALFORMED), [ids[s] for s in chain.SEPARATORS]] = names.index(DECIDE)
     return names, table
 
 
@@ -109,9 +111,10 @@ def parse(text: str, meta: dict[str, Any]) -> Trace:
     ids = {token: i for i, token in enumerate(chain.VOCABULARY)}
     names, _ = automaton()
     states = scan(np.array([[ids.get(w, 0) for w in words] + [ids[chain.EOS]]]))[0]
-    well_formed = names[states[-2]] == "eos"  # all that is missing is the end-of-text
+    well_formed = names[states[-2]] == "eos" and names.index(MALFORMED) not in states  # all that is missing is the end-of-text
     opens = [i for i in range(len(words)) if names[states[i]] == DECIDE and words[i] in (*chain.STRATEGIES, chain.ANSWER)]
     opens += [i for i in range(1, len(words)) if names[states[i]] == "direct" and words[i] == chain.ANSWER]
+    opens.sort()
     ends = [*opens[1:], len(words)][: len(opens)]
     operations, state, done = meta["operations"], tuple(meta["start"]), 0
     history: list[tuple[tuple[int, ...], int, bool]] = []  # (state before, operations done before, valid) of the steps that stand

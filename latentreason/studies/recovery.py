@@ -11,6 +11,7 @@ Refuted where the difference's interval includes 0: then which tokens are swappe
 timing and content shares (Shapley, four arms) refute "when, not how" where the share of timing is not above that of content.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,10 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
     Raises:
         InvalidInput: arms on different problems.
     """
+    problems = base.per_problem().index
+    for other in (rl, hybrid, control, timing, content):
+        if other is not None and set(other.table["problem"]) != set(problems):
+            raise InvalidInput("The arms answer different problems, so they cannot be paired: sample all of them on one list of problems.")
     groups = _groups(hybrid)
     points = {"base": _point(base), "rl": _rl_point(rl, hybrid)}
     table: list[dict[str, Any]] = []
@@ -71,7 +76,10 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
     for name, rollouts in {"base": base, "rl": rl, "timing": timing, "content": content}.items():
         if rollouts is not None:
             table.append(rows("accuracy", mean_estimate(_point(rollouts).correct, n_boot=config.n_boot, seed=config.seed), arm=name))
-    table.append(rows("D", pooled_ratio(points["rl"].changed, points["rl"].tokens, n_boot=config.n_boot, seed=config.seed), arm="rl"))
+    full = pooled_ratio(points["rl"].changed, points["rl"].tokens, n_boot=config.n_boot, seed=config.seed)
+    if "n_changed" not in rl.table:
+        full = Estimate(full.value, math.nan, math.nan, full.n, "calibration", "from the router's calibration problems, without an interval")
+    table.append(rows("D", full, arm="rl"))
 
     controls = _groups(control) if control is not None else {}
     curves: dict[tuple[str, str], RecoveryCurve] = {}
@@ -80,7 +88,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
         measured = [_point(r) for r in arms]
         curve = recovery_curve(points["base"], points["rl"], measured, n_boot=config.n_boot, seed=config.seed)
         curves[router, kind] = curve
-        where = {"router": router, "control": kind}
+        where = {"router": router, "control": kind, **_sources(arms[0])}
         table.append(rows("area", curve.area, **where))
         table += [rows("recovery_at", estimate, budget=budget, **where) for budget, estimate in curve.at.items()]
         for x, y, changed, i in zip(curve.x, curve.y, curve.changed, curve.order, strict=True):
@@ -99,7 +107,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
             for other in CONTROLS:
                 if (router, other) in curves:
                     difference = curve_difference(curve, curves[router, other])
-                    where = {"router": router, "control": other}
+                    where = {"router": router, "control": other, **_sources(groups[router, ""][0])}
                     table.append(rows("area_difference", difference.area, **where))
                     table += [rows("difference_at", e, budget=b, **where) for b, e in difference.at.items()]
     if timing is not None and content is not None:
@@ -108,7 +116,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
         table += [rows(f"{name}_share" if "gain" not in name else name, estimate, arm=name) for name, estimate in shares.items()]
     if changed_by_strategy is not None:
         details["changed_by_strategy"] = changed_by_strategy.to_dict("records")
-    result = Result("recovery", asdict(config), pd.DataFrame(table).fillna(dict.fromkeys(("router", "control", "arm"), "")), details)
+    result = Result("recovery", asdict(config), pd.DataFrame(table).fillna(dict.fromkeys(("router", "control", "arm", "timing_source", "content_source"), "")), details)
     return Result(result.study, result.config, result.table, details, _finding(result, curves))
 
 
@@ -136,6 +144,16 @@ def _groups(rollouts: Rollouts) -> dict[tuple[str, str], list[Rollouts]]:
         key = (spec["params"]["of"], spec["name"]) if "of" in spec["params"] else (spec["name"], "")
         out.setdefault(key, []).append(rollouts.arm(name))
     return out
+
+
+def _sources(arm: Rollouts) -> dict[str, str]:
+    """Where the timing and the content of a hybrid come from: two columns of every table."""
+    facts = arm.info.get(arm.arms[0], {})
+    reads = set(facts.get("router", {}).get("reads", ["base"]))
+    at_random = facts.get("router", {}).get("name") == "matched_random"
+    timing = "RL model live" if reads & {"rl", "sampled"} else "task vocabulary" if "vocabulary" in reads else "none" if at_random else "base alone"
+    action = facts.get("action", {}).get("name", "swap")
+    return {"timing_source": timing, "content_source": {"swap": "RL token", "steer": "steering vector", "logit_bias": "logit bias"}.get(action, action)}
 
 
 def _finding(result: Result, curves: dict[tuple[str, str], RecoveryCurve]) -> str:

@@ -43,5 +43,5 @@ def grade(text: str, problem: Problem, *, flexible: bool = False, truncated: boo
     if extracted is None:
         return Grade("truncated" if truncated else "no_answer")
     if extracted == "":
-        return Grade("unparsed")
+        return Grade("truncated" if truncated else "unparsed")
     return Grade("correct" if extracted == problem.answer else "wrong", extracted)

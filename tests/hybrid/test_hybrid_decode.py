@@ -116,7 +116,7 @@ def brute_force(pair, batch, router):
     ids=lambda x: getattr(x, "name", ""),
 )
 def test_every_column_of_every_row_equals_a_loop_without_a_cache(pair, router, rule):
-    batch = make_batch(3, max_new_tokens=10)
+    batch = make_batch(2, max_new_tokens=10)
     decoded, expected = Hybrid(pair, router).decode(batch), brute_force(pair, batch, rule)
     assert decoded.stopped.tolist() == [row[-1]["token_ids"] == EOS for row in expected]
     for name in expected[0][0]:

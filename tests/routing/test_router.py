@@ -1,6 +1,7 @@
 """Routers combine like sets, and say plainly what they are."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
@@ -115,7 +116,7 @@ def test_another_threshold_and_all_else_the_same():
 def test_a_higher_threshold_routes_a_subset():
     step = random_step(6, n=200)
     masks = [on_entropy(threshold).decide(step) for threshold in (0.5, 1.0, 2.0, 3.0)]
-    assert all(not (high & ~low).any() for low, high in zip(masks, masks[1:], strict=False))
+    assert all(not (high & ~low).any() for low, high in pairwise(masks))
 
 
 def test_rates_that_were_measured_at_another_threshold_are_dropped():

@@ -96,7 +96,7 @@ def test_random_and_broken_traces_are_tagged_as_the_checker_reads_them(traces, p
     for spans, trace, problem in zip(found, broken, ids, strict=True):
         words = trace[:-1] if trace and trace[-1] == chain.EOS else trace
         meta = next(p.meta for p in problems if p.id == problem)
-        steps = parse(" ".join(words), meta).steps if len(spans) > 1 else []
+        steps = parse(" ".join(words), meta).steps
         first = [(f"format:{words[0]}", 0, 1, True)] if words and words[0] in chain.FORMATS else []
         assert spans == first + [(s.strategy, s.start, s.end, s.valid) for s in steps]
 

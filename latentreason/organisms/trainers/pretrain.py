@@ -19,6 +19,7 @@ from latentreason.organisms.corpus import Corpus, Habits, write_trace
 from latentreason.organisms.recipe import Recipe
 from latentreason.organisms.tokenizer import chain_tokenizer
 from latentreason.organisms.trainers.checkpoint import load_checkpoint, save_checkpoint
+from latentreason.store import read_table, write_table
 from latentreason.tasks import chain
 from latentreason.tasks.problem import split_of
 
@@ -88,7 +89,7 @@ def pretrain(recipe: Recipe, seed: int, out: Path, *, progress: bool = True) -> 
     model = new_model(recipe, seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe_p.lr, betas=(0.9, 0.98), weight_decay=recipe_p.weight_decay)
     first = load_checkpoint(out / "checkpoint.safetensors", model, optimizer)
-    curve = pd.read_parquet(curve_file).to_dict("records") if first else []
+    curve = [row for row in read_table(curve_file).to_dict("records") if row["step"] <= first] if first else []
     start, before = time.monotonic(), curve[-1]["seconds"] if curve else 0.0
     bar = tqdm(range(first, recipe_p.steps), initial=first, total=recipe_p.steps, desc="pretrain", disable=not progress)
     for step in bar:
@@ -108,7 +109,7 @@ def pretrain(recipe: Recipe, seed: int, out: Path, *, progress: bool = True) -> 
             curve.append({"step": step + 1, "loss": total / tokens, "tokens": tokens, "seconds": before + time.monotonic() - start})
             bar.set_postfix(loss=f"{total / tokens:.3f}")
         if (step + 1) % 100 == 0 or step + 1 == recipe_p.steps:
-            pd.DataFrame(curve).to_parquet(curve_file)
+            write_table(curve_file, pd.DataFrame(curve))
             save_checkpoint(out / "checkpoint.safetensors", model, optimizer, step + 1)
     model.generation_config.do_sample = True
     model.save_pretrained(out)
