@@ -126,7 +126,7 @@ def _calibrate(run: Run) -> None:
         areas = {r.name: calibration_area([d for d in done if d.name == r.name]) for r in routers}
         base_only = [r.name for r in routers if r.reads == frozenset({"base"})]
         facts[temperature] = {
-            "routers": [r.spec() for r in done], "calibration_area": areas, "best_oracle": max(areas, key=lambda a: areas[a]),
+            "routers": [r.spec() for r in done], "calibration_area": areas, "best_oracle": max((r.name for r in routers if "rl" in r.reads), key=lambda a: areas[a], default=""),
             "best_base_only": max(base_only, key=lambda a: areas[a], default=""),
         }  # fmt: skip
     n_answers = {"chain": 1000}.get(run.config.task)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from latentreason.errors import InvalidInput, LatentReasonError, unknown_name
-from latentreason.figures import passk_charts, recovery_charts
+from latentreason.figures import geometry_charts, passk_charts, recovery_charts
 from latentreason.figures.figure import Figure, Results
 from latentreason.figures.style import look, rendered, write_bytes
 from latentreason.store import read_json, read_table, write_json
@@ -32,7 +32,8 @@ FIGURES: dict[str, Figure] = {
     "passk": passk_charts.PASSK,
     "ledger": passk_charts.LEDGER,
     "arms": recovery_charts.ARMS_AT_ONE_BUDGET,
-    # "geometry" and "dose" come here: charts of the result "geometry"
+    "geometry": geometry_charts.GEOMETRY,
+    "dose": geometry_charts.DOSE,
 }
 """Name -> figure. One more is one more entry."""
 

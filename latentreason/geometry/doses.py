@@ -228,8 +228,8 @@ def _decoded(lm: "LM", plans: list[Plan], problems: list[Problem], n_samples: in
     why = "no held-out problems"
     rows = []
     for plan, kind, strength, quantity in product(plans, CONTENT, STRENGTHS, BEHAVIOUR):
-        name, column = names.get((plan.label, kind, strength)), plan.label if quantity == "frequency" else quantity
-        rows.append(_dose_row(quantity, plan, kind, strength, found[name, column] if name else undefined(plan.lacking.get(kind, why))))
+        arm, column = names.get((plan.label, kind, strength)), plan.label if quantity == "frequency" else quantity
+        rows.append(_dose_row(quantity, plan, kind, strength, found[arm, column] if arm else undefined(plan.lacking.get(kind, why))))
     return rows
 
 

@@ -28,7 +28,7 @@ say) neither shows nor refutes.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -90,12 +90,12 @@ def collect(pair: Any, run_config: Any, out: str | Path, config: Config | None =
         pair: a ModelPair.
         run_config: with `task`, `geometry_problems` and `seed`.
         out: the folder of a run's tables.
-        config: by default the usual settings with the run's seed.
+        config: by default the usual settings with the run's seed, and doses on a fifth of the problems, 40 at most.
     """
     from latentreason.geometry.measure import measure
     from latentreason.tasks.registry import load_task
 
-    config = config or Config(seed=run_config.seed)
+    config = config or Config(seed=run_config.seed, dose_problems=max(1, min(40, run_config.geometry_problems // 5)))
     settings = {name: value for name, value in asdict(config).items() if name != "reliability"}
     tables = measure(pair, load_task(run_config.task, split="fit", limit=run_config.geometry_problems, seed=run_config.seed), **settings)
     for name in TABLES:
@@ -122,7 +122,7 @@ def run(*, cosine: pd.DataFrame, auroc: pd.DataFrame, dose: pd.DataFrame, config
         if lacking := set(COLUMNS) - ({"strength"} if name != "dose" else set()) - set(given):
             raise InvalidInput(f"The table {name!r} lacks the columns {sorted(lacking)}; make it with studies.geometry.collect.")
     measured = pd.concat([t.reindex(columns=list(COLUMNS)) for t in (cosine, auroc, dose)], ignore_index=True)
-    at_one: list[dict[str, Any]] = measured[measured["strength"].isna() | (measured["strength"] == 1)].to_dict("records")
+    at_one = cast("list[dict[str, Any]]", measured[measured["strength"].isna() | (measured["strength"] == 1)].to_dict("records"))
     keyed: Rows = {(r["quantity"], r["label"], r["kind"], r["layer"]): r for r in at_one}
     layers = {str(label): float(layer) for label, layer in dose[dose["quantity"] == "logprob"].groupby("label")["layer"].first().items()}
     families: dict[str, str] = dict(zip(measured["label"], measured["family"], strict=True))
@@ -201,7 +201,7 @@ def _finding(judged: list[dict[str, Any]], config: Config) -> str:
     plain, ceiling = those("cosine_plain", True), those("auroc_logprob", True)
     said += f". Plain vectors, which hold format and position as their shuffles do, pass the cosine for {len(plain)}{named(plain)}; "
     said += f"the base model's own log-probability, from which the labels were drawn, is beaten for {len(ceiling)}. Any of the four that fails with enough spans refutes the claim for that strategy: "
-    return said + f"{len(those('all', False))} are refuted, {len(those('all', None))} undecided."
+    return said + f"refuted {len(those('all', False))}, undecided {len(those('all', None))}."
 
 
 def plot(result: Result, ax: "Axes | None" = None, *, within: bool = True) -> "Axes":
