@@ -9,7 +9,7 @@ Activations are summed by problem once; a bootstrap draw, or half of the problem
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,7 @@ def cosine_table(
         Quantity "cosine" of kind `base_rl`; `shuffled` (mean of |cosine| over the shuffles, lo and hi the 5th and 95th percentile);
         `untrained` (base against the twin, on the base's traces); `untrained_both` (the twin's two vectors: what the traces alone have in
         common). Quantity "reliability" of `base` and `rl`; "p_value" of `shuffled`. The same once more as "cosine_within",
-        "reliability_within" and "p_value_within". `n_base` and `n_rl` are spans. A bootstrap of a noisy cosine leans towards 0.
+        "reliability_within" and "p_value_within". `n_base` and `n_rl` are spans.
     """
     onsets = {"base": base, "rl": rl, "twin": twin, "twin_rl": twin_rl}
     index = {"base": base.index, "rl": rl.index, "twin": base.index, "twin_rl": rl.index}
@@ -141,7 +141,20 @@ def cosine_table(
 
 
 def _each(replicates: Float[np.ndarray, "replicate layer"], n: int, why: str) -> list[Estimate]:
-    return [undefined(why, n) if why else resampled(column, n) for column in replicates.T]
+    """Estimates by layer. Resampling adds noise to both vectors, so draws of a cosine lie too near 0, and their percentiles may leave the
+    estimate out; their spread is right. Hence the estimate plus and minus 1.96 deviations of the draws, on Fisher's z scale.
+    """
+    out = []
+    for column in replicates.T:
+        plain = undefined(why, n) if why else resampled(column, n)
+        if math.isnan(plain.lo):
+            out.append(plain)
+            continue
+        z = np.arctanh(column * (1 - 1e-12))  # two equal vectors have a cosine of 1, but no z
+        half = 1.96 * float(np.nanstd(z[1:]))
+        lo, hi = np.tanh([z[0] - half, z[0] + half])
+        out.append(replace(plain, lo=float(lo), hi=float(hi), method=plain.method.replace("percentile 95%", "normal 95% on Fisher's z")))
+    return out
 
 
 def _reliability(sums: ByProblem, label: str, halves: np.ndarray, why: str) -> list[Estimate]:

@@ -107,7 +107,7 @@ class SlotLayer(DynamicLayer):
     length: int
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         """Append positions; views of all positions so far."""

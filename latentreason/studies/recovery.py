@@ -66,8 +66,8 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
         InvalidInput: arms on different problems.
     """
     problems = base.per_problem().index
-    for other in (rl, hybrid, control, timing, content):
-        if other is not None and set(other.table["problem"]) != set(problems):
+    for arms_of in (rl, hybrid, control, timing, content):
+        if arms_of is not None and set(arms_of.table["problem"]) != set(problems):
             raise InvalidInput("The arms answer different problems, so they cannot be paired: sample all of them on one list of problems.")
     groups = _groups(hybrid)
     points = {"base": _point(base), "rl": _rl_point(rl, hybrid)}
