@@ -34,7 +34,7 @@ organisms: $(STAMP)  ## train the built-in pair again (ARGS="--seed 1")
 	$(BIN)/latentreason organisms train activation $(ARGS)
 
 notebooks: $(STAMP)  ## bring each notebook in step with its script and execute it
-	for script in notebooks/*.py; do $(BIN)/jupytext --sync --execute "$$script" || exit 1; done
+	for script in notebooks/*.py; do OMP_WAIT_POLICY=PASSIVE $(BIN)/jupytext --to ipynb --execute "$$script" || exit 1; done
 
 bench: $(STAMP)  ## tokens per second of sampling and of hybrid decoding, against transformers' generate
 	$(BIN)/python -m benchmarks.sampling $(ARGS)

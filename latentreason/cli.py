@@ -156,18 +156,23 @@ def reproduce(pair: str = "activation", seed: int = 0, tiny: Annotated[bool, typ
 
 @organisms.command("train", epilog="Example: latentreason organisms train activation --seed 1")
 def organisms_train(name: str, seed: int = 0, out: Annotated[Path | None, typer.Option(help="Artifact to write; default artifacts/runs/organisms/NAME-SEED.")] = None,
+                    publish: Annotated[bool, typer.Option("--publish", help="Copy the tables of this seed (no weights) to artifacts/results/NAME/seeds/SEED.")] = False,
                     quiet: Quiet = False) -> None:  # fmt: skip
-    """Train an organism's base and RL model again. Killed, it resumes."""
+    """Train an organism's base and RL model again, and draw its picture in numbers. Killed, it resumes."""
     from latentreason.errors import unknown_name
     from latentreason.organisms.train import train
     from latentreason.organisms.zoo import ORGANISMS
     from latentreason.picture import picture
+    from latentreason.publish import publish_seed
 
     if name not in ORGANISMS:
         raise unknown_name("organism", name, ORGANISMS)
     root = Path("artifacts/runs/organisms")
     folder = train(ORGANISMS[name], out or root / f"{name}-{seed}", seed=seed, work=root / f"{name}-{seed}-work", progress=not quiet)
-    _show(picture(_pair(f"{folder / 'base'},{folder / 'rl'}"), seed=seed, progress=not quiet), f"{name}, seed {seed}")
+    table = picture(_pair(f"{folder / 'base'},{folder / 'rl'}"), seed=seed, progress=not quiet)
+    _show(table[["temperature", "quantity", "arm", "text"]], f"{name}, seed {seed}")
+    if publish:
+        console.print(f"Tables: {publish_seed(folder, table, Path('artifacts/results') / name / 'seeds' / str(seed))}")
 
 
 @organisms.command("list")

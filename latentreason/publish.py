@@ -9,7 +9,7 @@ import pandas as pd
 from latentreason.figures.figures import make_figures
 from latentreason.figures.report import headline, write_report
 from latentreason.reproduce import RunConfig
-from latentreason.store import read_json, write_json
+from latentreason.store import read_json, write_json, write_table
 from latentreason.studies.recompute import RESULTS, recompute
 from latentreason.studies.result import Result
 
@@ -29,6 +29,29 @@ def finish(folder: Path, config: RunConfig, artifacts: Path | None = None) -> Pa
             shutil.copyfile(file, target / file.name)
         make_figures(target, artifacts / "figures")
     return page
+
+
+README_ROWS = (
+    "base accuracy", "RL accuracy", "D (share", "best oracle router", "best oracle: area", "best oracle: recovery at", "best base-only router",
+    "best base-only: area", "best base-only: recovery at", "timing share", "content share", "RL minus base, pass@",
+)  # fmt: skip
+
+
+def headline_block(results: Path) -> str:
+    """The committed headline as a Markdown table: what stands in the README between its two marks."""
+    table = headline({name: Result.load(results, name) for name in RESULTS})
+    shown = table[table["quantity"].str.startswith(README_ROWS)]
+    lines = [f"| {q} | {t} |" for q, t in zip(shown["quantity"], shown["text"], strict=True)]
+    return "\n".join(["| quantity | estimate [95% interval] |", "|---|---|", *lines])
+
+
+def publish_seed(folder: Path, picture: pd.DataFrame, target: Path) -> Path:
+    """The tables of one training seed, without weights: manifest, recipe, curves and picture."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("manifest.json", "recipe.json", "curve_pretrain.parquet", "curve_rl.parquet"):
+        shutil.copyfile(folder / name, target / name)
+    write_table(target / "picture.parquet", picture)
+    return target
 
 
 def headlines(folder: Path, committed: Path) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from latentreason.publish import headline_block
 from latentreason.tables import Rollouts
 
 
@@ -21,3 +22,9 @@ def test_the_readme_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     steered = scope["steered"]
     assert isinstance(steered, Rollouts)
     assert len(steered) == 200 * 16
+
+
+def test_the_headline_of_the_readme_is_the_committed_one() -> None:
+    root = Path(__file__).parents[1]
+    block = (root / "README.md").read_text().split("<!-- headline -->\n")[1].split("\n<!-- end of headline -->")[0]
+    assert block == headline_block(root / "artifacts" / "results" / "activation")

@@ -87,3 +87,8 @@ def test_a_truncated_table_is_named(unbroken: Path, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(Exception, match=r"t\.parquet"):
         Rollouts.load(path)
+
+
+def test_the_committed_figures_follow_from_the_committed_tables() -> None:
+    root = Path(__file__).parents[1] / "artifacts"
+    assert check_figures(root / "results" / "activation", root / "figures") == []

@@ -257,10 +257,11 @@ def _behaviour(table: pd.DataFrame, labels: list[str], n_boot: int, seed: int) -
 
 
 def malformed(completions: list[np.ndarray]) -> np.ndarray:
-    """Whether each completion of the task `chain` leaves its grammar; one that is cut short inside it does not."""
+    """Whether each completion of the task `chain` leaves its grammar anywhere; one that is only cut short does not."""
     length = np.array([len(c) for c in completions])
     tokens = np.full((len(length), int(length.max(initial=0))), chain.VOCABULARY.index(chain.EOS))
     for line, completion in zip(tokens, completions, strict=True):
         line[: len(completion)] = completion
     names, _ = automaton()
-    return np.asarray(scan(tokens)[np.arange(len(length)), length] == names.index(MALFORMED))
+    seen = np.arange(tokens.shape[1] + 1)[None] <= length[:, None]
+    return np.asarray(((scan(tokens) == names.index(MALFORMED)) & seen).any(1))

@@ -16,8 +16,10 @@ where it moves the log-odds of its token most, chosen on half of the problems, t
 - causal: steering with it raises the log-probability of its token above norm-matched random directions (interval above 0, rank
   p <= 0.05).
 
-Two more are reported and not asked for. `cosine_plain`: the same of plain vectors against plain shuffles; it can fail for a vector that
-is there, because shuffled vectors hold nothing but what is shared. `auroc_logprob`: the probe beats the base model's own
+Three more are reported and not asked for. `cosine_plain`: the same of plain vectors against plain shuffles; it can fail for a vector
+that is there, because shuffled vectors hold nothing but what is shared. `cosine_traces`: the cosine is above the interval of that
+between the untrained twin's vectors on the same two sets of traces, which is what the words around a strategy have in common.
+`auroc_logprob`: the probe beats the base model's own
 log-probability of the token. Labels are draws from that probability, so nothing can beat it but by chance: it is the ceiling, and a
 probe far below it has missed something.
 
@@ -46,7 +48,7 @@ TABLES = ("cosine", "auroc", "dose")
 """What `collect` writes (as `geometry_NAME.parquet`) and `run` reads."""
 
 CRITERIA = ("reliability", "cosine", "auroc", "causal")
-BESIDE = ("cosine_plain", "auroc_logprob")
+BESIDE = ("cosine_plain", "cosine_traces", "auroc_logprob")
 """Judged and reported, but not among those that must hold: the docstring of this file says why."""
 CONTROLS = ("untrained", "token_position", "shuffled")
 """Baselines that an AUROC must beat."""
@@ -165,6 +167,8 @@ def _verdicts(keyed: Rows, label: str, layer: float, config: Config) -> dict[str
     for name, quantity in (("cosine", "cosine_within"), ("cosine_plain", "cosine")):
         found, null = get(quantity, "base_rl"), get(quantity, "shuffled")
         out[name] = judge(found["value"] > null["hi"], f"{found['value']:.2f} against {null['hi']:.2f}", found, null)
+    found, traces = get("cosine_within", "base_rl"), get("cosine_within", "untrained_both")
+    out["cosine_traces"] = judge(found["value"] > traces["hi"], f"{found['value']:.2f} against {traces['hi']:.2f}", found, traces)
     gaps = {kind: get("auroc_difference", kind) for kind in (*CONTROLS, "logprob")}
     low = min(CONTROLS, key=lambda kind: np.nan_to_num(gaps[kind]["lo"], nan=-np.inf))
     out["auroc"] = judge(gaps[low]["lo"] > 0, f"above {low} by {gaps[low]['value']:.3f} [{gaps[low]['lo']:.3f}, {gaps[low]['hi']:.3f}]", *(gaps[kind] for kind in CONTROLS))
@@ -198,8 +202,9 @@ def _finding(judged: list[dict[str, Any]], config: Config) -> str:
         parts = [f"{c} {'fails' if j[c]['met'] is False else 'is undecided'}: {j[c]['why']}" for c in CRITERIA if j[c]["met"] is not True]
         others += [f"{j['label']} ({'; '.join(parts)})"] if parts else []
     said += f". Not: {', '.join(others)}" if others else ""
-    plain, ceiling = those("cosine_plain", True), those("auroc_logprob", True)
+    plain, traces, ceiling = (those(kind, True) for kind in BESIDE)
     said += f". Plain vectors, which hold format and position as their shuffles do, pass the cosine for {len(plain)}{named(plain)}; "
+    said += f"the cosine of the criterion is above that of an untrained twin's vectors on the same traces for {len(traces)}{named(traces)}; "
     said += f"the base model's own log-probability, from which the labels were drawn, is beaten for {len(ceiling)}. Any of the four that fails with enough spans refutes the claim for that strategy: "
     return said + f"refuted {len(those('all', False))}, undecided {len(those('all', None))}."
 
@@ -223,7 +228,8 @@ def plot(result: Result, ax: "Axes | None" = None, *, within: bool = True) -> "A
     looks: dict[tuple[str, str], dict[str, Any]] = {
         ("reliability", "base"): {"marker": "_", "color": ARMS["base"], "markersize": 7, "label": "halves of the problems, base"},
         ("reliability", "rl"): {"marker": "_", "color": ARMS["rl"], "markersize": 7, "label": "halves of the problems, RL"},
-        ("cosine", "untrained"): {"marker": "x", "color": ROUTERS[2], "markersize": 4, "label": "base and untrained twin"},
+        ("cosine", "untrained"): {"marker": "x", "color": ROUTERS[2], "markersize": 4, "label": "base and untrained twin, base's traces"},
+        ("cosine", "untrained_both"): {"marker": "+", "color": ROUTERS[3], "markersize": 5, "label": "untrained twin, base's and RL's traces"},
         ("cosine", "base_rl"): {"marker": "o", "color": ARMS["hybrid"], "markersize": 4, "label": "base and RL (large: the layer that is judged)"},
     }
     width = len(layers) + 1.5

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
@@ -68,14 +69,20 @@ def changed(lm: LM, size: float, name: str) -> LM:
     return LM(other, lm.tokenizer, name)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Operations this small are ten times as slow on two threads where other work runs too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> ModelPair:
     """A base that has learnt the grammar and little else, and a neighbour of it."""
     folder = tmp_path_factory.mktemp("tiny")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     pretrain(RECIPE, 0, folder, progress=False)
-    torch.set_num_threads(threads)
     base = LM.from_pretrained(folder, name="base")
     return ModelPair(base, changed(base, 0.02, "rl"))
 
@@ -147,13 +154,13 @@ def test_the_cosine_of_planted_directions_is_found_and_noise_has_none(angle: flo
 def test_a_vector_that_is_only_its_format_has_a_plain_cosine_of_1_and_none_within() -> None:
     base, rl, other = planted(0.0, gap=0.0)
     for model in (base, rl):
-        think = torch.from_numpy((model.index["stratum"] == "think@2").to_numpy())
-        model.values[Site(0)][:, 5] += 8.0 * think  # both models know the format ...
-        often = think.numpy() & (np.random.default_rng(3).random(len(think)) < 0.8)
+        think = (model.index["stratum"] == "think@2").to_numpy(bool, copy=True)
+        model.values[Site(0)][:, 5] += 8.0 * torch.from_numpy(think)  # both models know the format ...
+        often = think & (np.random.default_rng(3).random(len(think)) < 0.8)
         model.index["strategy"] = np.where(often, "check", "so").astype(object)  # ... and the strategy goes with it
     table = cosine_table(base, rl, twin_of(other, base), twin_of(other, rl), n_shuffles=100, n_boot=50)
     assert found(table, "cosine", "base_rl")["value"] > 0.98 and found(table, "cosine", "shuffled")["value"] > 0.98
-    assert found(table, "p_value", "shuffled")["value"] > 0.05
+    assert found(table, "p_value", "shuffled")["value"] > 0.01
     assert abs(found(table, "cosine_within", "base_rl")["value"]) < 0.5 and found(table, "p_value_within", "shuffled")["value"] > 0.01
 
 
@@ -322,7 +329,8 @@ def test_choices_know_the_token_that_is_read_the_format_and_the_stratum(pair: Mo
         whole = [*trace["prompt_ids"], *trace["token_ids"]]
         assert (trace["problem"], trace["sample"]) == (row.problem, row.sample)
         assert whole[row.absolute] == row.token and whole[row.absolute - 1] == row.previous
-        assert row.format == f"format:{chain.VOCABULARY[trace['token_ids'][0]]}"
+        first = chain.VOCABULARY[trace["token_ids"][0]]
+        assert row.format == (f"format:{first}" if first in chain.FORMATS else "")
     edges = position_edges([onsets])
     strata = with_strata(onsets, edges).index["stratum"]
     assert (strata[onsets.index["strategy"].str.startswith("format:")] == "").all() and strata.nunique() > 4
@@ -330,7 +338,7 @@ def test_choices_know_the_token_that_is_read_the_format_and_the_stratum(pair: Mo
 
 
 def test_malformed_is_leaving_the_grammar_not_being_cut_short() -> None:
-    texts = ["go so a 7 1 4 , ans 7 1 4 <eos>", "go so a 7", "go so so", "check", "direct ans 1 2 3 <eos>"]
+    texts = ["go so a 7 1 4 , ans 7 1 4 <eos>", "go so a 7", "go so so , so a 7 1 4 , ans 7 1 4 <eos>", "check", "direct ans 1 2 3 <eos>"]
     assert malformed([np.array([IDS[w] for w in t.split()]) for t in texts]).tolist() == [False, False, True, True, False]
 
 
@@ -355,6 +363,7 @@ def by_hand(**change: dict[str, float]) -> dict[str, pd.DataFrame]:
     numbers = {
         ("cosine", "reliability", "base"): (0.95, 0.9, 0.97), ("cosine", "cosine", "base_rl"): (0.8, 0.7, 0.9), ("cosine", "cosine", "shuffled"): (0.5, 0.2, 0.9),
         ("cosine", "cosine_within", "base_rl"): (0.8, 0.7, 0.9), ("cosine", "cosine_within", "shuffled"): (0.3, 0.1, 0.6),
+        ("cosine", "cosine_within", "untrained_both"): (0.6, 0.5, 0.7),
         **{("auroc", "auroc_difference", kind): (0.1, 0.05, 0.15) for kind in ("untrained", "token_position", "shuffled")},
         ("auroc", "auroc_difference", "logprob"): (-0.01, -0.02, 0.0), ("auroc", "auroc", "probe"): (0.9, 0.85, 0.95),
         ("dose", "logprob", "vector"): (-1.0, -1.2, -0.8), ("dose", "logprob_above_random", "vector"): (1.5, 1.2, 1.8), ("dose", "p_random", "vector"): (0.04, math.nan, math.nan),
@@ -375,6 +384,7 @@ def test_run_counts_the_strategies_that_meet_every_criterion() -> None:
     result = geometry.run(**by_hand())
     assert result.estimate("strategies", kind="all").value == 2 and result.estimate("formats", kind="all").value == 1
     assert result.estimate("strategies", kind="auroc_logprob").value == 0 and result.estimate("strategies", kind="cosine_plain").value == 0
+    assert result.estimate("strategies", kind="cosine_traces").value == 2
     assert result.estimate("cosine", label="check", layer=1, kind="base_rl").value == 0.8  # the measured rows are there too
     assert result.finding.startswith("Of 2 strategies, 2 (check, so) have a base vector that meets all four criteria")
     assert result.details["layers"] == {"check": 1, "so": 1, "format:go": 1}
@@ -485,7 +495,8 @@ def test_the_result_survives_saving_and_its_figures_can_be_drawn(result: Result,
     plt.close("all")
 
 
-def test_the_same_seed_gives_the_same_tables(pair: ModelPair, tables: Path) -> None:
+def test_the_same_seed_gives_the_same_tables(pair: ModelPair, tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("latentreason.geometry.measure.dose_table", lambda *args, **settings: pd.DataFrame())  # seconds
     settings = {name: value for name, value in asdict(SMALL).items() if name != "reliability"}
     again = measure(pair, load_task("chain", split="fit", limit=16, seed=0), **settings)
     for name in ("cosine", "auroc"):
