@@ -79,12 +79,9 @@ shown[["quantity", "router", "control", "value", "lo", "hi", "reason"]]
 # The trace reader colours tokens by who said them; swapped tokens that changed something are marked.
 
 # %%
-from IPython.display import HTML
-
 from latentreason.figures.display import show
 
-decode = lambda i: pair.base.tokenizer.decode([i])  # noqa: E731
-HTML(show(hybrids[0], problem=problems[0].id, sample=0, decode=decode))
+show(hybrids[0], problem=problems[0].id, sample=0, decode=lambda i: pair.base.tokenizer.decode([i]))
 
 # %% [markdown]
 # ## Strategy vectors of the base model
