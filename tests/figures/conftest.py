@@ -1,19 +1,10 @@
 """Fixtures of the figures' tests: one synthetic run and its figures."""
 
 import shutil
-import sys
-import types
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from pathlib import Path
 
 import pytest
-
-try:
-    import_module("latentreason.studies.geometry")
-except ImportError:  # a study that these tests do not touch, but that the registry of studies names
-    sys.modules["latentreason.studies.geometry"] = types.ModuleType("geometry")
-
 from synthetic_run import few_draws, write_run
 
 

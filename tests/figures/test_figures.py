@@ -13,7 +13,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure as Drawing
-from synthetic_run import SINGLE, SWEPT
+from synthetic_run import MADE, SINGLE, SWEPT
 
 from latentreason.errors import ArtifactWriteError, InvalidInput, UnknownName
 from latentreason.figures.figures import FIGURES, check_figures, load_results, make_figures
@@ -56,7 +56,8 @@ def words(figure: Drawing) -> str:
 
 def test_every_figure_has_its_three_files_and_the_json_says_where_it_comes_from(run_dir: Path, figures_dir: Path) -> None:
     assert len(FIGURES) >= 8
-    for name, figure in FIGURES.items():
+    for name in MADE:
+        figure = FIGURES[name]
         facts = json.loads((figures_dir / f"{name}.json").read_text())
         assert (figures_dir / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (figures_dir / f"{name}.pdf").read_bytes().startswith(b"%PDF")
@@ -68,7 +69,7 @@ def test_every_figure_has_its_three_files_and_the_json_says_where_it_comes_from(
         assert "24 problems" in facts["caption"] and "nterval" in facts["caption"]
 
 
-@pytest.mark.parametrize("name", list(FIGURES))
+@pytest.mark.parametrize("name", MADE)
 def test_the_numbers_in_the_json_are_the_numbers_drawn(run_dir: Path, figures_dir: Path, name: str) -> None:
     drawing = FIGURES[name].plot(load_results(run_dir))
     numbers = json.loads((figures_dir / f"{name}.json").read_text())["numbers"]
@@ -187,8 +188,7 @@ def test_one_corrupted_grade_is_found_in_the_result_and_in_the_figures(copies: C
     rollouts.table.loc[row, ["correct", "grade_strict"]] = [right, "correct" if right else "wrong"]
     rollouts.save(file)
     found = check_figures(run, figures)
-    arm = "recovery.table.accuracy(arm=on_divergence(js)@0.5, router=on_divergence(js))"
-    assert any(line.startswith(f"{arm}.value: stored 0.") for line in found)
+    assert any(line.startswith("recovery.table.accuracy(arm=on_divergence(js)@0.5,") and ".value: stored 0." in line for line in found)
     assert any(line.startswith("figure recovery.numbers.curves[0].") for line in found)
     assert any(line.startswith("figure routers.numbers.routers[0].area.value: stored ") and "recomputed" in line for line in found)
     assert not any(word in line for line in found for word in ("recovery_greedy", "passk", "ledger"))
