@@ -87,6 +87,9 @@ show(hybrids[0], problem=problems[0].id, sample=0, decode=lambda i: pair.base.to
 # ## Strategy vectors of the base model
 # One vector a strategy and layer, from the base model's own traces: mean activation where the strategy is about to begin, minus the mean
 # where another one is. `split_half` is the cosine between two halves of the data: below it no cosine to another model can be trusted.
+#
+# A vector moves the strategy's frequency, but a dose of 2 is too strong: the model splits again and again and no answer is right. The
+# figure `dose` of the main job shows the range, beside a random vector and a plain logit bias.
 
 # %%
 spans = lr.tag(base)
