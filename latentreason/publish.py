@@ -8,8 +8,8 @@ import pandas as pd
 
 from latentreason.figures.figures import make_figures
 from latentreason.figures.report import headline, write_report
+from latentreason.files import read_json, write_json, write_table
 from latentreason.reproduce import RunConfig
-from latentreason.store import read_json, write_json, write_table
 from latentreason.studies.recompute import RESULTS, recompute
 from latentreason.studies.result import Result
 

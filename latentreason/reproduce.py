@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from latentreason.files import read_json, write_json, write_table
 from latentreason.hybrid.calibrate import calibrate, calibration_area
 from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.models.pair import ModelPair
 from latentreason.routing.controls import always, at_strategy, first_token, matched_disagreement, matched_random, never
 from latentreason.routing.named import named, rebuilt
+from latentreason.routing.oracle import on_disagreement
 from latentreason.routing.router import Router
 from latentreason.sampling.local import Sampling, sample
-from latentreason.store import Parts, config_hash, read_json, write_json, write_table
+from latentreason.store import Parts, config_hash
 from latentreason.strategies.grammar import parse, slots
 from latentreason.tables import Rollouts, concat
 from latentreason.tasks.problem import Problem
@@ -122,7 +124,7 @@ def _calibrate(run: Run) -> None:
         problems = run.problems("calibration", run.config.calibration_problems * scale)
         sampling = run.sampling(run.config.calibration_samples, temperature)
         routers = [named(r) for r in run.config.routers]
-        done = calibrate([*routers, first_token(), at_strategy()], run.pair, problems, run.config.budgets, sampling=sampling, progress=run.progress)
+        done = calibrate([*routers, first_token(), at_strategy(), on_disagreement()], run.pair, problems, run.config.budgets, sampling=sampling, progress=run.progress)
         areas = {r.name: calibration_area([d for d in done if d.name == r.name]) for r in routers}
         base_only = [r.name for r in routers if r.reads == frozenset({"base"})]
         facts[temperature] = {
@@ -145,21 +147,19 @@ def _best(run: Run, temperature: str) -> Router:
 
 
 def _curves(run: Run, temperature: str) -> None:
-    """Ends (base, RL, timing, content) and, for each router, its budgets with both matched controls."""
+    """Ends (base, RL, timing, content) and, for each router, its budgets with both matched controls: in one go, for their prefixes are largely the same."""
     problems = run.problems("test", run.config.n_problems)
-    sampling = replace(run.sampling(run.config.n_samples, temperature), keep_tokens=False)
+    sampling = replace(run.sampling(run.config.n_samples, temperature), keep_tokens=False, max_rows=65_536)
     ends = {"base": never(), "rl": always(), "timing": at_strategy(), "content": ~at_strategy(), "first_token": first_token(), "not_first_token": ~first_token()}
-    arms = Arms([Hybrid(run.pair, router, name=name) for name, router in ends.items()])
-    run.sample(f"{temperature}-ends", arms, problems, sampling).save(run.tables / f"{temperature}_ends.parquet")
-    routers, parts = _calibrated(run, temperature), []
-    for name in dict.fromkeys(r.name for r in routers):
-        hybrids = []
-        for router in (r for r in routers if r.name == name):
-            label = f"{name}@{router.params['calibration']['budget']:.2f}"
-            for kind, made in (("", router), ("matched_disagreement:", matched_disagreement(router)), ("matched_random:", matched_random(router))):
-                hybrids.append(Hybrid(run.pair, made, name=kind + label))
-        parts.append(run.sample(f"{temperature}-{name}", Arms(hybrids), problems, sampling))
-    concat(parts).save(run.tables / f"{temperature}_curves.parquet")
+    routers = dict(ends)
+    for router in _calibrated(run, temperature):
+        label = f"{router.name}@{router.params['calibration']['budget']:.2f}"
+        routers |= {label: router, f"matched_disagreement:{label}": matched_disagreement(router), f"matched_random:{label}": matched_random(router)}
+    rollouts = run.sample(f"{temperature}-curves", Arms([Hybrid(run.pair, router, name=name) for name, router in routers.items()]), problems, sampling)
+    is_end = rollouts.table["arm"].isin(list(ends))
+    for name, rows in (("ends", is_end), ("curves", ~is_end)):
+        table = rollouts.table[rows].reset_index(drop=True)
+        Rollouts(table, {arm: rollouts.info[arm] for arm in table["arm"].unique()}).save(run.tables / f"{temperature}_{name}.parquet")
 
 
 def _strategies(run: Run, temperature: str) -> None:

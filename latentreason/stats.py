@@ -1,4 +1,4 @@
-"""Estimates with uncertainty: means, pass@k, gap recovered, recovery curves, Shapley shares. Knows no models and no tables.
+"""Estimates with uncertainty: means, pass@k, gap recovered, Shapley shares. Knows no models and no tables; curves.py builds on it.
 
 - PROBLEMS are resampled, never samples: what one problem produced stays together. One matrix of bootstrap weights serves every statistic,
   so calls with the same problems in the same order, `n_boot` and `seed` use the same draws: their results are paired.
@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
-from typing import NamedTuple, overload
+from typing import overload
 
 import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
@@ -25,8 +25,6 @@ from latentreason.errors import InvalidInput
 Grades = Shaped[np.ndarray, "problem ..."]  # [problem, sample] of 0/1 or booleans, or [problem] of mean grades; no NaN
 Counts = int | Int[np.ndarray, "..."]
 PerProblem = Real[np.ndarray, "problem"]
-BUDGETS = (0.25, 0.5, 0.75)  # shares of D at which a recovery curve is read
-GRID = np.linspace(0, 1, 41)  # changed / D at which a recovery curve is drawn; holds every budget
 TINY = 1e-12  # differences of accuracies below this are rounding
 
 
@@ -94,20 +92,20 @@ def percentile_interval(draws: Float[np.ndarray, "draw"], level: float = 0.95) -
 def mean_estimate(values: Grades, *, n_boot: int = 2000, seed: int = 0) -> Estimate:
     """Mean over problems of each problem's mean; of `a.mean(1) - b.mean(1)` it is a paired difference. Raises InvalidInput for NaN."""
     if len(values) == 0:
-        return _undefined("no problems", 0)
-    means = _aligned({"values": values})["values"]
-    return _summary(_weights(len(means), n_boot, seed) @ means, len(means))
+        return undefined("no problems", 0)
+    means = aligned({"values": values})["values"]
+    return summary(replicate_weights(len(means), n_boot, seed) @ means, len(means))
 
 
 def pooled_ratio(numerator: PerProblem, denominator: PerProblem, *, n_boot: int = 2000, seed: int = 0) -> Estimate:
     """Sum over sum, resampled together: for instance changed over generated tokens. Raises InvalidInput for NaN, or if negative below."""
     if len(numerator) == len(denominator) == 0:
-        return _undefined("no problems", 0)
-    above, below = _aligned({"numerator": numerator, "denominator": denominator}).values()
+        return undefined("no problems", 0)
+    above, below = aligned({"numerator": numerator, "denominator": denominator}).values()
     if (below < 0).any():
         raise InvalidInput("The denominator of a pooled ratio has negative entries: pass counts or lengths.")
-    weights = _weights(len(above), n_boot, seed)
-    return _summary(_over(weights @ above, weights @ below), len(above), "" if below.any() else "the denominator sums to 0")
+    weights = replicate_weights(len(above), n_boot, seed)
+    return summary(over(weights @ above, weights @ below), len(above), "" if below.any() else "the denominator sums to 0")
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
@@ -119,7 +117,7 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
     if not 0 <= successes <= n:
         raise InvalidInput(f"wilson needs 0 <= successes <= n, got {successes} of {n}.")
     if n == 0:
-        return _undefined("no trials", 0)
+        return undefined("no trials", 0)
     z, rate = NormalDist().inv_cdf((1 + level) / 2), successes / n
     centre, half = rate + z * z / (2 * n), z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     lo, hi = ((centre + sign * half) / (1 + z * z / n) for sign in (-1, 1))
@@ -168,9 +166,9 @@ def pass_at_k_curve(correct: Int[np.ndarray, "problem"], n: Counts, ks: Sequence
     if len(ks) == 0 or correct.ndim != 1:
         raise InvalidInput("A pass@k curve needs counts [problem], not grades, and at least one k, such as ks=(1, 2, 4, 8).")
     ordered = tuple(sorted(set(ks)))
-    replicates = _weights(len(correct), n_boot, seed) @ np.stack([pass_at_k(n, correct, k) for k in ordered], axis=1)
+    replicates = replicate_weights(len(correct), n_boot, seed) @ np.stack([pass_at_k(n, correct, k) for k in ordered], axis=1)
     notes = ["; fewer than 2k samples a problem" if np.min(n) < 2 * k else "" for k in ordered]
-    estimates = (_summary(column, len(correct), note=note) for column, note in zip(replicates.T, notes, strict=True))
+    estimates = (summary(column, len(correct), note=note) for column, note in zip(replicates.T, notes, strict=True))
     return PassCurve(ordered, tuple(estimates), replicates[1:])
 
 
@@ -189,15 +187,15 @@ def crossover_k(
     A draw that never crosses is infinite, so `hi` is inf if more than 2.5% of the draws do not cross; `method` holds the share that does.
     Undefined if the measured curves never cross. If the base is not below at the smallest k, that k is the value and `reason` says so.
     """
-    _aligned({"base_counts": base_counts, "rl_counts": rl_counts})
+    aligned({"base_counts": base_counts, "rl_counts": rl_counts})
     base, rl = (pass_at_k_curve(c, n, ks, n_boot=n_boot, seed=seed) for c, n in ((base_counts, n_base), (rl_counts, n_rl)))
     lead = np.vstack([[b.value - r.value for b, r in zip(base.estimates, rl.estimates, strict=True)], base.draws - rl.draws])
     reached = lead >= -TINY
     first = np.where(reached.any(axis=1), np.array(base.ks, dtype=float)[reached.argmax(axis=1)], np.inf)
     share = f"the base reaches RL in {np.isfinite(first[1:]).mean():.1%} of the draws"
     if math.isinf(first[0]):
-        return _undefined(f"base stays below RL up to k={base.ks[-1]}; {share}", len(base_counts))
-    return _summary(first, len(base_counts), caveat=f"base is not below RL at k={base.ks[0]}" if reached[0, 0] else "", note=f"; {share}")
+        return undefined(f"base stays below RL up to k={base.ks[-1]}; {share}", len(base_counts))
+    return summary(first, len(base_counts), caveat=f"base is not below RL at k={base.ks[0]}" if reached[0, 0] else "", note=f"; {share}")
 
 
 def gap_recovered(base: Grades, rl: Grades, hybrid: Grades, *, n_boot: int = 2000, seed: int = 0) -> Estimate:
@@ -212,10 +210,10 @@ def gap_recovered(base: Grades, rl: Grades, hybrid: Grades, *, n_boot: int = 200
 
 def gap_difference(base: Grades, rl: Grades, hybrid: Grades, control: Grades, *, n_boot: int = 2000, seed: int = 0) -> Estimate:
     """How much more of the gap the hybrid recovers than its control, paired: (hybrid - control) / (rl - base). Else as `gap_recovered`."""
-    arms = _aligned({"base": base, "rl": rl, "hybrid": hybrid, "control": control})
-    weights = _weights(len(arms["rl"]), n_boot, seed)
+    arms = aligned({"base": base, "rl": rl, "hybrid": hybrid, "control": control})
+    weights = replicate_weights(len(arms["rl"]), n_boot, seed)
     gap, gain = weights @ (arms["rl"] - arms["base"]), weights @ (arms["hybrid"] - arms["control"])
-    return _summary(_over_gap(gain, gap), len(arms["rl"]), _gap_reason(gap, len(arms["rl"])))
+    return summary(over_gap(gain, gap), len(arms["rl"]), gap_reason(gap, len(arms["rl"])))
 
 
 def shapley_shares(base: Grades, timing: Grades, content: Grades, rl: Grades, *, n_boot: int = 2000, seed: int = 0) -> dict[str, Estimate]:
@@ -224,7 +222,7 @@ def shapley_shares(base: Grades, timing: Grades, content: Grades, rl: Grades, *,
     "timing" is [(timing - base) + (rl - content)] / 2 / (rl - base), "content" likewise: together 1, also in each draw; undefined as in
     `gap_recovered`. "timing_gain" and "content_gain" are the numerators, in accuracy (0 to 1): defined whatever the gap.
     """
-    arms, shares = _aligned({"base": base, "timing": timing, "content": content, "rl": rl}), {}
+    arms, shares = aligned({"base": base, "timing": timing, "content": content, "rl": rl}), {}
     for name, other in (("timing", "content"), ("content", "timing")):
         gain = (arms[name] - arms["base"] + arms["rl"] - arms[other]) / 2
         shares[name] = gap_difference(arms["base"], arms["rl"], gain, np.zeros_like(gain), n_boot=n_boot, seed=seed)
@@ -232,101 +230,13 @@ def shapley_shares(base: Grades, timing: Grades, content: Grades, rl: Grades, *,
     return shares
 
 
-@dataclass(frozen=True, eq=False)
-class CurvePoint:
-    """One arm, by problem: mean grade, and changed and generated tokens summed over the problem's samples (end-of-text included)."""
-
-    correct: PerProblem
-    changed: PerProblem
-    tokens: PerProblem
-
-
-class Band(NamedTuple):
-    """Pointwise: recovery y and its 95% bounds at x = changed / D, each [41]; NaN where undefined."""
-
-    x: Float[np.ndarray, "grid"]
-    y: Float[np.ndarray, "grid"]
-    lo: Float[np.ndarray, "grid"]
-    hi: Float[np.ndarray, "grid"]
-
-
-class Reading(NamedTuple):
-    """What is read off a recovery curve, or off the difference of two: at each of BUDGETS, area over x in [0, 1], and drawn."""
-
-    at: dict[float, Estimate]
-    area: Estimate
-    band: Band
-
-
-@dataclass(frozen=True, eq=False)
-class RecoveryCurve:
-    """Recovery against changed / D from (0, 0) to (1, 1), made by `recovery_curve`; x, y, changed, order: one entry an arm, ascending x."""
-
-    at: dict[float, Estimate]  # recovery at each of BUDGETS
-    area: Estimate  # under the curve over x in [0, 1]; the diagonal has 0.5
-    band: Band
-    x: tuple[Estimate, ...]  # changed / D of each arm; those beyond 1 are kept, but nothing is read there
-    y: tuple[Estimate, ...]  # recovery of each arm
-    changed: tuple[Estimate, ...]  # absolute changed fraction of each arm
-    order: tuple[int, ...]  # place of each in `arms`
-    full: Estimate  # D, the changed fraction of always-RL
-    seed: int
-    gains: Float[np.ndarray, "replicate column"] = field(repr=False)  # accuracy above base at GRID; the last column is the area
-    gap: Float[np.ndarray, "replicate"] = field(repr=False)  # rl - base
-
-
-def recovery_curve(base: CurvePoint, rl: CurvePoint, arms: Sequence[CurvePoint], *, n_boot: int = 2000, seed: int = 0) -> RecoveryCurve:
-    """Recovery (arm - base) / (rl - base) against changed fraction / D, linear between the arms; each draw recomputes x, y and D.
-
-    The ends are identities, not results: never routing is the base (0, 0), always routing is the RL model (1, 1). An arm measured at x >= 1
-    does not move the curve before 1; arms of equal x are averaged. Undefined as `gap_recovered`, and when the RL arm changes no token.
-    Raises InvalidInput for no arms, other problems, NaN, a problem without tokens, changed outside 0..tokens, or a base arm with changes.
-    """
-    named = {"base": base, "rl": rl} | {f"arms[{i}]": arm for i, arm in enumerate(arms)}
-    if not arms:
-        raise InvalidInput("A recovery curve needs at least one arm between base and RL: pass arms=[CurvePoint(...)].")
-    data = _aligned({f"{name}.{part}": getattr(arm, part) for name, arm in named.items() for part in ("correct", "changed", "tokens")})
-    n, fraction, gain = len(base.correct), {}, {}
-    weights = _weights(n, n_boot, seed)
-    for name in named:
-        correct, changed, tokens = (data[f"{name}.{part}"] for part in ("correct", "changed", "tokens"))
-        if (tokens <= 0).any() or (changed < 0).any() or (changed > tokens).any() or (name == "base" and changed.any()):
-            raise InvalidInput(f"{name} needs tokens > 0, 0 <= changed <= tokens and, for base, changed = 0, in each problem: pass sums.")
-        fraction[name] = (weights @ changed) / (weights @ tokens)
-        gain[name] = weights @ (correct - data["base.correct"])
-    full, gap = fraction.pop("rl"), gain["rl"]
-    no_change = "" if full[0] > 0 else "the RL arm changes no token"
-    reason = no_change or _gap_reason(gap, n)
-    order = sorted(list(named)[2:], key=lambda name: float(fraction[name][0]))
-    x, y = np.stack([_over(fraction[name], full) for name in order], axis=1), np.stack([gain[name] for name in order], axis=1)
-    gains = _read_off(x, y, gap)
-    return RecoveryCurve(
-        *_reading(_over_gap(gains, gap[:, None]), n, reason),
-        x=tuple(_summary(column, n, no_change) for column in x.T),
-        y=tuple(_summary(column, n, reason) for column in _over_gap(y, gap[:, None]).T),
-        changed=tuple(_summary(fraction[name], n) for name in order),
-        order=tuple(list(named).index(name) - 2 for name in order),
-        full=_summary(full, n), seed=seed, gains=gains, gap=gap,
-    )  # fmt: skip
-
-
-def curve_difference(a: RecoveryCurve, b: RecoveryCurve) -> Reading:
-    """Curve a minus curve b on the same draws. Raises InvalidInput if the numbers of problems or of draws or the seeds differ."""
-    if (a.full.n, a.seed, len(a.gap)) != (b.full.n, b.seed, len(b.gap)):
-        raise InvalidInput("The two curves do not share their draws: make both from the same problems with the same n_boot and seed.")
-    reason = next((curve.area.reason for curve in (a, b) if not curve.area.defined), "")
-    if np.array_equal(a.gap, b.gap):  # the usual case: one pair of models
-        return _reading(_over_gap(a.gains - b.gains, a.gap[:, None]), a.full.n, reason)
-    with np.errstate(invalid="ignore"):  # inf - inf is an undefined draw
-        return _reading(_over_gap(a.gains, a.gap[:, None]) - _over_gap(b.gains, b.gap[:, None]), a.full.n, reason)
-
-
-def _undefined(reason: str, n: int) -> Estimate:
+def undefined(reason: str, n: int) -> Estimate:
+    """An estimate without a value, and why."""
     return Estimate(math.nan, math.nan, math.nan, n, "none", reason)
 
 
-def _aligned(arms: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Each arm as finite floats [problem], samples averaged; refuses different numbers of problems."""
+def aligned(arms: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Each arm as finite floats [problem], samples averaged; raises InvalidInput for different numbers of problems and for NaN."""
     means = {}
     for name, values in arms.items():
         array = np.asarray(values, dtype=float)
@@ -342,22 +252,23 @@ def _aligned(arms: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return means
 
 
-def _weights(n: int, n_boot: int, seed: int) -> np.ndarray:
+def replicate_weights(n: int, n_boot: int, seed: int) -> np.ndarray:
     """[replicate, problem]: uniform weights for the point estimate, then the draws."""
     return np.vstack([np.full(n, 1 / n) if n else np.empty(0), problem_weights(n, n_boot, seed)])
 
 
-def _over(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def over(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """A ratio; NaN where the denominator is not positive."""
     return np.asarray(np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0))
 
 
-def _over_gap(gain: np.ndarray, gap: np.ndarray) -> np.ndarray:
+def over_gap(gain: np.ndarray, gap: np.ndarray) -> np.ndarray:
     """The gain over the gap; where the gap is not positive, infinite with the sign of the gain, or NaN for no gain."""
     beyond = np.select([gain > TINY, gain < -TINY], [np.inf, -np.inf], np.nan)
     return np.asarray(np.divide(gain, gap, out=beyond, where=gap > TINY))
 
 
-def _summary(replicates: np.ndarray, n: int, reason: str = "", *, caveat: str = "", note: str = "") -> Estimate:
+def summary(replicates: np.ndarray, n: int, reason: str = "", *, caveat: str = "", note: str = "") -> Estimate:
     """The point estimate with the interval of its draws, or, given a reason, undefined."""
     draws = replicates[1:]
     lo, hi = percentile_interval(draws) if n > 1 else (math.nan, math.nan)
@@ -365,30 +276,12 @@ def _summary(replicates: np.ndarray, n: int, reason: str = "", *, caveat: str = 
     if not reason and n > 1 and math.isnan(lo):
         reason = f"undefined in {lost} of {len(draws)} draws"
     if reason:
-        return _undefined(reason, n)
+        return undefined(reason, n)
     method = f"bootstrap over problems, {len(draws)} draws, percentile 95%" + (f", {lost} undefined draws left out" if lost else "")
     return Estimate(float(replicates[0]), lo, hi, n, method + note, caveat if n > 1 else "one problem: no interval")
 
 
-def _gap_reason(gap: np.ndarray, n: int) -> str:
+def gap_reason(gap: np.ndarray, n: int) -> str:
     """Why nothing can be divided by this gap; empty if its interval is above 0."""
-    estimate = _summary(gap, n)
+    estimate = summary(gap, n)
     return "" if estimate.lo > TINY else f"RL gain not above 0: {estimate}"
-
-
-def _read_off(x: np.ndarray, y: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """[replicate, 42]: y at GRID and its area over [0, 1], from arms [replicate, arm] and the ends (0, 0) and (1, gap); NaN where x is."""
-    rows = np.full((len(x), len(GRID) + 1), np.nan)
-    for row, places, heights, end in zip(rows, np.round(x, 12), y, gap, strict=True):  # rounded so that equal stays equal
-        if not np.isnan(places).any():
-            inside = (places > 0) & (places < 1)
-            knots, place = np.unique(np.r_[0, places[inside], 1], return_inverse=True)
-            values = np.bincount(place, np.r_[0, heights[inside], end]) / np.bincount(place)
-            row[:] = [*np.interp(GRID, knots, values), np.trapezoid(values, knots)]
-    return rows
-
-
-def _reading(recovery: np.ndarray, n: int, reason: str) -> Reading:
-    *grid, area = (_summary(column, n, reason) for column in recovery.T)
-    band = Band(GRID.copy(), *np.array([(e.value, e.lo, e.hi) for e in grid]).T)
-    return Reading({budget: grid[int(np.searchsorted(GRID, budget))] for budget in BUDGETS}, area, band)

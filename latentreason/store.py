@@ -1,4 +1,4 @@
-"""Artifacts: directories whose `manifest.json` is written last, so one without a manifest does not exist; and atomic tables and JSON.
+"""Artifacts: directories whose `manifest.json` is written last, so one without a manifest does not exist.
 
 This file knows nothing about models or about what a table means; it never imports torch and nothing is pickled. Example::
 
@@ -10,40 +10,34 @@ This file knows nothing about models or about what a table means; it never impor
 A process that is killed (not one that fails) leaves `.NAME.partial-*` beside the artifact: nothing reads it, delete it at will.
 """
 
-import errno
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import re
 import shutil
 import subprocess
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
-from pathlib import Path, PurePath
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from latentreason.errors import ArtifactConflict, ArtifactWriteError, CorruptArtifact, InvalidInput, LatentReasonError
+from latentreason.errors import ArtifactConflict, CorruptArtifact, InvalidInput
+from latentreason.files import DISK, FIX, hidden, plain, read_arrow, read_json, reported, write_json, write_table
 
 SCHEMA = 1
 
 _MANIFEST, _PARTS = "manifest.json", "config.json"  # what makes a directory an artifact, or a Parts directory
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "peft", "trl", "transformer-lens", "nnsight")
-_FIX = "Fix: check the path; what is damaged must be restored, or deleted and made again."
 _PART = re.compile(r"part-(\d{5,})\.parquet")
-# other OSErrors of the caller's own code, such as a missing input or a dead connection, are not failures to write
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @dataclass(frozen=True)
@@ -81,12 +75,12 @@ class Manifest:
         if isinstance(schema := facts.get("schema"), int) and schema > SCHEMA:
             raise CorruptArtifact(f"The manifest has schema {schema}, this version reads up to {SCHEMA}. Fix: upgrade latentreason.")
         if missing := [f.name for f in fields(cls) if f.name not in facts]:
-            raise CorruptArtifact(f"The manifest lacks {', '.join(missing)}. {_FIX}")
+            raise CorruptArtifact(f"The manifest lacks {', '.join(missing)}. {FIX}")
         files, entry = facts["files"], {"sha256", "bytes"}
         if not (isinstance(files, dict) and all(isinstance(each, dict) and entry <= each.keys() for each in files.values())):
-            raise CorruptArtifact(f"The manifest has damaged 'files'. {_FIX}")
+            raise CorruptArtifact(f"The manifest has damaged 'files'. {FIX}")
         if (found := config_hash(facts["config"])) != facts["config_hash"]:
-            raise CorruptArtifact(f"The config in the manifest was edited: expected hash {facts['config_hash']}, found {found}. {_FIX}")
+            raise CorruptArtifact(f"The config in the manifest was edited: expected hash {facts['config_hash']}, found {found}. {FIX}")
         return cls(**{f.name: facts[f.name] for f in fields(cls)})
 
     def as_input(self) -> dict[str, str]:
@@ -100,11 +94,11 @@ def config_hash(config: Any) -> str:
     Raises:
         InvalidInput: not a mapping, or it holds NaN or something that is not plain data; names the key.
     """
-    plain = _plain(config, "config")
-    if not isinstance(plain, dict):
+    values = plain(config, "config")
+    if not isinstance(values, dict):
         raise InvalidInput(f"A config is a mapping or a dataclass, found {config!r}.")
-    plain = json.loads(json.dumps(plain), parse_float=lambda text: int(f) if (f := float(text)).is_integer() else f)
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    values = json.loads(json.dumps(values), parse_float=lambda text: int(f) if (f := float(text)).is_integer() else f)
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @contextmanager
@@ -125,17 +119,17 @@ def writing(
     env = {"python": platform.python_version(), "platform": platform.platform()} | {p: v for p in _PACKAGES if (v := _version(p))}
     facts = {"kind": kind, "name": name, "config": config, "config_hash": config_hash(config), "runtime": runtime or {}, "inputs": inputs}
     facts |= {"models": models, "data": data or {}, "seed": seed, "code": code_version(), "env": env}
-    facts = _plain(facts, "")  # what JSON cannot hold is refused now, not after hours
+    facts = plain(facts, "")  # what JSON cannot hold is refused now, not after hours
     _refuse_other(target, facts)
-    partial = _hidden(target, "partial")
-    with _reported(target):
+    partial = hidden(target, "partial")
+    with reported(target):
         partial.mkdir(parents=True)
     try:
-        with _reported(target, only=_DISK):
+        with reported(target, only=DISK):
             yield partial
         if (partial / _MANIFEST).exists():
             raise InvalidInput(f"{_MANIFEST} is written by the store. Fix: give that file of {target} another name.")
-        with _reported(target):
+        with reported(target):
             paths = {p.relative_to(partial).as_posix(): p for p in sorted(partial.rglob("*")) if p.is_file()}
             files = {key: {"sha256": _sha256(p), "bytes": p.stat().st_size} for key, p in paths.items()}
             write_json(partial / _MANIFEST, Manifest(**facts, files=files, seconds=time.perf_counter() - started).to_dict())
@@ -160,9 +154,9 @@ def open_artifact(path: str | Path, *, verify: bool = True) -> Manifest:
         raise CorruptArtifact(f"{path}: {error}") from error
     for key, expected in manifest.files.items() if verify else ():
         if not (path / key).is_file():
-            raise CorruptArtifact(f"{path}: file {key} is missing. {_FIX}")
+            raise CorruptArtifact(f"{path}: file {key} is missing. {FIX}")
         if (found := _sha256(path / key)) != expected["sha256"]:
-            raise CorruptArtifact(f"{path}: file {key} differs: expected sha256 {expected['sha256']}, found {found}. {_FIX}")
+            raise CorruptArtifact(f"{path}: file {key} differs: expected sha256 {expected['sha256']}, found {found}. {FIX}")
     return manifest
 
 
@@ -175,7 +169,7 @@ class Parts:
 
     def __init__(self, path: str | Path, config: Any) -> None:
         self.path = Path(path).resolve()
-        facts = {"config": _plain(config, "config"), "config_hash": config_hash(config)}
+        facts = {"config": plain(config, "config"), "config_hash": config_hash(config)}
         _refuse_other(self.path, {"kind": "parts", **facts})
         if not (self.path / _PARTS).is_file():
             write_json(self.path / _PARTS, facts)
@@ -211,61 +205,7 @@ class Parts:
         Raises:
             CorruptArtifact: a part whose inside is damaged.
         """
-        return (_read_arrow(self.file(index)) for index in self.done())
-
-
-def write_table(path: str | Path, table: pd.DataFrame | pa.Table) -> None:
-    """Write parquet (zstd), wholly or not at all. The index of a DataFrame is not kept.
-
-    Raises:
-        ArtifactWriteError: the disk is full or refuses the write.
-    """
-    arrow = table if isinstance(table, pa.Table) else pa.Table.from_pandas(table, preserve_index=False)
-    with _atomic(Path(path)) as file:
-        pq.write_table(arrow, file, compression="zstd")
-
-
-def read_table(path: str | Path) -> pd.DataFrame:
-    """The table of a parquet file; a list becomes a numpy array.
-
-    Raises:
-        CorruptArtifact: the file is missing or damaged.
-    """
-    frame: pd.DataFrame = _read_arrow(Path(path)).to_pandas()
-    return frame
-
-
-def _read_arrow(path: Path) -> pa.Table:
-    try:
-        with pq.ParquetFile(path) as file:  # pq.read_table would make columns of directories called a=b
-            return file.read()
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())  # pyarrow's run over several lines
-        raise CorruptArtifact(f"Cannot read table {path}: {reason}. {_FIX}") from error
-
-
-def write_json(path: str | Path, obj: Any) -> None:
-    """Write JSON, wholly or not at all. Dataclasses, paths and numpy values are fine; NaN becomes null, infinity "Infinity".
-
-    Raises:
-        InvalidInput: something that is not plain data; names the key.
-        ArtifactWriteError: the disk is full or refuses the write.
-    """
-    text = json.dumps(_plain(obj, Path(path).name, nan_is_null=True), indent=2, ensure_ascii=False)
-    with _atomic(Path(path)) as file:
-        file.write(f"{text}\n".encode())
-
-
-def read_json(path: str | Path) -> Any:
-    """The value of a JSON file.
-
-    Raises:
-        CorruptArtifact: the file is missing or not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CorruptArtifact(f"Cannot read JSON {path}: {error}. {_FIX}") from error
+        return (read_arrow(self.file(index)) for index in self.done())
 
 
 def code_version() -> dict[str, Any]:
@@ -295,62 +235,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _plain(value: Any, key: str, nan_is_null: bool = False) -> Any:
-    """`value` as dict, list, str, int, float, bool and None; `key` is its dotted path, for the error."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = {f.name: getattr(value, f.name) for f in fields(value)}
-    elif isinstance(value, np.generic | np.ndarray | PurePath):
-        value = value.as_posix() if isinstance(value, PurePath) else value.tolist()
-    if isinstance(value, Mapping):
-        return {str(k): _plain(each, f"{key}.{k}".strip("."), nan_is_null) for k, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each, f"{key}[{i}]", nan_is_null) for i, each in enumerate(value)]
-    if isinstance(value, float) and math.isinf(value):  # strict JSON has no infinity; float("Infinity") reads it back
-        return "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, float) and math.isnan(value) and not nan_is_null:
-        raise InvalidInput(f"{key} is NaN, which is not equal to itself, so no two runs could match. Fix: use None.")
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    if value is None or isinstance(value, str | int | float):
-        return value
-    raise InvalidInput(f"{key} is a {type(value).__name__}, which JSON cannot hold. Fix: use str, int, float, bool, None, list or dict.")
-
-
-@contextmanager
-def _atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A file to fill, which takes the place of `path` only when all of it is on the disk."""
-    partial = _hidden(path, "partial")
-    with _reported(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _reported(path: Path, only: Sequence[int] = ()) -> Iterator[None]:
-    """OSErrors (with `only`: of these numbers) become an ArtifactWriteError about `path`."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, LatentReasonError) or (only and error.errno not in only):
-            raise
-        reason = f"{error.strerror or error}. What stood there is untouched"
-        raise ArtifactWriteError(f"Cannot write {path}: {reason}. Fix: free the disk, or choose another path.") from error
-
-
-def _hidden(path: Path, word: str) -> Path:
-    return path.with_name(f".{path.name}.{word}-{uuid.uuid4().hex[:8]}")
-
-
 def _replace(partial: Path, target: Path) -> None:
     """Put `partial` at `target`. A kill between the two renames loses nothing: both directories are whole under hidden names."""
-    aside = _hidden(target, "old")
+    aside = hidden(target, "old")
     if target.exists():
         target.rename(aside)
     try:

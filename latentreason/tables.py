@@ -70,7 +70,7 @@ class Rollouts:
 
         import pyarrow as pa
 
-        from latentreason.store import write_table
+        from latentreason.files import write_table
 
         table = pa.Table.from_pandas(self.table, preserve_index=False)
         write_table(Path(path), table.replace_schema_metadata({**(table.schema.metadata or {}), b"latentreason": json.dumps(self.info).encode()}))
@@ -82,7 +82,7 @@ class Rollouts:
 
         import pyarrow.parquet as pq
 
-        from latentreason.store import read_table
+        from latentreason.files import read_table
 
         table = read_table(Path(path))
         return cls(table, json.loads(pq.read_schema(path).metadata.get(b"latentreason", b"{}")))

@@ -10,8 +10,8 @@ from latentreason import reproduce as job
 from latentreason.cli import app
 from latentreason.errors import ArtifactConflict
 from latentreason.figures.figures import check_figures
+from latentreason.files import read_table, write_table
 from latentreason.publish import finish
-from latentreason.store import read_table, write_table
 from latentreason.studies.recompute import RESULTS
 from latentreason.tables import Rollouts
 

@@ -12,24 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from latentreason import store
-from latentreason.errors import ArtifactConflict, ArtifactWriteError, CorruptArtifact, InvalidInput, LatentReasonError
-from latentreason.store import (
-    Manifest,
-    Parts,
-    code_version,
-    config_hash,
-    open_artifact,
-    read_json,
-    read_table,
-    write_json,
-    write_table,
-    writing,
-)
+from latentreason import files, store
+from latentreason.errors import ArtifactConflict, ArtifactWriteError, CorruptArtifact, InvalidInput
+from latentreason.files import plain, read_table, write_json, write_table
+from latentreason.store import Manifest, Parts, code_version, config_hash, open_artifact, writing
 
 TOKENS = [np.array([1, 2], dtype=np.int32), np.array([], dtype=np.int32)]
 FRAME = pd.DataFrame({"problem": ["a", "b"], "tokens": TOKENS, "p": [0.5, np.nan]})
@@ -81,7 +70,7 @@ def test_config_hash_is_sha256_of_canonical_json():
 @given(st.dictionaries(st.text(max_size=3), st.integers() | st.floats(allow_nan=False), max_size=4))
 def test_equal_configs_hash_equal_and_survive_json(config):
     same = {k: float(v) if abs(v) < 2**53 else v for k, v in reversed(config.items())}
-    assert config_hash(same) == config_hash(config) == config_hash(json.loads(json.dumps(store._plain(config, ""))))
+    assert config_hash(same) == config_hash(config) == config_hash(json.loads(json.dumps(plain(config, ""))))
 
 
 def test_config_hash_refuses_what_it_cannot_compare():
@@ -260,8 +249,8 @@ def test_what_is_wrong_with_an_artifact_is_said_exactly(tmp_path):
     assert complaint() == f"The config in the manifest was edited: expected hash {zero}, found {seed}. {fix}"
     edit(path, config=[float("nan")])
     assert complaint().startswith("config[0] is NaN")
-    for files in ([], {"a": 1}, {"a": {"bytes": 1}}):
-        edit(path, files=files)
+    for damaged in ([], {"a": 1}, {"a": {"bytes": 1}}):
+        edit(path, files=damaged)
         assert complaint() == f"The manifest has damaged 'files'. {fix}"
     (path / "manifest.json").write_text("[]")
     assert complaint().startswith("The manifest lacks kind, name,")
@@ -357,44 +346,7 @@ def test_a_finished_artifact_takes_the_place_of_its_parts(tmp_path):
     assert names(tmp_path / "run") == ["all.parquet", "manifest.json"]
 
 
-# --- tables, JSON, version ---------------------------------------------------------------------------------------------
-
-
-def test_tables_survive_compressed_with_zstd_and_without_index(tmp_path):
-    path = tmp_path / "a=b" / "t.parquet"  # not a partition
-    write_table(path, FRAME.set_index(pd.Index([5, 9])))
-    assert names(path.parent) == ["t.parquet"]
-    pd.testing.assert_frame_equal(read_table(path), FRAME)
-    assert read_table(path)["tokens"][0].dtype == np.int32
-    assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
-    with pytest.raises(CorruptArtifact, match=r"^Cannot read table .*none\.parquet: "):
-        read_table(tmp_path / "none.parquet")
-
-
-def test_json_survives_with_numpy_scalars_and_nan_as_null(tmp_path):
-    path = tmp_path / "deep" / "f.json"
-    nan = [np.float64("nan"), np.array([1.0, np.nan])]
-    write_json(path, {"ü": np.float32(0.5), "n": np.int64(2), "nan": nan, "inf": -np.inf, "c": Config()})
-    config = {"layers": [1, 2], "path": "a/b", "rate": 1.0}
-    expected = {"ü": 0.5, "n": 2, "nan": [None, [1.0, None]], "inf": "-Infinity", "c": config}
-    assert read_json(path) == expected
-    assert "NaN" not in path.read_text() and path.read_text().endswith("}\n")
-    with pytest.raises(InvalidInput, match=r"^f\.json\.x is a object, which"):
-        write_json(path, {"x": object()})
-    assert read_json(path) == expected
-    for content in (b"{", b'"\xff"'):
-        path.write_bytes(content)
-        with pytest.raises(CorruptArtifact, match=r"^Cannot read JSON .*f\.json: .* Fix: "):
-            read_json(path)
-
-
-@pytest.mark.parametrize("write", [lambda path: write_table(path, FRAME), lambda path: write_json(path, {"a": 1})])
-def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch, write):
-    (tmp_path / "f").write_text("old")
-    monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(LatentReasonError, match=r"^Cannot write .*/f: No space left on device\. What stood there is untouched\."):
-        write(tmp_path / "f")
-    assert names(tmp_path) == ["f"] and (tmp_path / "f").read_text() == "old"
+# --- version -----------------------------------------------------------------------------------------------------------
 
 
 def test_code_version_is_silent_about_a_repository_that_only_surrounds_the_package(tmp_path, monkeypatch):
@@ -428,8 +380,9 @@ def test_code_version_is_silent_about_a_repository_that_only_surrounds_the_packa
     assert isinstance(code_version()["version"], str)
 
 
-def test_the_store_imports_no_torch_and_no_pickle():
+def test_store_and_files_import_no_torch_and_no_pickle():
     code = "import sys; import latentreason.store, latentreason.config; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-    source = Path(store.__file__).read_text()
-    assert "import pickle" not in source and "import torch" not in source
+    for module in (files, store):
+        source = Path(module.__file__).read_text()
+        assert "import pickle" not in source and "import torch" not in source

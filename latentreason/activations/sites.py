@@ -18,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from latentreason.errors import InvalidInput, unknown_name
-from latentreason.store import open_artifact, read_table, write_table, writing
+from latentreason.files import read_table, write_table
+from latentreason.store import open_artifact, writing
 
 KINDS = ("resid",)
 """Kinds of site: `resid` is the residual stream after a block."""

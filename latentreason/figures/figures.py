@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 from latentreason.errors import InvalidInput, LatentReasonError, unknown_name
 from latentreason.figures import geometry_charts, passk_charts, recovery_charts
 from latentreason.figures.figure import Figure, Results
-from latentreason.figures.style import look, rendered, write_bytes
-from latentreason.store import read_json, read_table, write_json
+from latentreason.figures.style import look, rendered
+from latentreason.files import read_json, read_table, write_bytes, write_json
 from latentreason.studies.recompute import RESULTS
 from latentreason.studies.result import Result
 

@@ -32,29 +32,31 @@ def _draw_recovery(result: Result) -> "Drawing":
 def _routers(results: Results) -> dict[str, Any]:
     result, rows = results["recovery"], []
     for router in [c["router"] for c in result.details["curves"] if not c["control"] and len(c["points"]) > 1]:
-        areas = {kind or "area": entry(estimate(result, "area", router=router, control=kind)) for kind in ("", *recovery.CONTROLS)}
-        difference = entry(estimate(result, "area_difference", router=router, control=recovery.CONTROLS[0]))
-        rows.append({"router": router, **areas, "difference": difference})
+        row: dict[str, Any] = {"router": router}
+        for kind in ("", *recovery.CONTROLS):
+            where = {"router": router, "control": kind}
+            row[kind or "router_itself"] = {"half": entry(estimate(result, "recovery_at", budget=0.5, **where)), "area": entry(estimate(result, "area", **where))}
+        rows.append({**row, "difference": entry(estimate(result, "area_difference", router=router, control=recovery.CONTROLS[0]))})
     return {"routers": rows}
 
 
 def _draw_routers(results: Results, numbers: dict[str, Any]) -> "Drawing":
     rows, config = numbers["routers"], results["recovery"].config
-    figure, (left, right) = canvas(9.0, 1.6 + 0.55 * len(rows), (1, 1))
+    figure, axes = canvas(11.0, 1.6 + 0.6 * len(rows), (1, 1, 1))
     chosen = {config["best_oracle"]: "\n(best oracle)", config["best_base_only"]: "\n(best base-only)"}
     labels = [row["router"] + chosen.get(row["router"], "") for row in rows]
-
-    def series(key: str, colour: str) -> list[dict[str, Any]]:
-        return [{**row[key], "label": label, "colour": colour} for row, label in zip(rows, labels, strict=True)]
-
-    dots(left, series("area", ARMS["hybrid"]), label="router")
-    dots(left, series("matched_disagreement", ARMS["control"]), shift=0.2, label="matched disagreements")
-    dots(left, series("matched_random", ARMS["control"]), fmt="o-open", shift=0.4, label="matched random")
-    left.set(xlabel="area under recovery, 0 to D", title="Area")
-    dots(right, series("difference", ARMS["hybrid"]))
-    right.axvline(0, color="0.7", linewidth=0.8, zorder=0)
-    right.set(xlabel="area minus that of matched disagreements", title="Paired difference", yticks=[])
-    figure.legend(loc="outside lower center", ncols=3)
+    kinds = [("router_itself", "router", ARMS["hybrid"], "o"), (recovery.CONTROLS[0], "matched disagreements", ARMS["control"], "o"), (recovery.CONTROLS[1], "matched random", ARMS["control"], "o-open")]
+    for ax, quantity in zip(axes, ("half", "area"), strict=False):
+        for i, (key, name, colour, fmt) in enumerate(kinds):
+            series = [{**row[key][quantity], "label": label, "colour": colour} for row, label in zip(rows, labels, strict=True)]
+            dots(ax, series, fmt=fmt, shift=0.22 * i, label=name if quantity == "half" else "")
+    axes[0].set(xlabel="share of the gain recovered at 0.5 D", title="Recovery at half of D")
+    axes[1].set(xlabel="area under recovery, 0 to D", title="Area", yticks=[])
+    dots(axes[2], [{**row["difference"], "label": label, "colour": ARMS["hybrid"]} for row, label in zip(rows, labels, strict=True)])
+    axes[2].axvline(0, color="0.7", linewidth=0.8, zorder=0)
+    axes[2].set(xlabel="area minus that of matched disagreements", title="Paired difference of areas", yticks=[])
+    if rows:
+        figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -132,17 +134,18 @@ def _draw_arms(results: Results, numbers: dict[str, Any]) -> "Drawing":
         ax.axhline(end["value"], color=ARMS[end["arm"]], linewidth=0.8, alpha=0.5, zorder=0)
         ax.plot([x, x], [end["lo"], end["hi"]], color=ARMS[end["arm"]], linewidth=1.2)
         ax.plot([x], [end["value"]], "*", color=ARMS[end["arm"]], markersize=11, label=who)
+    looks = {"": (6, ARMS["hybrid"], ARMS["hybrid"], 4), recovery.CONTROLS[0]: (10, "0.8", ARMS["control"], 3), recovery.CONTROLS[1]: (14, "white", ARMS["control"], 2)}
     for row in numbers["arms"]:
         x, y = row["x"], row["accuracy"]
-        colour = ARMS["control"] if row["control"] else ARMS["hybrid"]
+        size, face, colour, above = looks[row["control"]]
         ax.plot(floats([x["lo"], x["hi"]]), floats([y["value"]] * 2), color=colour, linewidth=1)
         ax.plot(floats([x["value"]] * 2), floats([y["lo"], y["hi"]]), color=colour, linewidth=1)
-        face = "white" if row["control"] == recovery.CONTROLS[1] else colour
         marker = "osD^vPXhp"[routers.index(row["router"]) % 9]
         name = None if row["control"] else row["router"]
-        ax.plot(floats([x["value"]]), floats([y["value"]]), marker, color=colour, markerfacecolor=face, markersize=7, label=name)
-    for face, kind in ((ARMS["control"], "matched disagreements,\nshaped as their router"), ("white", "matched random, likewise")):
-        ax.plot([], [], "o", color=ARMS["control"], markerfacecolor=face, markersize=7, label=kind)
+        ax.plot(floats([x["value"]]), floats([y["value"]]), marker, color=colour, markerfacecolor=face, markersize=size, zorder=above, label=name)
+    for kind, label in ((recovery.CONTROLS[0], "matched disagreements,\nshaped as their router"), (recovery.CONTROLS[1], "matched random, likewise")):
+        size, face, colour, _ = looks[kind]
+        ax.plot([], [], "o", color=colour, markerfacecolor=face, markersize=size, label=label)
     ax.set(xlabel="changed tokens / D", ylabel="accuracy", ylim=(0, 1.02))
     figure.legend(loc="outside right upper")
     return figure
@@ -169,9 +172,10 @@ def recovery_at(source: str) -> Figure:
 ROUTERS = Figure(
     ("recovery",), _routers, _draw_routers,
     lambda results: (
-        "Area under the recovery curve over 0 to D at T=1 of each router that was swept, beside its matched controls (left), and its "
-        "paired difference to matched disagreements, which change as many tokens at random places where the models differ (right): an "
-        "interval that includes 0 is no evidence that it matters which disagreements are swapped. "
+        "Each router that was swept at T=1, beside its matched controls: recovery at 0.5 D (left), area under the recovery curve over 0 to D "
+        "(middle), and the paired difference of areas to matched disagreements, which change as many tokens at random places where the models "
+        "differ (right): an interval that includes 0 is no evidence that it matters which disagreements are swapped. Matched random routes as "
+        "often as its router and so changes fewer tokens: its area is undefined where it does not come near 0.75 D. "
         f"{caption_end(results['recovery'], 'area_difference')}"
     ),
 )  # fmt: skip
@@ -194,8 +198,10 @@ STRATEGIES = Figure(
 ARMS_AT_ONE_BUDGET = Figure(
     ("recovery",), _arms, _draw_arms,
     lambda results: (
-        "Accuracy at T=1 against changed tokens over D of every router that was measured at one budget, and of its controls (grey; open: "
-        "matched random). Stars: base and always-RL. `first_token` and `at_strategy` know the task's vocabulary: never a headline. "
+        "Accuracy at T=1 against changed tokens over D of every router that was measured at one budget, and of its controls (grey and larger; "
+        "open: matched random). Controls of a router at one fixed place are the same arm as the router, so their marks lie around it. Stars: "
+        "base and always-RL, which `on_disagreement` equals by identity. `first_token` and `at_strategy` know the task's vocabulary. None of "
+        "these is a headline. "
         f"{caption_end(results['recovery'], 'accuracy')}"
     ),
 )  # fmt: skip

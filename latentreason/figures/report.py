@@ -15,13 +15,14 @@ from typing import Any
 
 import pandas as pd
 
+from latentreason.curves import BUDGETS
 from latentreason.figures import display
 from latentreason.figures.figure import Results, estimate
 from latentreason.figures.figures import FIGURES, load_results
 from latentreason.figures.recovery_charts import TEMPERATURES
-from latentreason.figures.style import look, rendered, write_bytes
-from latentreason.stats import BUDGETS, Estimate
-from latentreason.store import read_json, read_table
+from latentreason.figures.style import look, rendered
+from latentreason.files import read_json, read_table, write_bytes
+from latentreason.stats import Estimate
 from latentreason.studies.palette import NAMES
 from latentreason.studies.recovery import CONTROLS
 from latentreason.tables import Rollouts

@@ -4,17 +4,12 @@ It knows nothing of studies: a primitive draws plain numbers, those that stand i
 """
 
 import io
-import os
-import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
-
-from latentreason.errors import ArtifactWriteError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,25 +90,3 @@ def rendered(figure: "Figure", kind: str) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=DPI, metadata=absent)
     return buffer.getvalue()
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file, wholly or not at all.
-
-    Raises:
-        ArtifactWriteError: the disk is full or refuses the write.
-    """
-    partial = path.with_name(f".{path.name}.partial-{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        reason = f"{error.strerror or error}. What stood there is untouched"
-        raise ArtifactWriteError(f"Cannot write {path}: {reason}. Fix: free the disk, or choose another path.") from error

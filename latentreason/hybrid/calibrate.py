@@ -18,10 +18,12 @@ from latentreason.models.pair import ModelPair
 from latentreason.routing.controls import always, matched_disagreement, matched_random, never
 from latentreason.routing.router import Router, with_threshold
 from latentreason.sampling.local import Sampling, sample
-from latentreason.tasks.problem import Problem
+from latentreason.tasks.problem import Problem, split_of
 
 SCORES = (1e-4, 20.0)
 """Range of thresholds that is searched, in the unit of the score (nats, or 0 to 1)."""
+ROUNDS, PARTS = 3, 8
+"""Rounds of the search, and into how many parts each cuts what is left: 512 steps of 2.4% in all."""
 
 
 def calibrated(router: Router, pair: ModelPair, problems: list[Problem], changed: float = 0.5, *, sampling: Sampling = Sampling(n=4), progress: bool = True) -> Router:
@@ -42,16 +44,22 @@ def calibrated(router: Router, pair: ModelPair, problems: list[Problem], changed
 
 
 def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem], budgets: Sequence[float], *,
-              sampling: Sampling = Sampling(n=4), rounds: int = 9, progress: bool = True) -> list[Router]:  # fmt: skip
-    """Each router at each budget (routers without a threshold once), in the order router by router."""
+              sampling: Sampling = Sampling(n=4), progress: bool = True) -> list[Router]:  # fmt: skip
+    """Each router at each budget (routers without a threshold once), in the order router by router.
+
+    Raises:
+        InvalidInput: a budget outside (0, 1], problems of the test split, or a pair in which nothing can be routed.
+    """
     if not budgets or not all(0 < b <= 1 for b in budgets):
         raise InvalidInput(f"Budgets {list(budgets)} must be shares of D in (0, 1].")
-    sampling = replace(sampling, keep_tokens=True)
-    bar = tqdm(total=rounds + 6, desc="calibrate", disable=not progress)
+    if leaked := sum(split_of(p.id) == "test" for p in problems):
+        raise InvalidInput(f"{leaked} of {len(problems)} problems belong to the test split by their hash, which calibration must not see: pass load_task(..., split='calibration').")
+    bar = tqdm(total=ROUNDS + 6, desc="calibrate", disable=not progress)
 
-    def decode(arms: Sequence[Router]) -> list[pd.DataFrame]:
+    def decode(arms: Sequence[Router], keep_tokens: bool = True) -> list[pd.DataFrame]:
         hybrids = [Hybrid(pair, router, name=f"{i}") for i, router in enumerate(arms)]
-        table = sample(Arms(hybrids), problems, sampling, progress=False).table
+        drawn = replace(sampling, keep_tokens=keep_tokens, max_rows=max(sampling.max_rows, 65_536))  # arms share prefixes: more rows cost little
+        table = sample(Arms(hybrids), problems, drawn, progress=False).table
         bar.update()
         groups = dict(list(table.groupby("arm")))
         return [groups[f"{i}"] for i in range(len(arms))]
@@ -62,7 +70,7 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
         raise InvalidInput("The RL model changes no token of the base model on the calibration problems: there is nothing to route.")
     edges = _edges(full)
     jobs = [(r, b) for r in routers for b in (budgets if r.score is not None else [math.nan])]
-    chosen = _search([(r, b) for r, b in jobs if r.score is not None], d, rounds, decode)
+    chosen = _search([(r, b) for r, b in jobs if r.score is not None], lambda arms: [_changed(table) / d for table in decode(arms, False)])
     finals = [chosen.pop(0) if r.score is not None else r for r, _ in jobs]
 
     tables = decode(finals)
@@ -106,19 +114,22 @@ def calibration_area(routers: Sequence[Router]) -> float:
     return float(np.trapezoid(y, x))
 
 
-def _search(jobs: Sequence[tuple[Router, float]], d: float, rounds: int, decode: Callable[[Sequence[Router]], list[pd.DataFrame]]) -> list[Router]:
-    """Bisection of log thresholds; of all thresholds tried, the one whose changed fraction is nearest its target."""
-    low = np.full(len(jobs), math.log(SCORES[0]))
-    high = np.full(len(jobs), math.log(SCORES[1]))
+def _search(jobs: Sequence[tuple[Router, float]], shares: Callable[[Sequence[Router]], list[float]]) -> list[Router]:
+    """Each job's router with the threshold whose share of D (`shares` measures it) is nearest to the job's budget.
+
+    Each round cuts the bracket of log thresholds into equal parts and keeps one; of all thresholds tried, the best is taken.
+    """
+    brackets = [(math.log(SCORES[0]), math.log(SCORES[1]))] * len(jobs)
     best: list[tuple[float, Router]] = [(math.inf, r) for r, _ in jobs]
-    for _ in range(rounds if jobs else 0):
-        middle = (low + high) / 2
-        tried = [with_threshold(r, float(np.exp(m))) for (r, _), m in zip(jobs, middle, strict=True)]
-        for i, (router, table) in enumerate(zip(tried, decode(tried), strict=True)):
-            excess = _changed(table) / d - jobs[i][1]
-            if abs(excess) < best[i][0]:
-                best[i] = (abs(excess), router)
-            low[i], high[i] = (middle[i], high[i]) if excess > 0 else (low[i], middle[i])
+    for _ in range(ROUNDS if jobs else 0):
+        cuts = [np.linspace(low, high, PARTS + 1) for low, high in brackets]
+        tried = {(r.name, cut): with_threshold(r, float(np.exp(cut))) for (r, _), row in zip(jobs, cuts, strict=True) for cut in row[1:-1]}  # budgets may share some
+        found = dict(zip(tried, shares(list(tried.values())), strict=True))
+        for i, ((router, budget), row) in enumerate(zip(jobs, cuts, strict=True)):
+            excess = [found[router.name, cut] - budget for cut in row[1:-1]]
+            best[i] = min([best[i], *((abs(e), tried[router.name, cut]) for e, cut in zip(excess, row[1:-1], strict=True))], key=lambda b: b[0])
+            part = sum(e > 0 for e in excess)  # a higher threshold changes fewer tokens
+            brackets[i] = (row[part], row[part + 1])
     return [router for _, router in best]
 
 

@@ -259,8 +259,12 @@ def decode(lms: "list[LM]", batch: Batch, choose: Choose) -> Decoded:
     records: dict[str, Tensor] = {"token_ids": torch.zeros(n_rows, batch.max_new_tokens, dtype=torch.long, device=device)}
     length = torch.zeros(n_rows, dtype=torch.long, device=device)
     stopped = torch.zeros(n_rows, dtype=torch.bool, device=device)
+    places, place = torch.unique(torch.stack([start, keys]), dim=1, return_inverse=True)  # arms share their noise: it is drawn once for all of them
     for t in range(batch.max_new_tokens):
-        noise = batch.noise(keys[row], start[row] + t, decoder.n_vocab) if batch.temperature > 0 else None
+        noise = None
+        if batch.temperature > 0:
+            alive, of_row = torch.unique(place[row], return_inverse=True)
+            noise = batch.noise(places[1, alive], places[0, alive] + t, decoder.n_vocab)[of_row]
         moment = Moment(t, decoder.logits, slot, row, records["token_ids"][row, :t], noise, batch.temperature, batch.top_p, decoder)
         for name, value in choose(moment).items():
             if name not in records:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from latentreason.files import read_table, write_json, write_table
 from latentreason.organisms.recipe import Recipe
 from latentreason.organisms.trainers.grpo import train_rl
 from latentreason.organisms.trainers.pretrain import pretrain
-from latentreason.store import read_table, write_json, write_table, writing
+from latentreason.store import writing
 
 SHIPPED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 

@@ -80,8 +80,11 @@ def sample(model: Decodes, problems: list[Problem], sampling: Sampling = Samplin
         model: an LM, a Hybrid or `Arms`.
         problems: what to answer; at least one.
         sampling: how.
-        out: a directory that keeps finished chunks, so that a killed run goes on where it stopped.
+        out: a directory that keeps finished problems, so that a killed run goes on where it stopped (with another `max_rows`, too).
         progress: show a progress bar.
+
+    Returns:
+        Rows by arm, within it by problem in the order given, within it by sample.
 
     Raises:
         InvalidInput: no problems, or a problem twice.
@@ -92,15 +95,16 @@ def sample(model: Decodes, problems: list[Problem], sampling: Sampling = Samplin
     if len({p.id for p in problems}) < len(problems):
         raise InvalidInput("A problem stands in the list twice; its samples would be identical copies.")
     prompts = {p.id: render(p, model.tokenizer) for p in problems}
-    chunks = _chunks(sorted(problems, key=lambda p: (len(prompts[p.id]), p.id)), prompts, max(1, sampling.max_rows // (sampling.n * len(model.arms))))
     info = {arm: dict(getattr(model, "info", {}).get(arm, {})) for arm in model.arms}
     bar = tqdm(total=len(problems), desc=f"sample {model.arms[0] if len(model.arms) == 1 else f'{len(model.arms)} arms'}", unit="problem", disable=not progress)
     tables = []
-    for chunk, table in _tables(model, chunks, prompts, sampling, out):
+    for table in _tables(model, problems, prompts, sampling, out):
         tables.append(table)
-        bar.update(len(chunk))
+        bar.update(table["problem"].nunique())
     bar.close()
-    return Rollouts(pd.concat(tables, ignore_index=True), info)
+    rows = pd.concat(tables, ignore_index=True)  # in the order of decoding, which is by length of prompt
+    arm, problem = (rows[column].map({name: i for i, name in enumerate(order)}) for column, order in (("arm", model.arms), ("problem", prompts)))
+    return Rollouts(rows.iloc[np.lexsort((rows["sample"], problem, arm))].reset_index(drop=True), info)
 
 
 def _chunks(ordered: list[Problem], prompts: dict[str, list[int]], size: int) -> list[list[Problem]]:
@@ -115,21 +119,28 @@ def _chunks(ordered: list[Problem], prompts: dict[str, list[int]], size: int) ->
     return chunks
 
 
-def _tables(model: Decodes, chunks: list[list[Problem]], prompts: dict[str, list[int]], sampling: Sampling,
-            out: str | Path | None) -> Iterator[tuple[list[Problem], pd.DataFrame]]:  # fmt: skip
-    """The table of each chunk; with `out`, read where it is there and written where it is not."""
-    if out is None:
-        yield from ((chunk, _decode_chunk(model, chunk, prompts, sampling)) for chunk in chunks)
-        return
-    from latentreason.store import Parts, read_table
+def _tables(model: Decodes, problems: list[Problem], prompts: dict[str, list[int]], sampling: Sampling, out: str | Path | None) -> Iterator[pd.DataFrame]:
+    """Chunk by chunk; with `out`, what is there is read, and what is not is decoded and written."""
+    from latentreason.files import read_table
+    from latentreason.store import Parts
 
-    config = {"arms": model.arms, "info": getattr(model, "info", {}), "sampling": asdict(sampling), "problems": [[(p.id, p.question) for p in c] for c in chunks]}
-    parts = Parts(Path(out), config)
-    done = set(parts.done())
-    for i, chunk in enumerate(chunks):
-        if i not in done:
-            parts.write(i, _decode_chunk(model, chunk, prompts, sampling))
-        yield chunk, read_table(parts.file(i))
+    parts, index = None, 0
+    if out is not None:
+        config = {"arms": model.arms, "info": getattr(model, "info", {}), "problems": {p.id: p.question for p in problems}}
+        parts = Parts(Path(out), {**config, "sampling": {k: v for k, v in asdict(sampling).items() if k != "max_rows"}})
+        for index in parts.done():
+            table = read_table(parts.file(index))
+            done = set(table["problem"])
+            problems = [p for p in problems if p.id not in done]
+            yield table
+        index += bool(parts.done())
+    ordered = sorted(problems, key=lambda p: (len(prompts[p.id]), p.id))
+    size = max(1, sampling.max_rows // (sampling.n * len(model.arms)))
+    for i, chunk in enumerate(_chunks(ordered, prompts, size), index):
+        table = _decode_chunk(model, chunk, prompts, sampling)
+        if parts is not None:
+            parts.write(i, table)
+        yield table
 
 
 def _decode_chunk(model: Decodes, problems: list[Problem], prompts: dict[str, list[int]], sampling: Sampling) -> pd.DataFrame:

@@ -36,8 +36,8 @@ import numpy as np
 import pandas as pd
 
 from latentreason.errors import InvalidInput
+from latentreason.files import read_json, write_json, write_table
 from latentreason.stats import Estimate
-from latentreason.store import read_json, write_json, write_table
 from latentreason.studies.palette import ARMS, ROUTERS
 from latentreason.studies.result import Result, rows
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from latentreason.store import read_json, read_table
+from latentreason.files import read_json, read_table
 from latentreason.studies import geometry, passk, recovery
 from latentreason.studies.result import Result
 from latentreason.tables import Rollouts

@@ -18,17 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from latentreason.curves import CurvePoint, RecoveryCurve, curve_difference, recovery_curve
 from latentreason.errors import InvalidInput
-from latentreason.stats import (
-    CurvePoint,
-    Estimate,
-    RecoveryCurve,
-    curve_difference,
-    mean_estimate,
-    pooled_ratio,
-    recovery_curve,
-    shapley_shares,
-)
+from latentreason.stats import Estimate, mean_estimate, pooled_ratio, shapley_shares
 from latentreason.studies.palette import ARMS, ROUTERS
 from latentreason.studies.result import Result, rows
 from latentreason.tables import Rollouts
@@ -160,9 +152,12 @@ def _finding(result: Result, curves: dict[tuple[str, str], RecoveryCurve]) -> st
     router = result.config["best_oracle"] or next((r for r, kind in curves if not kind), "")
     if (router, "") not in curves:
         return "No router was measured."
-    said = f"{router}: area {curves[router, ''].area} over 0 to D"
+    curve = curves[router, ""]
+    at = None if curve.area.defined else max((b for b, e in curve.at.items() if e.defined), default=None)
+    said = f"{router}: area {curve.area} over 0 to D" if at is None else f"{router}: {curve.at[at]} of the gain recovered at {at:g} D"
     if (router, CONTROLS[0]) in curves:
-        difference = result.estimate("area_difference", router=router, control=CONTROLS[0])
+        where = {"router": router, "control": CONTROLS[0]}
+        difference = result.estimate("area_difference", **where) if at is None else result.estimate("difference_at", budget=at, **where)
         verdict = "which disagreements are swapped matters" if difference.lo > 0 else "no evidence that it matters which disagreements are swapped"
         said += f", {difference} above matched disagreements, so {verdict}"
     if (result.table["quantity"] == "timing_share").any():

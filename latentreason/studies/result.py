@@ -57,7 +57,7 @@ class Result:
 
     def save(self, folder: str | Path, name: str = "") -> None:
         """Write `NAME.parquet` and `NAME.json` into a folder; the name is the study's unless given."""
-        from latentreason.store import write_json, write_table
+        from latentreason.files import write_json, write_table
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ class Result:
     @classmethod
     def load(cls, folder: str | Path, name: str) -> "Result":
         """Read what `save` wrote."""
-        from latentreason.store import read_json, read_table
+        from latentreason.files import read_json, read_table
 
         facts = read_json(Path(folder) / f"{name}.json")
         return cls(facts["study"], facts["config"], read_table(Path(folder) / f"{name}.parquet"), facts["details"], facts["finding"])

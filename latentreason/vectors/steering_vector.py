@@ -22,7 +22,8 @@ from torch import Tensor
 
 from latentreason.activations.sites import Site
 from latentreason.errors import InvalidInput, NonFinite, unknown_name
-from latentreason.store import open_artifact, read_json, write_json, writing
+from latentreason.files import read_json, write_json
+from latentreason.store import open_artifact, writing
 
 
 @dataclass(frozen=True, eq=False)

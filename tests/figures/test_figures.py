@@ -17,8 +17,8 @@ from synthetic_run import MADE, SINGLE, SWEPT
 
 from latentreason.errors import ArtifactWriteError, InvalidInput, UnknownName
 from latentreason.figures.figures import FIGURES, check_figures, load_results, make_figures
-from latentreason.figures.style import dots, write_bytes
-from latentreason.store import read_table, write_table
+from latentreason.figures.style import dots
+from latentreason.files import read_table, write_table
 from latentreason.studies import passk, recovery
 from latentreason.studies.palette import ARMS, ROUTERS
 from latentreason.tables import Rollouts
@@ -163,16 +163,17 @@ def test_unknown_names_and_missing_results_are_refused_with_the_fix(run_dir: Pat
     assert [p.stem for p in make_figures(tmp_path, tmp_path / "out", progress=False)] == ["passk", "ledger"]
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_bytes(tmp_path / "a.png", b"old")
+def test_a_full_disk_leaves_the_old_figure_and_nothing_half_written(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_figures(run_dir, tmp_path, ["passk"], progress=False)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ArtifactWriteError, match=r"a\.png: No space left on device\. What stood there is untouched\. Fix: free the disk"):
-        write_bytes(tmp_path / "a.png", b"new")
-    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"a.png": b"old"}
+    with pytest.raises(ArtifactWriteError, match=r"passk\.png: No space left on device\. What stood there is untouched\. Fix: free the disk"):
+        make_figures(run_dir, tmp_path, ["passk"], progress=False)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_an_untouched_tree_has_no_differences(run_dir: Path, figures_dir: Path) -> None:
@@ -190,7 +191,7 @@ def test_one_corrupted_grade_is_found_in_the_result_and_in_the_figures(copies: C
     found = check_figures(run, figures)
     assert any(line.startswith("recovery.table.accuracy(arm=on_divergence(js)@0.5,") and ".value: stored 0." in line for line in found)
     assert any(line.startswith("figure recovery.numbers.curves[0].") for line in found)
-    assert any(line.startswith("figure routers.numbers.routers[0].area.value: stored ") and "recomputed" in line for line in found)
+    assert any(line.startswith("figure routers.numbers.routers[0].router_itself.area.value: stored ") and "recomputed" in line for line in found)
     assert not any(word in line for line in found for word in ("recovery_greedy", "passk", "ledger"))
     assert check_figures(run, figures, ["passk"]) == []
 

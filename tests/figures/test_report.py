@@ -15,7 +15,7 @@ from latentreason.errors import InvalidInput
 from latentreason.figures import display
 from latentreason.figures.figures import FIGURES, load_results
 from latentreason.figures.report import headline, write_report
-from latentreason.store import write_json
+from latentreason.files import write_json
 
 
 @pytest.fixture(scope="module")

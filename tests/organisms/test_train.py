@@ -4,10 +4,11 @@ import pandas as pd
 import pytest
 
 from latentreason.errors import ArtifactConflict
+from latentreason.files import read_json
 from latentreason.organisms import train as module
 from latentreason.organisms.train import SHIPPED, train
 from latentreason.organisms.zoo import ACTIVATION
-from latentreason.store import open_artifact, read_json
+from latentreason.store import open_artifact
 
 
 @pytest.fixture

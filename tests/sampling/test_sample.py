@@ -163,6 +163,22 @@ def test_an_interrupted_run_goes_on_and_equals_an_unbroken_one_to_the_bit(lm, pr
     assert len(second) == again
 
 
+def test_a_run_that_ran_out_of_memory_goes_on_with_smaller_batches(lm, problems, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        counting(patch, 2)
+        sample(lm, problems, CHUNKED, out=tmp_path, progress=False)
+    calls = counting(monkeypatch)
+    again = sample(lm, problems, replace(CHUNKED, max_rows=4), out=tmp_path, progress=False)
+    assert 0 < len(calls) < len(problems) and all(len(chunk) == 1 for chunk in calls)
+    assert by_row(again) == by_row(sample(lm, problems, CHUNKED, progress=False))
+
+
+def test_rows_come_by_arm_then_in_the_order_of_the_problems_then_by_sample(lm, problems):
+    shuffled = problems[1::2] + problems[::2]
+    table = sample(lm, shuffled, CHUNKED, progress=False).table
+    assert list(zip(table["problem"], table["sample"], strict=True)) == [(p.id, s) for p in shuffled for s in range(4)]
+
+
 def test_with_and_without_a_folder_the_table_is_the_same(lm, problems, tmp_path):
     same(sample(lm, problems, CHUNKED, out=tmp_path, progress=False), sample(lm, problems, CHUNKED, progress=False))
 

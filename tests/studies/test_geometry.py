@@ -15,6 +15,7 @@ import torch
 from latentreason.activations.editing import additions, editing
 from latentreason.activations.sites import Activations, Site
 from latentreason.errors import InvalidInput
+from latentreason.files import read_table, write_json
 from latentreason.geometry.cosines import ByProblem, centred, cosine, cosine_table
 from latentreason.geometry.decoders import Dose, Doses, Points, Watched, logodds, logprob, read_again
 from latentreason.geometry.doses import CONTENT, DECODED, STRENGTHS, _behaviour, malformed
@@ -31,7 +32,6 @@ from latentreason.organisms.trainers.pretrain import new_model, pretrain
 from latentreason.organisms.zoo import ACTIVATION
 from latentreason.routing.controls import always
 from latentreason.sampling.local import Sampling, sample
-from latentreason.store import read_table, write_json
 from latentreason.studies import geometry
 from latentreason.studies.recompute import geometry_result
 from latentreason.studies.result import Result

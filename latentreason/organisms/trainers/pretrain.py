@@ -15,11 +15,11 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from latentreason.files import read_table, write_table
 from latentreason.organisms.corpus import Corpus, Habits, write_trace
 from latentreason.organisms.recipe import Recipe
 from latentreason.organisms.tokenizer import chain_tokenizer
 from latentreason.organisms.trainers.checkpoint import load_checkpoint, save_checkpoint
-from latentreason.store import read_table, write_table
 from latentreason.tasks import chain
 from latentreason.tasks.problem import split_of
 

@@ -9,19 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from latentreason.curves import GRID, CurvePoint, RecoveryCurve, curve_difference, recovery_curve
 from latentreason.errors import InvalidInput
-from latentreason.stats import (
-    GRID,
-    CurvePoint,
-    Estimate,
-    RecoveryCurve,
-    curve_difference,
-    gap_recovered,
-    percentile_interval,
-    pooled_ratio,
-    problem_weights,
-    recovery_curve,
-)
+from latentreason.stats import Estimate, gap_recovered, percentile_interval, pooled_ratio, problem_weights
 
 few_examples = settings(max_examples=30, deadline=None)
 
@@ -71,9 +61,20 @@ def test_concave_curve_has_the_area_of_its_closed_form() -> None:
     curve = synthetic(xs, [math.sqrt(x) for x in xs], n_boot=20)
     assert curve.area.value == pytest.approx(2 / 3, abs=1e-3)
     assert curve.at[0.25].value == pytest.approx(0.5)
-    one_point = synthetic([0.25], [0.9])  # two straight pieces: a triangle and a trapezoid
-    assert one_point.area.value == pytest.approx(0.25 * 0.9 / 2 + 0.75 * (0.9 + 1) / 2)
-    assert one_point.at[0.5].value == pytest.approx(np.interp(0.5, [0, 0.25, 1], [0, 0.9, 1]))
+    one_point = synthetic([0.75], [0.9])  # two straight pieces: a triangle and a trapezoid
+    assert one_point.area.value == pytest.approx(0.75 * 0.9 / 2 + 0.25 * (0.9 + 1) / 2)
+    assert one_point.at[0.5].value == pytest.approx(np.interp(0.5, [0, 0.75, 1], [0, 0.9, 1]))
+
+
+def test_what_was_not_reached_is_undefined_and_says_so() -> None:
+    curve = synthetic([0.2, 0.46], [0.1, 0.5])
+    assert curve.at[0.25].defined and curve.at[0.5].defined and not curve.at[0.75].defined and not curve.area.defined
+    assert str(curve.area) == "undefined (the arms reach only 0.46 D)"
+    assert np.isnan(curve.band.y).tolist() == (GRID > 0.51).tolist()
+    assert np.isnan([curve.band.lo, curve.band.hi]).any(0).tolist() == (GRID > 0.51).tolist()
+    difference = curve_difference(synthetic([0.2, 0.8], [0.2, 0.7]), curve)
+    assert difference.at[0.25].defined and not difference.area.defined and "0.46 D" in difference.area.reason
+    assert synthetic([0.7], [0.5]).area.defined and not synthetic([0.69], [0.5]).area.defined
 
 
 @few_examples
@@ -83,7 +84,7 @@ def test_curve_does_not_depend_on_the_order_of_its_points(points: list[tuple[int
     random.shuffle(shuffled)
     one, other = (synthetic([x / 20 for x, _ in order], [y / 20 for _, y in order], n_boot=10) for order in (points, shuffled))
     np.testing.assert_allclose(one.band.y, other.band.y, atol=1e-9)
-    assert one.area.value == pytest.approx(other.area.value, abs=1e-9)
+    assert one.area.value == pytest.approx(other.area.value, abs=1e-9, nan_ok=True)
 
 
 @few_examples
@@ -94,14 +95,15 @@ def test_curve_is_numpys_interpolation_of_its_sorted_points(hundredths: list[int
     order = np.argsort(xs)
     knots, values = np.r_[0, np.array(xs)[order], 1], np.r_[0, np.array(ys)[order], 1]
     curve = synthetic(xs, ys, n_boot=5)
-    np.testing.assert_allclose(curve.band.y, np.interp(GRID, knots, values), atol=1e-9)
-    assert curve.area.value == pytest.approx(np.trapezoid(values, knots), abs=1e-9)
+    reached = np.ones_like(GRID, dtype=bool) if max(xs) >= 0.7 else max(xs) + 0.05 + 1e-9 >= GRID
+    np.testing.assert_allclose(curve.band.y, np.where(reached, np.interp(GRID, knots, values), np.nan), atol=1e-9)
+    assert curve.area.value == pytest.approx(np.trapezoid(values, knots) if reached.all() else np.nan, abs=1e-9, nan_ok=True)
 
 
 def test_points_beyond_the_rl_model_are_kept_and_do_not_move_the_curve() -> None:
-    plain, beyond = synthetic([0.5], [0.6]), synthetic([1.0, 1.4, 0.5], [0.3, 0.2, 0.6])
+    plain, beyond = synthetic([0.75], [0.6]), synthetic([1.0, 1.4, 0.75], [0.3, 0.2, 0.6])
     assert numbers(plain.area) == pytest.approx(numbers(beyond.area))
-    assert [e.value for e in beyond.x] == pytest.approx([0.5, 1.0, 1.4]) and beyond.y[2].value == pytest.approx(0.2)
+    assert [e.value for e in beyond.x] == pytest.approx([0.75, 1.0, 1.4]) and beyond.y[2].value == pytest.approx(0.2)
     assert beyond.band.y[-1] == pytest.approx(1)
 
 
