@@ -36,6 +36,7 @@ def train_rl(recipe: Recipe, seed: int, base: Path, out: Path, *, progress: bool
     """
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is documented, but warns
     from datasets import Dataset
+    from transformers import PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
     from trl import GRPOConfig, GRPOTrainer
 
@@ -65,6 +66,7 @@ def train_rl(recipe: Recipe, seed: int, base: Path, out: Path, *, progress: bool
             model=lm.model, reward_funcs=true_reward, args=config, train_dataset=Dataset.from_list(columns), processing_class=lm.tokenizer,
             rollout_func=rollout_func,
         )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)  # quiet is quiet; the log is in the curve
         last = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
         trainer.train(resume_from_checkpoint=last)
     lm.model.save_pretrained(out)  # trained in place
@@ -73,6 +75,6 @@ def train_rl(recipe: Recipe, seed: int, base: Path, out: Path, *, progress: bool
 
 
 def _curve(log_history: list[dict[str, float]]) -> pd.DataFrame:
-    """Trl's log as a table, with the seconds since the start."""
-    history = pd.DataFrame(log_history).dropna(axis=1, how="all")
+    """Trl's log as a table, with the seconds since the start; without its last row, which sums up one session."""
+    history = pd.DataFrame([row for row in log_history if "loss" in row])
     return history.assign(seconds=history["step_time"].fillna(0.0).cumsum())
