@@ -17,7 +17,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="
                   help="Does RL teach a model new reasoning, or when to use what pretraining put there?")  # fmt: skip
 organisms = typer.Typer(no_args_is_help=True, help="Model pairs grown from scratch, whose cause of gain is known by construction.")
 app.add_typer(organisms, name="organisms")
-console = Console()
+console, errors = Console(), Console(stderr=True)
 
 PairOption = Annotated[str, typer.Option(help="Name of an organism, or BASE,RL (two local directories or hub ids).")]
 OutOption = Annotated[Path, typer.Option(help="Where to write.")]
@@ -29,15 +29,28 @@ def main() -> None:
     try:
         app()
     except LatentReasonError as error:
-        console.print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        console.print(str(error), markup=False, highlight=False)
+        errors.print(f"[bold red]{type(error).__name__}[/]: ", end="")
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(1) from error
 
 
-def _pair(name: str) -> Any:
+def _pair(name: str, quiet: bool = False) -> Any:
+    from transformers.utils.logging import disable_progress_bar
+
     from latentreason.models.pair import ModelPair
 
-    return ModelPair.from_pretrained(*name.split(",")) if "," in name else ModelPair.from_organism(name)
+    if quiet:
+        disable_progress_bar()
+    base, comma, rl = name.partition(",")
+    return ModelPair.from_pretrained(base, rl) if comma else ModelPair.from_organism(name)
+
+
+def _arm(pair: str, arm: str, quiet: bool) -> Any:
+    from latentreason.errors import unknown_name
+
+    if arm not in ("base", "rl"):
+        raise unknown_name("arm", arm, ("base", "rl"))
+    return getattr(_pair(pair, quiet), arm)
 
 
 def _show(table: Any, title: str) -> None:
@@ -53,13 +66,10 @@ def _show(table: Any, title: str) -> None:
 def sample(pair: PairOption = "activation", arm: Annotated[str, typer.Option(help="base or rl.")] = "base", task: str = "chain", split: str = "test",
            limit: int = 100, n: int = 16, temperature: float = 1.0, seed: int = 0, out: OutOption = Path("rollouts.parquet"), quiet: Quiet = False) -> None:  # fmt: skip
     """Sample one model of a pair, grade, and write a table."""
-    from latentreason.errors import unknown_name
     from latentreason.sampling.local import Sampling, sample as draw
     from latentreason.tasks.registry import load_task
 
-    if arm not in ("base", "rl"):
-        raise unknown_name("arm", arm, ("base", "rl"))
-    rollouts = draw(getattr(_pair(pair), arm), load_task(task, split=split, limit=limit, seed=seed), Sampling(n=n, temperature=temperature, seed=seed), progress=not quiet)
+    rollouts = draw(_arm(pair, arm, quiet), load_task(task, split=split, limit=limit, seed=seed), Sampling(n=n, temperature=temperature, seed=seed), progress=not quiet)
     rollouts.save(out)
     console.print(f"{arm}: accuracy {rollouts.table['correct'].mean():.3f} over {len(rollouts)} rollouts, written to {out}")
 
@@ -75,7 +85,7 @@ def route(pair: PairOption = "activation", router: str = "on_divergence(js)", ch
     from latentreason.sampling.local import Sampling, sample as draw
     from latentreason.tasks.registry import load_task
 
-    models = _pair(pair)
+    models = _pair(pair, quiet)
     chosen = calibrated(named(router), models, load_task(task, split="calibration", seed=seed), changed, progress=not quiet)
     arms = {"base": never(), "rl": always(), "hybrid": chosen, "matched_disagreement": matched_disagreement(chosen), "matched_random": matched_random(chosen)}
     problems = load_task(task, split="test", limit=limit, seed=seed)
@@ -94,7 +104,7 @@ def extract(pair: PairOption = "activation", arm: str = "base", task: str = "cha
     from latentreason.tasks.registry import load_task
     from latentreason.vectors.contrast import fit_vectors
 
-    lm = getattr(_pair(pair), arm)
+    lm = _arm(pair, arm, quiet)
     rollouts = draw(lm, load_task(task, split="fit", limit=limit, seed=seed), Sampling(n=n, seed=seed), progress=not quiet)
     vectors = fit_vectors(lm, rollouts, tag(rollouts), layers="all", method=method)
     vectors.save(out)
@@ -139,18 +149,22 @@ def report(run: Path) -> None:
 
 
 @app.command(epilog="Example: latentreason reproduce --publish")
-def reproduce(pair: str = "activation", seed: int = 0, tiny: Annotated[bool, typer.Option("--tiny", help="A run of seconds whose numbers mean nothing.")] = False,
+def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism; default activation.")] = None, seed: Annotated[int | None, typer.Option(help="Default 0.")] = None,
+              config: Annotated[Path | None, typer.Option(help="TOML file with keys of RunConfig, such as n_problems = 50.")] = None,
+              tiny: Annotated[bool, typer.Option("--tiny", help="A run of seconds whose numbers mean nothing.")] = False,
               runs: Path = Path("artifacts/runs"), publish: Annotated[bool, typer.Option("--publish", help="Copy results and figures to the committed places.")] = False,
               quiet: Quiet = False) -> None:  # fmt: skip
     """The main job: sample, calibrate, route, extract, study, draw, report. Resumes its own unfinished run."""
+    from latentreason.config import load_config
     from latentreason.publish import finish, headlines
     from latentreason.reproduce import TINY, RunConfig, reproduce as compute, run_dir
 
-    config = replace(TINY if tiny else RunConfig(), pair=pair, seed=seed)
-    folder = run_dir(config, runs)
-    compute(config, folder, progress=not quiet)
-    page = finish(folder, config, Path("artifacts") if publish else None)
-    _show(headlines(folder, Path("artifacts/results") / pair), "Headline: this run beside the committed one")
+    chosen = TINY if tiny else RunConfig() if config is None else load_config(RunConfig, config)
+    chosen = replace(chosen, pair=chosen.pair if pair is None else pair, seed=chosen.seed if seed is None else seed)
+    folder = run_dir(chosen, runs)
+    compute(chosen, folder, progress=not quiet)
+    page = finish(folder, chosen, Path("artifacts") if publish else None)
+    _show(headlines(folder, Path("artifacts/results") / chosen.pair), "Headline: this run beside the committed one")
     console.print(f"Report: {page}")
 
 
@@ -169,7 +183,7 @@ def organisms_train(name: str, seed: int = 0, out: Annotated[Path | None, typer.
         raise unknown_name("organism", name, ORGANISMS)
     root = Path("artifacts/runs/organisms")
     folder = train(ORGANISMS[name], out or root / f"{name}-{seed}", seed=seed, work=root / f"{name}-{seed}-work", progress=not quiet)
-    table = picture(_pair(f"{folder / 'base'},{folder / 'rl'}"), seed=seed, progress=not quiet)
+    table = picture(_pair(f"{folder / 'base'},{folder / 'rl'}", quiet), seed=seed, progress=not quiet)
     _show(table[["temperature", "quantity", "arm", "text"]], f"{name}, seed {seed}")
     if publish:
         console.print(f"Tables: {publish_seed(folder, table, Path('artifacts/results') / name / 'seeds' / str(seed))}")

@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -146,3 +147,32 @@ def reported(path: Path, only: Sequence[int] = ()) -> Iterator[None]:
 def hidden(path: Path, word: str) -> Path:
     """A name beside `path` that nobody else has."""
     return path.with_name(f".{path.name}.{word}-{uuid.uuid4().hex[:8]}")
+
+
+def replace(partial: Path, target: Path) -> None:
+    """Put `partial` at `target`. A kill between the two renames loses nothing: both directories are whole under hidden names."""
+    aside = hidden(target, "old")
+    if target.exists():
+        target.rename(aside)
+    try:
+        partial.rename(target)
+    except BaseException:
+        if aside.exists():
+            aside.rename(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Put a copy of the directory `source` at `target`, at once and whole; what stood there is replaced.
+
+    Raises:
+        ArtifactWriteError: the disk is full or refuses the write.
+    """
+    partial = hidden(target, "partial")
+    with reported(target):
+        try:
+            shutil.copytree(source, partial)
+            replace(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)

@@ -3,15 +3,18 @@
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from latentreason.figures.figures import make_figures
 from latentreason.figures.report import headline, write_report
-from latentreason.files import read_json, write_json, write_table
+from latentreason.files import copy_tree, read_json, write_json, write_table
 from latentreason.reproduce import RunConfig
+from latentreason.store import SCHEMA, code_version, config_hash, environment, sha256
 from latentreason.studies.recompute import RESULTS, recompute
 from latentreason.studies.result import Result
+from latentreason.tasks.registry import load_task
 
 
 def finish(folder: Path, config: RunConfig, artifacts: Path | None = None) -> Path:
@@ -19,16 +22,28 @@ def finish(folder: Path, config: RunConfig, artifacts: Path | None = None) -> Pa
     for name, result in recompute(folder / "tables").items():
         result.save(folder, name)
     make_figures(folder, folder / "figures")
-    write_json(folder / "run.json", {"config": asdict(config), "seconds": read_json(folder / "seconds.json")})
+    write_json(folder / "run.json", _facts(folder, config))
     page = write_report(folder)
     if artifacts is not None:
         target = artifacts / "results" / config.pair
-        shutil.rmtree(target / "tables", ignore_errors=True)
-        shutil.copytree(folder / "tables", target / "tables")
+        copy_tree(folder / "tables", target / "tables")
         for file in (*folder.glob("*.parquet"), *(folder / f"{n}.json" for n in RESULTS), folder / "run.json"):
             shutil.copyfile(file, target / file.name)
         make_figures(target, artifacts / "figures")
     return page
+
+
+def _facts(folder: Path, config: RunConfig) -> dict[str, Any]:
+    """The manifest of a run: what was asked, with which weights, problems, code and packages, how long it took, and what came out."""
+    asked = {"calibration": 2 * config.calibration_problems, "fit": config.geometry_problems, "test": max(config.n_problems, config.passk_problems)}
+    ids = {split: [p.id for p in load_task(config.task, split=split, limit=limit, seed=config.seed)] for split, limit in asked.items()}
+    files = sorted(p for p in folder.rglob("*.parquet") if "parts" not in p.parts)
+    return {
+        "schema": SCHEMA, "kind": "run", "config": asdict(config), "weights": read_json(folder / "config.json")["config"]["weights"],
+        "data": {split: {"n": len(of), "ids_hash": config_hash({"ids": of})} for split, of in ids.items()},
+        "code": code_version(), "env": environment(), "seconds": read_json(folder / "seconds.json"),
+        "files": {p.relative_to(folder).as_posix(): sha256(p) for p in files},
+    }  # fmt: skip
 
 
 README_ROWS = (

@@ -31,7 +31,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from latentreason.errors import ArtifactConflict, CorruptArtifact, InvalidInput
-from latentreason.files import DISK, FIX, hidden, plain, read_arrow, read_json, reported, write_json, write_table
+from latentreason.files import DISK, FIX, hidden, plain, read_arrow, read_json, replace, reported, write_json, write_table
 
 SCHEMA = 1
 
@@ -116,7 +116,7 @@ def writing(
         InvalidInput: an argument holds NaN or something that is not plain data; or the body wrote a `manifest.json`.
     """
     target, started = Path(path).resolve(), time.perf_counter()
-    env = {"python": platform.python_version(), "platform": platform.platform()} | {p: v for p in _PACKAGES if (v := _version(p))}
+    env = environment()
     facts = {"kind": kind, "name": name, "config": config, "config_hash": config_hash(config), "runtime": runtime or {}, "inputs": inputs}
     facts |= {"models": models, "data": data or {}, "seed": seed, "code": code_version(), "env": env}
     facts = plain(facts, "")  # what JSON cannot hold is refused now, not after hours
@@ -131,10 +131,10 @@ def writing(
             raise InvalidInput(f"{_MANIFEST} is written by the store. Fix: give that file of {target} another name.")
         with reported(target):
             paths = {p.relative_to(partial).as_posix(): p for p in sorted(partial.rglob("*")) if p.is_file()}
-            files = {key: {"sha256": _sha256(p), "bytes": p.stat().st_size} for key, p in paths.items()}
+            files = {key: {"sha256": sha256(p), "bytes": p.stat().st_size} for key, p in paths.items()}
             write_json(partial / _MANIFEST, Manifest(**facts, files=files, seconds=time.perf_counter() - started).to_dict())
             _refuse_other(target, facts)
-            _replace(partial, target)
+            replace(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -155,7 +155,7 @@ def open_artifact(path: str | Path, *, verify: bool = True) -> Manifest:
     for key, expected in manifest.files.items() if verify else ():
         if not (path / key).is_file():
             raise CorruptArtifact(f"{path}: file {key} is missing. {FIX}")
-        if (found := _sha256(path / key)) != expected["sha256"]:
+        if (found := sha256(path / key)) != expected["sha256"]:
             raise CorruptArtifact(f"{path}: file {key} differs: expected sha256 {expected['sha256']}, found {found}. {FIX}")
     return manifest
 
@@ -216,6 +216,11 @@ def code_version() -> dict[str, Any]:
     return {"version": _version("latentreason") or "0+unknown", "commit": commit, "dirty": None if changes is None else changes != ""}
 
 
+def environment() -> dict[str, str]:
+    """Python, platform, and versions of the packages that compute."""
+    return {"python": platform.python_version(), "platform": platform.platform()} | {p: v for p in _PACKAGES if (v := _version(p))}
+
+
 @cache
 def _git(*arguments: str) -> str | None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # in a git hook they name another repository
@@ -233,20 +238,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _replace(partial: Path, target: Path) -> None:
-    """Put `partial` at `target`. A kill between the two renames loses nothing: both directories are whole under hidden names."""
-    aside = hidden(target, "old")
-    if target.exists():
-        target.rename(aside)
-    try:
-        partial.rename(target)
-    except BaseException:
-        if aside.exists():
-            aside.rename(target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _refuse_other(target: Path, new: dict[str, Any]) -> None:
@@ -277,6 +268,7 @@ def _has_footer(path: Path) -> bool:
     return True
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Hash (hex) of the bytes of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

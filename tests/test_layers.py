@@ -15,6 +15,7 @@ import pytest
 PACKAGE = "latentreason"
 MAX_LINES = 400
 FLOORS = {
+    "__main__": 10,
     "cli": 9,
     "publish": 8,
     "reproduce": 7, "picture": 7, "geometry": 7,

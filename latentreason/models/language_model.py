@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from latentreason.errors import InvalidInput, NonFinite
+from latentreason.errors import CorruptArtifact, InvalidInput, NonFinite
 from latentreason.models.decoding import Batch, Decoded, decode, sampled
 
 if TYPE_CHECKING:
@@ -44,8 +44,10 @@ class LM:
 
         Raises:
             InvalidInput: the source is neither a directory nor a model that can be found.
+            CorruptArtifact: a weight file is cut short.
             NonFinite: a weight is NaN or Inf.
         """
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
@@ -53,6 +55,8 @@ class LM:
             model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype, device_map=device_map)
         except (OSError, ValueError) as error:  # ValueError: a directory without a tokenizer, or an unknown architecture
             raise InvalidInput(f"No model at {str(source)!r}: give a local directory with config.json, or a hub id that is cached. ({error})") from error
+        except SafetensorError as error:
+            raise CorruptArtifact(f"The weights at {str(source)!r} are cut short or damaged ({error}): fetch or copy them again.") from error
         lm = cls(model.eval(), tokenizer, name or str(source), revision)
         lm.check_finite()
         return lm

@@ -9,6 +9,7 @@ import torch
 
 from latentreason.errors import InvalidInput, VocabMismatch, unknown_name
 from latentreason.models.language_model import LM
+from latentreason.store import open_artifact
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,14 @@ class ModelPair:
 
     @classmethod
     def from_organism(cls, name: str = "activation") -> "ModelPair":
-        """The built-in pair of an organism, from the checkout or from the installed wheel."""
+        """The built-in pair of an organism, from the checkout or from the installed wheel.
+
+        Raises:
+            UnknownName: no such organism.
+            CorruptArtifact: a file of it is missing, cut short or edited.
+        """
         folder = organism_dir(name)
+        open_artifact(folder)
         pair = cls.from_pretrained(folder / "base", folder / "rl")
         return cls(pair.base, pair.rl, name)
 

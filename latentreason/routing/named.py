@@ -1,9 +1,10 @@
 """The routers by name, and how to make one again from the plain data in a table or manifest."""
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
-from latentreason.errors import unknown_name
+from latentreason.errors import InvalidInput, unknown_name
 from latentreason.routing.base_only import on_entropy
 from latentreason.routing.controls import always, at_strategy, first_token, never
 from latentreason.routing.oracle import on_disagreement, on_divergence
@@ -20,12 +21,15 @@ def named(name: str, **params: Any) -> Router:
 
     Raises:
         UnknownName: no such router; names the nearest.
+        InvalidInput: a parameter that this router does not take.
     """
     head, _, tail = name.partition("(")
     if head not in ROUTERS:
         raise unknown_name("router", name, ROUTERS)
     if tail:
         params = {"measure": tail.rstrip(")"), **params}
+    if extra := [key for key in params if key not in signature(ROUTERS[head]).parameters]:
+        raise InvalidInput(f"Router {head} takes no {extra[0]}; it takes {', '.join(signature(ROUTERS[head]).parameters) or 'nothing'}.")
     return ROUTERS[head](**params)
 
 

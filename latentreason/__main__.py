@@ -1,0 +1,5 @@
+"""`python -m latentreason` is the command `latentreason`."""
+
+from latentreason.cli import main
+
+main()
