@@ -71,8 +71,8 @@ print(result.finding)
 result.plot()
 
 # %%
-shown = result.table.query("quantity in ['recovery', 'changed_of_D', 'area_difference']")
-shown[["quantity", "router", "control", "value", "lo", "hi", "reason"]]
+shown = result.table.query("quantity in ['recovery', 'changed_of_D', 'difference_at']")
+shown[["quantity", "router", "control", "budget", "value", "lo", "hi", "reason"]]
 
 # %% [markdown]
 # ## Who said what

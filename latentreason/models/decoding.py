@@ -246,10 +246,10 @@ def decode(lms: "list[LM]", batch: Batch, choose: Choose) -> Decoded:
     Raises:
         ContextTooLong: a prompt and its completion do not fit.
     """
-    longest = max(map(len, batch.prompts), default=0) + batch.max_new_tokens
+    longest = max(map(len, batch.prompts), default=0)
     for lm in lms:
-        if lm.context is not None and longest > lm.context:
-            raise ContextTooLong(f"Prompt of {longest - batch.max_new_tokens} tokens and max_new_tokens={batch.max_new_tokens} exceed the {lm.context} positions of {lm.name!r}. Lower max_new_tokens or shorten the prompt.")
+        if lm.context is not None and longest + batch.max_new_tokens - 1 > lm.context:  # the last token is never read
+            raise ContextTooLong(f"Prompt of {longest} tokens and max_new_tokens={batch.max_new_tokens} exceed the {lm.context} positions of {lm.name!r}. Lower max_new_tokens or shorten the prompt.")
     decoder = PrefixDecoder(lms, batch.prompts)
     device, n_rows = decoder.device, len(batch.problem)
     row, slot = torch.arange(n_rows, device=device), batch.problem.to(device)

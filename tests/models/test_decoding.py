@@ -241,10 +241,10 @@ def test_nothing_to_decode(make_lm):
 
 
 def test_a_completion_that_does_not_fit_is_refused_and_one_that_does_is_not(make_lm):
-    with pytest.raises(ContextTooLong, match=r"Prompt of 8 tokens and max_new_tokens=121 exceed the 128 positions of 'base'\. Lower max_new_tokens"):
-        make_lm("gpt2").decode(make_batch(max_new_tokens=121))
-    decoded = make_lm("gpt2").decode(make_batch(max_new_tokens=120, temperature=0.0))
-    assert int(decoded.length.max()) <= 120
+    with pytest.raises(ContextTooLong, match=r"Prompt of 8 tokens and max_new_tokens=122 exceed the 128 positions of 'base'\. Lower max_new_tokens"):
+        make_lm("gpt2").decode(make_batch(max_new_tokens=122))
+    decoded = make_lm("gpt2").decode(make_batch(max_new_tokens=121, temperature=0.0))  # the last token is emitted and never read
+    assert int(decoded.length.max()) <= 121
 
 
 def test_the_smaller_context_of_two_models_counts(make_lm, make_tiny, tiny_tokenizer):
@@ -253,7 +253,7 @@ def test_the_smaller_context_of_two_models_counts(make_lm, make_tiny, tiny_token
     short = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=8, n_layer=1, n_head=1, n_positions=16)).eval()
     lms = [make_lm("llama"), LM(short, tiny_tokenizer, "short")]
     with pytest.raises(ContextTooLong, match=r"the 16 positions of 'short'"):
-        decoding.decode(lms, make_batch(max_new_tokens=9), lambda moment: {"token_ids": sampled(moment.logits[0], moment)})
+        decoding.decode(lms, make_batch(max_new_tokens=10), lambda moment: {"token_ids": sampled(moment.logits[0], moment)})
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
