@@ -156,15 +156,17 @@ def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism
               quiet: Quiet = False) -> None:  # fmt: skip
     """The main job: sample, calibrate, route, extract, study, draw, report. Resumes its own unfinished run."""
     from latentreason.config import load_config
-    from latentreason.publish import finish, headlines
+    from latentreason.publish import finish, headlines, publish as copy_out
     from latentreason.reproduce import TINY, RunConfig, reproduce as compute, run_dir
 
     chosen = TINY if tiny else RunConfig() if config is None else load_config(RunConfig, config)
     chosen = replace(chosen, pair=chosen.pair if pair is None else pair, seed=chosen.seed if seed is None else seed)
     folder = run_dir(chosen, runs)
     compute(chosen, folder, progress=not quiet)
-    page = finish(folder, chosen, Path("artifacts") if publish else None)
+    page = finish(folder, chosen)
     _show(headlines(folder, Path("artifacts/results") / chosen.pair), "Headline: this run beside the committed one")
+    if publish:
+        copy_out(folder, chosen, Path("artifacts"))
     console.print(f"Report: {page}")
 
 

@@ -19,7 +19,7 @@ from latentreason.stats import Estimate, PerProblem, aligned, gap_reason, over, 
 
 BUDGETS = (0.25, 0.5, 0.75)  # shares of D at which a recovery curve is read
 GRID = np.linspace(0, 1, 41)  # changed / D at which a recovery curve is drawn; holds every budget
-NEAR = 0.05  # a curve is read this far beyond its last arm (in shares of D): what lies further on is a straight line to the RL model, not a measurement
+NEAR = 0.1  # an area needs an arm this near (in shares of D) to the largest budget: the rest of the curve is a straight line to the RL model, no measurement
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +133,7 @@ def _unreached(reach: float) -> list[str]:
     if reach >= max(BUDGETS) - NEAR - 1e-9:
         return [""] * (len(GRID) + 1)
     reason = f"the arms reach only {reach:.2f} D"
-    return [*(reason if x > reach + NEAR + 1e-9 else "" for x in GRID), reason]
+    return [*(reason if x > reach + GRID[1] else "" for x in GRID), reason]
 
 
 def _reading(recovery: np.ndarray, n: int, reasons: Sequence[str]) -> Reading:

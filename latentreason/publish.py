@@ -17,20 +17,22 @@ from latentreason.studies.result import Result
 from latentreason.tasks.registry import load_task
 
 
-def finish(folder: Path, config: RunConfig, artifacts: Path | None = None) -> Path:
-    """Results, figures and report of a run; with `artifacts`, also copied to the committed places. Returns the page."""
+def finish(folder: Path, config: RunConfig) -> Path:
+    """Results, figures and report of a run, from its tables. Returns the page."""
     for name, result in recompute(folder / "tables").items():
         result.save(folder, name)
     make_figures(folder, folder / "figures")
     write_json(folder / "run.json", _facts(folder, config))
-    page = write_report(folder)
-    if artifacts is not None:
-        target = artifacts / "results" / config.pair
-        copy_tree(folder / "tables", target / "tables")
-        for file in (*folder.glob("*.parquet"), *(folder / f"{n}.json" for n in RESULTS), folder / "run.json"):
-            shutil.copyfile(file, target / file.name)
-        make_figures(target, artifacts / "figures")
-    return page
+    return write_report(folder)
+
+
+def publish(folder: Path, config: RunConfig, artifacts: Path) -> None:
+    """Copy tables, results and figures of a finished run to the committed places."""
+    target = artifacts / "results" / config.pair
+    copy_tree(folder / "tables", target / "tables")
+    for file in (*folder.glob("*.parquet"), *(folder / f"{n}.json" for n in RESULTS), folder / "run.json"):
+        shutil.copyfile(file, target / file.name)
+    make_figures(target, artifacts / "figures")
 
 
 def _facts(folder: Path, config: RunConfig) -> dict[str, Any]:

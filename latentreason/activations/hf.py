@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from latentreason.activations.sites import Site
-from latentreason.errors import InvalidInput
+from latentreason.models.blocks import blocks, decoder, hidden_of
 
 if TYPE_CHECKING:
     from latentreason.models.language_model import LM
@@ -27,24 +27,6 @@ class _DeepEnough(Exception):
     """Ends a forward pass whose rest nobody asked for."""
 
 
-def decoder(lm: "LM") -> nn.Module:
-    """The model without its LM head."""
-    module: nn.Module = lm.model.get_decoder()
-    return module
-
-
-def blocks(lm: "LM") -> nn.ModuleList:
-    """The blocks in order, whatever the architecture calls them (`layers`, `h`, ...).
-
-    Raises:
-        InvalidInput: the decoder holds no list of `lm.n_layers` modules.
-    """
-    for child in decoder(lm).children():
-        if isinstance(child, nn.ModuleList) and len(child) == lm.n_layers:
-            return child
-    raise InvalidInput(f"No list of {lm.n_layers} blocks in {lm.name!r}; the architecture {type(decoder(lm)).__name__} is not supported.")
-
-
 def read(
     lm: "LM", ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"] | None, positions: Int[Tensor, "batch pos"],
     sites: Sequence[Site], see: See,
@@ -54,7 +36,7 @@ def read(
 
     def reader(site: Site) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            see(site, _hidden(output))
+            see(site, hidden_of(output))
             if site.layer == deepest:
                 raise _DeepEnough
 
@@ -78,8 +60,8 @@ def edit(lm: "LM", changes: Sequence[tuple[Site, Change]]) -> Iterator["LM"]:
 
     def editor(change: Change) -> Callable[..., Any]:
         def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            hidden = _hidden(output)
-            edited = change(hidden, places[0].to(hidden.device))
+            before = hidden_of(output)
+            edited = change(before, places[0].to(before.device))
             return (edited, *output[1:]) if isinstance(output, tuple) else edited
 
         return hook
@@ -110,9 +92,3 @@ def absolute_positions(arguments: Mapping[str, Any]) -> Int[Tensor, "batch pos"]
     if isinstance(places, Tensor) and places.ndim == 2:
         return places.expand(batch, -1)
     return torch.arange(past, past + length, device=given.device).expand(batch, -1)
-
-
-def _hidden(output: Any) -> Tensor:
-    """Blocks return a tensor in transformers 5, a tuple that starts with it before."""
-    hidden: Tensor = output[0] if isinstance(output, tuple) else output
-    return hidden

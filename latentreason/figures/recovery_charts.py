@@ -35,7 +35,7 @@ def _routers(results: Results) -> dict[str, Any]:
         row: dict[str, Any] = {"router": router}
         for kind in ("", *recovery.CONTROLS):
             where = {"router": router, "control": kind}
-            row[kind or "router_itself"] = {"half": entry(estimate(result, "recovery_at", budget=0.5, **where)), "area": entry(estimate(result, "area", **where))}
+            row[kind or "router_itself"] = {"quarter": entry(estimate(result, "recovery_at", budget=0.25, **where)), "area": entry(estimate(result, "area", **where))}
         rows.append({**row, "difference": entry(estimate(result, "area_difference", router=router, control=recovery.CONTROLS[0]))})
     return {"routers": rows}
 
@@ -46,11 +46,11 @@ def _draw_routers(results: Results, numbers: dict[str, Any]) -> "Drawing":
     chosen = {config["best_oracle"]: "\n(best oracle)", config["best_base_only"]: "\n(best base-only)"}
     labels = [row["router"] + chosen.get(row["router"], "") for row in rows]
     kinds = [("router_itself", "router", ARMS["hybrid"], "o"), (recovery.CONTROLS[0], "matched disagreements", ARMS["control"], "o"), (recovery.CONTROLS[1], "matched random", ARMS["control"], "o-open")]
-    for ax, quantity in zip(axes, ("half", "area"), strict=False):
+    for ax, quantity in zip(axes, ("quarter", "area"), strict=False):
         for i, (key, name, colour, fmt) in enumerate(kinds):
             series = [{**row[key][quantity], "label": label, "colour": colour} for row, label in zip(rows, labels, strict=True)]
-            dots(ax, series, fmt=fmt, shift=0.22 * i, label=name if quantity == "half" else "")
-    axes[0].set(xlabel="share of the gain recovered at 0.5 D", title="Recovery at half of D")
+            dots(ax, series, fmt=fmt, shift=0.22 * i, label=name if quantity == "quarter" else "")
+    axes[0].set(xlabel="share of the gain recovered at 0.25 D", title="Recovery at a quarter of D")
     axes[1].set(xlabel="area under recovery, 0 to D", title="Area", yticks=[])
     dots(axes[2], [{**row["difference"], "label": label, "colour": ARMS["hybrid"]} for row, label in zip(rows, labels, strict=True)])
     axes[2].axvline(0, color="0.7", linewidth=0.8, zorder=0)
@@ -172,7 +172,7 @@ def recovery_at(source: str) -> Figure:
 ROUTERS = Figure(
     ("recovery",), _routers, _draw_routers,
     lambda results: (
-        "Each router that was swept at T=1, beside its matched controls: recovery at 0.5 D (left), area under the recovery curve over 0 to D "
+        "Each router that was swept at T=1, beside its matched controls: recovery at 0.25 D (left), area under the recovery curve over 0 to D "
         "(middle), and the paired difference of areas to matched disagreements, which change as many tokens at random places where the models "
         "differ (right): an interval that includes 0 is no evidence that it matters which disagreements are swapped. Matched random routes as "
         "often as its router and so changes fewer tokens: its area is undefined where it does not come near 0.75 D. "

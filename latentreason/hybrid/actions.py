@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -24,12 +25,14 @@ class Action:
     Attributes:
         name, params: for tables and manifests.
         source: code that marks its tokens in the table.
+        reads: places of the residual stream that it needs, such as "rl:2".
         tokens: (moment of the routed rows) -> token of each. `moment.logits` are [base, RL].
     """
 
     name: str
     params: Mapping[str, Any] = field(default_factory=dict)
     source: int = RL
+    reads: frozenset[str] = frozenset()
     tokens: Callable[[Moment], Int[Tensor, "row"]] = field(default=lambda moment: sampled(moment.logits[1], moment), compare=False, repr=False)
 
     def spec(self) -> dict[str, Any]:
@@ -40,6 +43,34 @@ class Action:
 def swap() -> Action:
     """Emit the RL model's token, drawn with the same noise."""
     return Action("swap")
+
+
+def rerank(k: int = 5) -> Action:
+    """Emit the RL model's favourite (with the same noise) among the base model's k likeliest tokens: information without steering.
+
+    Raises:
+        InvalidInput: k below 1.
+    """
+    if k < 1:
+        raise InvalidInput(f"rerank needs at least one candidate, got k={k}.")
+
+    def tokens(moment: Moment) -> Tensor:
+        base, rl = moment.logits
+        kept = base.topk(min(k, base.shape[1])).indices
+        return sampled(torch.full_like(rl, -torch.inf).scatter(1, kept, rl.gather(1, kept)), moment)
+
+    return Action("rerank", {"k": k}, tokens=tokens)
+
+
+def logit_delta(strength: float = 1.0) -> Action:
+    """Emit from base + strength * (RL - base) logits; at 1 it is the RL model, above 1 it goes beyond (proxy tuning, arXiv 2401.08565; RAST, 2506.15710).
+
+    Raises:
+        InvalidInput: a strength that is not finite.
+    """
+    if not abs(strength) < float("inf"):
+        raise InvalidInput(f"strength={strength} is not finite; 0 is the base model, 1 the RL model.")
+    return Action("logit_delta", {"strength": strength}, tokens=lambda moment: sampled(moment.logits[0] + strength * (moment.logits[1] - moment.logits[0]), moment))
 
 
 def steer(vectors: "VectorSet", *, label: str | None = None, strength: float = 1.0) -> Action:
@@ -60,7 +91,7 @@ def steer(vectors: "VectorSet", *, label: str | None = None, strength: float = 1
             logits, place = moment.decoder.again(0, moment.slot)
         return sampled(logits, replace(moment, slot=place))
 
-    return Action("steer", {"label": label, "strength": strength, "vectors": vectors.card()}, STEERED, tokens)
+    return Action("steer", {"label": label, "strength": strength, "vectors": vectors.card()}, STEERED, tokens=tokens)
 
 
 def logit_bias(token_id: int, bias: float) -> Action:
@@ -84,4 +115,4 @@ def logit_bias(token_id: int, bias: float) -> Action:
         biased[:, token_id] += bias
         return sampled(biased, moment)
 
-    return Action("logit_bias", {"token_id": token_id, "bias": bias}, STEERED, tokens)
+    return Action("logit_bias", {"token_id": token_id, "bias": bias}, STEERED, tokens=tokens)

@@ -20,10 +20,8 @@ from latentreason.routing.router import Router, with_threshold
 from latentreason.sampling.local import Sampling, sample
 from latentreason.tasks.problem import Problem, split_of
 
-SCORES = (1e-4, 20.0)
-"""Range of thresholds that is searched, in the unit of the score (nats, or 0 to 1)."""
 ROUNDS, PARTS = 3, 8
-"""Rounds of the search, and into how many parts each cuts what is left: 512 steps of 2.4% in all."""
+"""Rounds of the search, and into how many parts each cuts what is left: 512 steps in all (of 2.4% from 1e-4 to 20)."""
 
 
 def calibrated(router: Router, pair: ModelPair, problems: list[Problem], changed: float = 0.5, *, sampling: Sampling = Sampling(n=4), progress: bool = True) -> Router:
@@ -117,13 +115,14 @@ def calibration_area(routers: Sequence[Router]) -> float:
 def _search(jobs: Sequence[tuple[Router, float]], shares: Callable[[Sequence[Router]], list[float]]) -> list[Router]:
     """Each job's router with the threshold whose share of D (`shares` measures it) is nearest to the job's budget.
 
-    Each round cuts the bracket of log thresholds into equal parts and keeps one; of all thresholds tried, the best is taken.
+    Each round cuts the bracket of thresholds (of their logarithms, where the range is positive) into equal parts and keeps one; of
+    all thresholds tried, the best is taken.
     """
-    brackets = [(math.log(SCORES[0]), math.log(SCORES[1]))] * len(jobs)
+    brackets = [tuple(map(math.log, r.search)) if r.search[0] > 0 else r.search for r, _ in jobs]
     best: list[tuple[float, Router]] = [(math.inf, r) for r, _ in jobs]
     for _ in range(ROUNDS if jobs else 0):
         cuts = [np.linspace(low, high, PARTS + 1) for low, high in brackets]
-        tried = {(r.name, cut): with_threshold(r, float(np.exp(cut))) for (r, _), row in zip(jobs, cuts, strict=True) for cut in row[1:-1]}  # budgets may share some
+        tried = {(r.name, cut): with_threshold(r, float(np.exp(cut) if r.search[0] > 0 else cut)) for (r, _), row in zip(jobs, cuts, strict=True) for cut in row[1:-1]}
         found = dict(zip(tried, shares(list(tried.values())), strict=True))
         for i, ((router, budget), row) in enumerate(zip(jobs, cuts, strict=True)):
             excess = [found[router.name, cut] - budget for cut in row[1:-1]]

@@ -91,13 +91,29 @@ class Arms:
         n, size = len(self.hybrids), len(batch.problem)
         pair = self.hybrids[0].pair
         wide = replace(batch, problem=batch.problem.repeat(n), keys=batch.keys.repeat(n))
-        return decode([pair.base, pair.rl], wide, lambda moment: self._choose(moment, wide.keys, size))
+        return decode([pair.base, pair.rl], wide, lambda moment: self._choose(moment, wide.keys, size), self._sites())
+
+    def _sites(self) -> list[tuple[int, int]]:
+        """(model, layer) of each place that a router or an action reads.
+
+        Raises:
+            InvalidInput: a layer that the model does not have.
+        """
+        pair, found = self.hybrids[0].pair, set()
+        for place in {p for h in self.hybrids for p in h.router.reads | h.action.reads if ":" in p}:
+            model, layer = place.split(":")
+            lm = {"base": pair.base, "rl": pair.rl}[model]
+            if int(layer) >= lm.n_layers:
+                raise InvalidInput(f"A router or action reads {place!r}, but {lm.name!r} has {lm.n_layers} blocks. Was it fitted on another model?")
+            found.add((("base", "rl").index(model), int(layer)))
+        return sorted(found)
 
     def _choose(self, moment: Moment, keys: Tensor, size: int) -> dict[str, Tensor]:
         """One step of all arms. What depends on the prefix alone is computed by slot, then read by row."""
         base_logits, rl_logits = moment.logits
         n_slots = len(base_logits)
-        prefix = Step(moment.t, base_logits, rl_logits, None, None, moment.prefix.new_zeros(n_slots, 0), keys.new_zeros(n_slots))
+        resid = {f"{('base', 'rl')[model]}:{layer}": hidden for (model, layer), hidden in moment.decoder.resid.items()}
+        prefix = Step(moment.t, base_logits, rl_logits, None, None, moment.prefix.new_zeros(n_slots, 0), keys.new_zeros(n_slots), resid)
         base_token, rl_token = sampled(base_logits, moment), sampled(rl_logits, moment)
         scores: dict[Score, Tensor] = {}
         routed = torch.zeros_like(base_token, dtype=torch.bool)
@@ -116,7 +132,7 @@ class Arms:
                 reads_rl, reads_tokens = "rl" in router.reads, "sampled" in router.reads
                 mask = router.decide(Step(
                     moment.t, base_logits[slot], rl_logits[slot] if reads_rl else None, base_token[rows] if reads_tokens else None,
-                    rl_token[rows] if reads_tokens else None, moment.prefix[rows], keys[moment.row[rows]],
+                    rl_token[rows] if reads_tokens else None, moment.prefix[rows], keys[moment.row[rows]], {p: resid[p][slot] for p in router.reads if ":" in p},
                 ))  # fmt: skip
             routed[rows] = mask
             where = mask.nonzero()[:, 0] + start

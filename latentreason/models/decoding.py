@@ -8,16 +8,18 @@ have finished drop out, and with them the slots that nobody points at.
 The engine knows token ids only: no text, no problems, no routers. What is emitted is decided by a `Choose`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from latentreason.errors import ContextTooLong, InvalidInput, NonFinite
+from latentreason.models.blocks import blocks, hidden_of
 
 if TYPE_CHECKING:
     from latentreason.models.language_model import LM
@@ -156,8 +158,13 @@ class SlotLayer(DynamicLayer):
 class PrefixDecoder:
     """Key-value caches of some models over the same slots, always of the same length."""
 
-    def __init__(self, lms: "list[LM]", prompts: list[list[int]]) -> None:
+    def __init__(self, lms: "list[LM]", prompts: list[list[int]], sites: Collection[tuple[int, int]] = ()) -> None:
         """Reads the prompts (padded on the left, with explicit positions).
+
+        Args:
+            lms: the models.
+            prompts: token ids.
+            sites: (model, layer) whose residual stream at the last position is to be kept in `resid`.
 
         Raises:
             InvalidInput: no prompts, or an empty one.
@@ -172,6 +179,7 @@ class PrefixDecoder:
         self.layers = [[SlotLayer() for _ in range(lm.n_layers)] for lm in lms]
         self.caches = [Cache(layers=list[Any](layers)) for layers in self.layers]
         self.length = 0
+        self.sites, self.resid = sites, dict[tuple[int, int], Tensor]()
         self.logits = self._forward(ids)
 
     def _forward(self, ids: Int[Tensor, "slot new"]) -> list[Float[Tensor, "slot vocab"]]:
@@ -182,14 +190,23 @@ class PrefixDecoder:
         if bool((self.pad > 0).any()):
             mask = (torch.arange(self.length, device=self.device)[None] >= self.pad[:, None]).long()
         out = []
-        for lm, cache in zip(self.lms, self.caches, strict=True):
-            result = lm.model(input_ids=ids.to(lm.device), attention_mask=None if mask is None else mask.to(lm.device), position_ids=positions.clamp_min(0).to(lm.device),
-                              past_key_values=cache, use_cache=True, logits_to_keep=1)  # fmt: skip
+        for index, (lm, cache) in enumerate(zip(self.lms, self.caches, strict=True)):
+            with ExitStack() as hooks:
+                for layer in (layer for model, layer in self.sites if model == index):
+                    hooks.callback(blocks(lm)[layer].register_forward_hook(self._keep((index, layer))).remove)
+                result = lm.model(input_ids=ids.to(lm.device), attention_mask=None if mask is None else mask.to(lm.device), position_ids=positions.clamp_min(0).to(lm.device),
+                                  past_key_values=cache, use_cache=True, logits_to_keep=1)  # fmt: skip
             logits = result.logits[:, -1, : self.n_vocab].float().to(self.device)
             if not torch.isfinite(logits).all():
                 raise NonFinite(f"{lm.name!r} gives logits with NaN or Inf at position {self.length - 1}. Check its weights, or use a wider dtype.")
             out.append(logits)
         return out
+
+    def _keep(self, site: tuple[int, int]) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            self.resid[site] = hidden_of(output)[:, -1].float().to(self.device)
+
+        return hook
 
     def extend(self, slot: Int[Tensor, "row"], token: Int[Tensor, "row"]) -> Int[Tensor, "row"]:
         """Append each row's token to its prefix; the new slot of each row. `logits` then speak of the new prefixes."""
@@ -238,10 +255,11 @@ class PrefixDecoder:
 
 
 @torch.inference_mode()
-def decode(lms: "list[LM]", batch: Batch, choose: Choose) -> Decoded:
+def decode(lms: "list[LM]", batch: Batch, choose: Choose, sites: Collection[tuple[int, int]] = ()) -> Decoded:
     """Decode every row of a batch; `choose` says what each row emits at each step.
 
-    A completion ends with an end-of-text token of ANY of the models (it is part of the completion), or at the limit.
+    A completion ends with an end-of-text token of ANY of the models (it is part of the completion), or at the limit. `sites` are
+    (model, layer) whose residual stream `choose` wants to see, in `moment.decoder.resid` by slot.
 
     Raises:
         ContextTooLong: a prompt and its completion do not fit.
@@ -250,7 +268,7 @@ def decode(lms: "list[LM]", batch: Batch, choose: Choose) -> Decoded:
     for lm in lms:
         if lm.context is not None and longest + batch.max_new_tokens - 1 > lm.context:  # the last token is never read
             raise ContextTooLong(f"Prompt of {longest} tokens and max_new_tokens={batch.max_new_tokens} exceed the {lm.context} positions of {lm.name!r}. Lower max_new_tokens or shorten the prompt.")
-    decoder = PrefixDecoder(lms, batch.prompts)
+    decoder = PrefixDecoder(lms, batch.prompts, sites)
     device, n_rows = decoder.device, len(batch.problem)
     row, slot = torch.arange(n_rows, device=device), batch.problem.to(device)
     keys = batch.keys.to(device)

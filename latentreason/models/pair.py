@@ -31,6 +31,10 @@ class ModelPair:
             shown = ", ".join(f"{t!r} ({base.get(t)} / {rl.get(t)})" for t in differ[:10])
             raise VocabMismatch(f"{self.base.name!r} and {self.rl.name!r} differ in {len(differ)} real tokens, so their ids cannot be exchanged. First (base id / RL id): {shown}. Use two models with one tokenizer.")
 
+    def exchanged(self) -> "ModelPair":
+        """The same two models with their roles exchanged: the RL model decodes, and the base model's tokens are put in."""
+        return ModelPair(self.rl, self.base, f"{self.name}, exchanged")
+
     @classmethod
     def from_pretrained(cls, base: str | Path, rl: str | Path, *, dtype: torch.dtype | str = "auto", device_map: Any = None,
                         revisions: tuple[str | None, str | None] = (None, None)) -> "ModelPair":  # fmt: skip

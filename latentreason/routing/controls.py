@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from latentreason.errors import InvalidInput
-from latentreason.routing.router import Router, Step
+from latentreason.routing.router import Router, Step, by_threshold
 from latentreason.strategies.grammar import timing_positions
 
 if TYPE_CHECKING:
@@ -35,6 +35,18 @@ def first_token() -> Router:
 def at_strategy() -> Router:
     """Where the organism's grammar says that the next token chooses a strategy (or the format)."""
     return Router("at_strategy", {}, frozenset({"vocabulary"}), lambda step: timing_positions(step.tokens))
+
+
+def opposite(router: Router) -> Router:
+    """Route the other way round: where a router's score is lowest first. A control for the order that the score gives.
+
+    Raises:
+        InvalidInput: the router has no score.
+    """
+    score = router.score
+    if score is None:
+        raise InvalidInput(f"Router {router.name!r} has no score to turn round; use ~router for the places that it leaves out.")
+    return by_threshold(f"opposite({router.name})", lambda step: 1 / score(step).clamp_min(1e-6), 1.0, router.reads, (0.01, 1e6), opposite=router.spec())
 
 
 def matched_random(hybrid: "Rollouts | Router", *, seed: int = 0) -> Router:

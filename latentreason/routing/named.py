@@ -1,6 +1,7 @@
 """The routers by name, and how to make one again from the plain data in a table or manifest."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -38,4 +39,4 @@ def rebuilt(spec: Mapping[str, Any]) -> Router:
     params = dict(spec["params"])
     calibration = params.pop("calibration", None)
     router = named(spec["name"], **params)
-    return router if calibration is None else Router(router.name, {**router.params, "calibration": calibration}, router.reads, router.decide, router.score)
+    return router if calibration is None else replace(router, params={**router.params, "calibration": calibration})

@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from latentreason.errors import unknown_name
+from latentreason.routing.base_only import entropy
 from latentreason.routing.router import Router, Score, Step, by_threshold
 
 
@@ -24,6 +25,19 @@ def tv(step: Step) -> Tensor:
     return (step.base_logprobs.exp() - step.rl_logprobs.exp()).abs().sum(-1) / 2
 
 
+def entropy_drop(step: Step) -> Tensor:
+    """By how many nats the RL model is surer of its next token than the base model, at temperature 1."""
+    drop: Tensor = entropy(step) - (-(step.rl_logprobs.exp() * step.rl_logprobs).sum(-1))
+    return drop
+
+
+def likelihood_gain(step: Step) -> Tensor:
+    """Log-probability of the RL model's likeliest token under RL minus under base, in nats."""
+    best, token = step.rl_logprobs.max(-1)
+    gain: Tensor = best - step.base_logprobs.gather(1, token[:, None])[:, 0]
+    return gain
+
+
 DIVERGENCES: dict[str, Score] = {"kl": kl, "js": js, "tv": tv}
 
 
@@ -37,6 +51,16 @@ def on_divergence(measure: str = "js", threshold: float = 0.05) -> Router:
     if measure not in DIVERGENCES:
         raise unknown_name("divergence", measure, DIVERGENCES)
     return by_threshold(f"on_divergence({measure})", DIVERGENCES[measure], threshold, frozenset({"base", "rl"}), measure=measure)
+
+
+def on_entropy_drop(threshold: float = 0.1) -> Router:
+    """Route where RL made the choice surer: base entropy minus RL entropy above a threshold, in nats."""
+    return by_threshold("on_entropy_drop", entropy_drop, threshold, frozenset({"base", "rl"}))
+
+
+def on_likelihood_gain(threshold: float = 0.5) -> Router:
+    """Route where the RL model's likeliest token gained more than a threshold, in nats."""
+    return by_threshold("on_likelihood_gain", likelihood_gain, threshold, frozenset({"base", "rl"}))
 
 
 def _differ(step: Step) -> Tensor:

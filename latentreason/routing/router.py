@@ -33,6 +33,8 @@ class Step:
         base_token, rl_token: what each model would emit here (same noise); None unless the router reads "sampled".
         tokens: the completions so far.
         keys: 64-bit key of each row, for routers that draw random numbers of their own.
+        resid: residual stream that predicts the token to come, by place: "base:2" is the output of block 2 of the base model. Only the
+            places that the router reads.
     """
 
     t: int
@@ -42,6 +44,7 @@ class Step:
     rl_token: Int[Tensor, "batch"] | None
     tokens: Int[Tensor, "batch t"]
     keys: Int[Tensor, "batch"]
+    resid: Mapping[str, Float[Tensor, "batch d_model"]] = field(default_factory=dict)
 
     @cached_property
     def base_logprobs(self) -> Float[Tensor, "batch vocab"]:
@@ -70,10 +73,12 @@ class Router:
     Attributes:
         name: of the function that made it.
         params: its arguments; part of the configuration of a run.
-        reads: "base", "rl", "sampled" (tokens drawn at this step), "vocabulary" (the task's tokens).
+        reads: "base", "rl" (logits), "base:2", "rl:2" (residual stream after that block), "sampled" (tokens drawn at this step),
+            "vocabulary" (the task's tokens).
         decide: Step -> mask of the rows to route.
         score: Step -> number that depends on the logits alone (so it is computed once a distinct prefix); the router
             routes where it exceeds `params["threshold"]`. None for routers without a threshold.
+        search: where `calibrated` looks for a threshold, in the unit of the score: on a logarithmic scale where it is positive.
     """
 
     name: str
@@ -81,6 +86,7 @@ class Router:
     reads: frozenset[str] = frozenset({"base"})
     decide: Decide = field(default=_nowhere, compare=False, repr=False)
     score: Score | None = field(default=None, compare=False, repr=False)
+    search: tuple[float, float] = (1e-4, 20.0)
 
     def __and__(self, other: "Router") -> "Router":
         return self._combined(other, "&", torch.logical_and)
@@ -89,7 +95,7 @@ class Router:
         return self._combined(other, "|", torch.logical_or)
 
     def __invert__(self) -> "Router":
-        return Router(f"~{self.name}", {"of": self.spec()}, self.reads, lambda step: ~self.decide(step))
+        return Router(f"~{self.name}", {"not": self.spec()}, self.reads, lambda step: ~self.decide(step))
 
     def _combined(self, other: "Router", sign: str, combine: Callable[[Tensor, Tensor], Tensor]) -> "Router":
         params = {"left": self.spec(), "right": other.spec()}
@@ -100,20 +106,20 @@ class Router:
         return {"name": self.name, "params": dict(self.params), "reads": sorted(self.reads)}
 
 
-def by_threshold(name: str, score: Score, threshold: float, reads: frozenset[str], **params: Any) -> Router:
-    """A router that routes where a score exceeds a threshold.
+def by_threshold(name: str, score: Score, threshold: float, reads: frozenset[str], search: tuple[float, float] = (1e-4, 20.0), **params: Any) -> Router:
+    """A router that routes where a score exceeds a threshold; arguments as the attributes of Router.
 
     Raises:
         InvalidInput: a threshold that is not a number.
     """
     if threshold != threshold:
         raise InvalidInput(f"The threshold of {name} is NaN; give a number, or let `calibrated` choose it.")
-    return Router(name, {**params, "threshold": threshold}, reads, lambda step: score(step) > threshold, score)
+    return Router(name, {**params, "threshold": threshold}, reads, lambda step: score(step) > threshold, score, search)
 
 
 def with_threshold(router: Router, threshold: float) -> Router:
     """The same router with another threshold."""
     if router.score is None:
-        raise InvalidInput(f"Router {router.name!r} has no threshold to choose; calibrate it as it is, or use on_divergence or on_entropy.")
+        raise InvalidInput(f"Router {router.name!r} has no threshold to choose; calibrate it as it is, or use a router with a score, such as on_divergence or on_entropy.")
     others = {k: v for k, v in router.params.items() if k not in ("threshold", "calibration")}  # rates of another threshold
-    return by_threshold(router.name, router.score, threshold, router.reads, **others)
+    return by_threshold(router.name, router.score, threshold, router.reads, router.search, **others)

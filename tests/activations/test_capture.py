@@ -8,9 +8,9 @@ from torch import Tensor
 
 from latentreason.activations.capture import capture
 from latentreason.activations.editing import Edit, editing
-from latentreason.activations.hf import decoder
 from latentreason.activations.sites import Site
 from latentreason.errors import ContextTooLong, InvalidInput, NonFinite, UnknownName
+from latentreason.models.blocks import decoder
 from latentreason.models.language_model import LM
 from latentreason.tables import Rollouts, Spans
 

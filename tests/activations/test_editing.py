@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from latentreason.activations.editing import Edit, additions, editing
-from latentreason.activations.hf import absolute_positions, blocks, decoder
+from latentreason.activations.hf import absolute_positions
 from latentreason.activations.sites import Site
 from latentreason.errors import InvalidInput, NonFinite, UnknownName
+from latentreason.models.blocks import blocks, decoder
 from latentreason.models.decoding import PrefixDecoder
 from latentreason.models.language_model import LM
 

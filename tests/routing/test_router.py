@@ -66,7 +66,7 @@ def test_a_combination_reads_what_its_parts_read_and_says_who_they_are():
     assert both.reads == {"base", "rl", "sampled"}
     assert both.name == "((on_entropy & ~on_divergence(kl)) | on_disagreement)"
     spec = json.loads(json.dumps(both.spec()))
-    assert spec["params"]["left"]["params"]["right"]["params"]["of"] == {"name": "on_divergence(kl)", "params": {"measure": "kl", "threshold": 0.2}, "reads": ["base", "rl"]}
+    assert spec["params"]["left"]["params"]["right"]["params"]["not"] == {"name": "on_divergence(kl)", "params": {"measure": "kl", "threshold": 0.2}, "reads": ["base", "rl"]}
     assert both.score is None  # no threshold of its own to calibrate
 
 
@@ -128,7 +128,7 @@ def test_rates_that_were_measured_at_another_threshold_are_dropped():
 
 @pytest.mark.parametrize("router", [never(), always(), on_disagreement(), ~on_entropy(), on_entropy() & on_divergence()], ids=lambda r: r.name)
 def test_a_router_without_a_threshold_has_none_to_choose(router):
-    with pytest.raises(InvalidInput, match=r"has no threshold to choose; calibrate it as it is, or use on_divergence or on_entropy"):
+    with pytest.raises(InvalidInput, match=r"has no threshold to choose; calibrate it as it is, or use a router with a score"):
         with_threshold(router, 0.5)
 
 
