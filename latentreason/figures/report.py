@@ -105,7 +105,7 @@ def write_report(run_dir: str | Path) -> Path:
     """Write `report.html` into a run's folder.
 
     Args:
-        run_dir: with results (`NAME.parquet`, `NAME.json`); for the trace reader `tables/traces.parquet`; for the facts `manifest.json`
+        run_dir: with results (`NAME.parquet`, `NAME.json`); for the trace reader `tables/traces.parquet`; for the facts `run.json`
             and `tables/facts.json`. What is not there is left out.
 
     Returns:
@@ -121,12 +121,12 @@ def write_report(run_dir: str | Path) -> Path:
     figures = "".join(_figure(name, results) for name, figure in FIGURES.items() if all(i in results for i in figure.inputs))
     traces = root / "tables" / "traces.parquet"
     reader = _reader(read_table(traces)) if traces.is_file() else "<p>This run kept no traces.</p>"
-    facts = "".join(_facts(file) for file in (root / "manifest.json", root / "tables" / "facts.json") if file.is_file())
+    facts = "".join(_facts(file) for file in (root / "run.json", root / "tables" / "facts.json") if file.is_file())
     body = "\n".join([
         f"<h1>latentreason: {_text(root.resolve().name)}</h1><p>{_text(ASKED)}</p>",
         f"<h2>Headline</h2>{_tables(results)}<h2>Findings</h2><ul>{findings}</ul><h2>Figures</h2>{figures}",
         f"<h2>What the numbers mean, and what they do not</h2><ul>{''.join(f'<li>{_text(m)}</li>' for m in MEANING)}</ul>",
-        f"<h2>Traces</h2>{reader}<h2>The run</h2>{facts or '<p>No manifest in this folder.</p>'}",
+        f"<h2>Traces</h2>{reader}<h2>The run</h2>{facts or '<p>No facts in this folder.</p>'}",
     ])  # fmt: skip
     page = root / "report.html"
     write_bytes(page, _page(f"latentreason: {root.resolve().name}", body).encode())

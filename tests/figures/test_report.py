@@ -22,7 +22,7 @@ from latentreason.files import write_json
 def page(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     run = Path(shutil.copytree(run_dir, tmp_path_factory.mktemp("report") / "run"))
     manifest = {"config": {"seed": 7, "note": EVIL}, "env": {"torch": "2.10"}, "seconds": 12.5, "models": [{"id": EVIL}]}
-    write_json(run / "manifest.json", manifest)
+    write_json(run / "run.json", manifest)
     return write_report(run).read_text(encoding="utf-8")
 
 
@@ -88,7 +88,7 @@ def test_what_is_undefined_is_printed_with_its_reason(no_gain_dir: Path, tmp_pat
     text = headline(load_results(run)).set_index("quantity").loc["best oracle: area, T=1", "text"]
     assert re.fullmatch(r"undefined \(RL gain not above 0: .*\)", text)
     page = write_report(run).read_text(encoding="utf-8")
-    assert text in page and "This run kept no traces." in page and "No manifest" not in page
+    assert text in page and "This run kept no traces." in page and "No facts" not in page
 
 
 def test_a_run_that_measured_less_still_has_a_headline(run_dir: Path) -> None:

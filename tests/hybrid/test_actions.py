@@ -5,7 +5,7 @@ import torch
 
 from latentreason.activations.sites import Site
 from latentreason.errors import InvalidInput
-from latentreason.hybrid.actions import STEERED, logit_bias, steer
+from latentreason.hybrid.actions import RL, STEERED, logit_bias, logit_delta, rerank, steer, swap
 from latentreason.hybrid.decode import Hybrid
 from latentreason.models.decoding import Batch
 from latentreason.routing.controls import always, first_token, random_places
@@ -86,3 +86,52 @@ def test_a_bias_that_is_no_number_or_on_no_token(pair):
     for token in (-1, 64):
         with pytest.raises(InvalidInput, match=r"the models share tokens 0 to 63"):
             Hybrid(pair, always(), logit_bias(token, 1.0)).decode(BATCH)
+
+
+def logits_of(pair, prompt, tokens):
+    with torch.inference_mode():
+        return [lm.model(input_ids=torch.tensor([prompt + tokens]), use_cache=False).logits[0, -1] for lm in (pair.base, pair.rl)]
+
+
+def expected_at_routed_tokens(pair, action, choose):
+    """Each routed token against `choose(base logits, RL logits, noise)` from full forwards; how many were routed."""
+    decoded, count = Hybrid(pair, HALF, action).decode(BATCH), 0
+    for i, (tokens, routed) in enumerate(zip(rows(decoded), rows(decoded, "routed"), strict=True)):
+        prompt = PROMPTS[int(BATCH.problem[i])]
+        for t in (t for t, here in enumerate(routed) if here):
+            noise = gumbel(BATCH.keys[i : i + 1], torch.tensor([len(prompt) + t]), 64)[0]
+            assert tokens[t] == choose(*logits_of(pair, prompt, tokens[:t]), noise)
+            count += 1
+    assert set(decoded.records["source"][decoded.records["routed"]].tolist()) == {action.source}
+    return count
+
+
+@pytest.mark.parametrize("k", [1, 3, 64, 1000])
+def test_rerank_takes_the_rl_models_choice_among_the_bases_favourites(pair, k):
+    def choose(base, rl, noise):
+        favourites = base.argsort(descending=True)[:k].tolist()
+        return max(favourites, key=lambda token: float(rl[token] + noise[token]))
+
+    assert expected_at_routed_tokens(pair, rerank(k), choose) > 10
+    assert rerank(k).source == RL
+
+
+@pytest.mark.parametrize("strength", [-0.5, 0.0, 0.4, 1.0, 1.7])
+def test_logit_delta_goes_from_base_to_rl_and_beyond(pair, strength):
+    assert expected_at_routed_tokens(pair, logit_delta(strength), lambda base, rl, noise: int((base + strength * (rl - base) + noise).argmax())) > 10
+
+
+def test_the_ends_of_rerank_and_logit_delta_are_base_and_rl(pair):
+    def tokens(action):
+        return rows(Hybrid(pair, always(), action).decode(BATCH))
+
+    assert tokens(rerank(64)) == tokens(swap()) == tokens(logit_delta(1.0))
+    assert tokens(logit_delta(0.0)) == rows(pair.base.decode(BATCH))
+
+
+def test_rerank_and_logit_delta_refuse_what_means_nothing():
+    with pytest.raises(InvalidInput, match="at least one candidate, got k=0"):
+        rerank(0)
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(InvalidInput, match="is not finite; 0 is the base model, 1 the RL model"):
+            logit_delta(bad)

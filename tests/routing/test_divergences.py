@@ -8,8 +8,8 @@ from scipy import special, stats
 from scipy.spatial import distance
 
 from latentreason.errors import InvalidInput, UnknownName
-from latentreason.routing.base_only import entropy, on_entropy
-from latentreason.routing.oracle import DIVERGENCES, js, kl, on_divergence, tv
+from latentreason.routing.base_only import entropy, margin, on_entropy
+from latentreason.routing.oracle import DIVERGENCES, entropy_drop, js, kl, likelihood_gain, on_divergence, tv
 from latentreason.routing.router import Step
 
 
@@ -42,6 +42,11 @@ def test_they_equal_scipy_in_float64(seed, scale):
     np.testing.assert_allclose(kl(step), (q * (log_q - log_p)).sum(-1), **tolerance)  # KL(RL || base)
     np.testing.assert_allclose(js(step), distance.jensenshannon(p, q, axis=-1) ** 2, **tolerance)
     np.testing.assert_allclose(tv(step), np.abs(p - q).sum(-1) / 2, **tolerance)
+    np.testing.assert_allclose(entropy_drop(step), stats.entropy(p, axis=-1) - stats.entropy(q, axis=-1), **tolerance)
+    best, rows = q.argmax(-1), np.arange(len(p))
+    np.testing.assert_allclose(likelihood_gain(step), (log_q - log_p)[rows, best], **tolerance)
+    ordered = np.sort(p, axis=-1)
+    np.testing.assert_allclose(margin(step), 1 - (ordered[:, -1] - ordered[:, -2]), **tolerance)
 
 
 @settings(max_examples=100, deadline=None)
