@@ -18,6 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="
 organisms = typer.Typer(no_args_is_help=True, help="Model pairs grown from scratch, whose cause of gain is known by construction.")
 app.add_typer(organisms, name="organisms")
 console, errors = Console(), Console(stderr=True)
+RESULTS_DIR = Path("artifacts/results/activation")
 
 PairOption = Annotated[str, typer.Option(help="Name of an organism, or BASE,RL (two local directories or hub ids).")]
 OutOption = Annotated[Path, typer.Option(help="Where to write.")]
@@ -112,20 +113,26 @@ def extract(pair: PairOption = "activation", arm: str = "base", task: str = "cha
 
 
 @app.command(epilog="Example: latentreason study passk artifacts/results/activation/tables")
-def study(name: Annotated[str, typer.Argument(help="recovery, recovery_greedy, passk or geometry.")], tables: Path) -> None:
-    """Recompute one study from the tables of a run and print its finding."""
+def study(name: Annotated[str, typer.Argument(help="recovery, recovery_greedy, passk, geometry or published.")],
+          tables: Annotated[Path | None, typer.Argument(help="Folder of tables; the committed ones by default.")] = None,
+          out: Annotated[Path | None, typer.Option(help="Folder to write the result to.")] = None) -> None:  # fmt: skip
+    """Recompute one study from its tables and print its finding."""
     from latentreason.errors import unknown_name
-    from latentreason.studies.recompute import RESULTS
+    from latentreason.studies.recompute import AUDITS, RESULTS, tables_dir
 
-    if name not in RESULTS:
-        raise unknown_name("study", name, RESULTS)
-    console.print(RESULTS[name](tables).finding, markup=False)
+    known = RESULTS | AUDITS
+    if name not in known:
+        raise unknown_name("study", name, known)
+    result = known[name](tables or tables_dir(name, RESULTS_DIR))
+    console.print(result.finding, markup=False, highlight=False)
+    if out is not None:
+        result.save(out, name)
 
 
 @app.command(epilog="Example: latentreason figures --check")
 def figures(names: Annotated[list[str] | None, typer.Argument(help="Which figures; all by default.")] = None,
             check: Annotated[bool, typer.Option("--check", help="Recompute results and numbers from the committed tables and compare.")] = False,
-            results: Path = Path("artifacts/results/activation"), out: Path = Path("artifacts/figures")) -> None:  # fmt: skip
+            results: Path = RESULTS_DIR, out: Path = Path("artifacts/figures")) -> None:  # fmt: skip
     """Draw figures from results, or check that they follow from the committed tables."""
     from latentreason.figures.figures import check_figures, make_figures
 

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from latentreason.errors import InvalidInput, LatentReasonError, unknown_name
-from latentreason.figures import geometry_charts, passk_charts, recovery_charts
+from latentreason.figures import geometry_charts, passk_charts, published_chart, recovery_charts
 from latentreason.figures.figure import Figure, Results
 from latentreason.figures.style import look, rendered
 from latentreason.files import read_json, read_table, write_bytes, write_json
-from latentreason.studies.recompute import RESULTS
+from latentreason.studies.recompute import AUDITS, RESULTS, result_dir, tables_dir
 from latentreason.studies.result import Result
 
 FIGURES: dict[str, Figure] = {
@@ -34,20 +34,22 @@ FIGURES: dict[str, Figure] = {
     "arms": recovery_charts.ARMS_AT_ONE_BUDGET,
     "geometry": geometry_charts.GEOMETRY,
     "dose": geometry_charts.DOSE,
+    "published": published_chart.PUBLISHED,
 }
 """Name -> figure. One more is one more entry."""
 
 
 def load_results(results_dir: str | Path) -> dict[str, Result]:
-    """The results that are stored in a folder, by name; those that a run did not make are left out.
+    """The results that are stored in a folder, by name, and the audits beside it; those that are not there are left out.
 
     Raises:
         CorruptArtifact: a file is damaged.
-        InvalidInput: there is none.
+        InvalidInput: there is none in the folder itself.
     """
     root = Path(results_dir)
-    found = {name: Result.load(root, name) for name in RESULTS if (root / f"{name}.json").is_file()}
-    if not found:
+    folders = {name: result_dir(name, root) for name in (*RESULTS, *AUDITS)}
+    found = {name: Result.load(folder, name) for name, folder in folders.items() if (folder / f"{name}.json").is_file()}
+    if not any((root / f"{name}.json").is_file() for name in found):
         raise InvalidInput(f"{root} holds no results. Fix: give the folder of a run, with {next(iter(RESULTS))}.json in it.")
     return found
 
@@ -96,14 +98,14 @@ def check_figures(results_dir: str | Path, figures_dir: str | Path, names: Seque
     """
     root, folder, stored = Path(results_dir), Path(figures_dir), load_results(results_dir)
     chosen = _chosen(names, stored)
-    wanted = list(stored) if names is None else [r for r in RESULTS if any(r in FIGURES[name].inputs for name in chosen)]
+    wanted = list(stored) if names is None else [r for r in stored if any(r in FIGURES[name].inputs for name in chosen)]
     faults, again = list(_contradictions(root / "tables")), {}
     with tempfile.TemporaryDirectory() as temporary:  # written and read back, so that both sides have gone the same way
         for name in wanted:
             try:
-                RESULTS[name](root / "tables").save(temporary, name)
+                (RESULTS | AUDITS)[name](tables_dir(name, root)).save(temporary, name)
             except (LatentReasonError, LookupError, ValueError, TypeError) as error:
-                faults.append(f"{name}: cannot be computed from {root / 'tables'}: {type(error).__name__}: {error}")
+                faults.append(f"{name}: cannot be computed from {tables_dir(name, root)}: {type(error).__name__}: {error}")
                 continue
             again[name] = Result.load(temporary, name)
             faults += _differences(_plain(stored[name]), _plain(again[name]), name)
@@ -130,7 +132,7 @@ def _chosen(names: Sequence[str] | None, results: Results) -> list[str]:
 
 def _record(name: str, results: Results, root: Path) -> dict[str, Any]:
     """What `NAME.json` holds."""
-    files = [root / f"{i}.{kind}" for i in FIGURES[name].inputs for kind in ("parquet", "json")]
+    files = [result_dir(i, root) / f"{i}.{kind}" for i in FIGURES[name].inputs for kind in ("parquet", "json")]
     hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     return {"figure": name, "inputs": hashes, "caption": FIGURES[name].caption(results), "numbers": FIGURES[name].numbers(results)}
 

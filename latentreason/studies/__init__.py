@@ -2,6 +2,6 @@
 
 from types import ModuleType
 
-from latentreason.studies import geometry, passk, recovery
+from latentreason.studies import geometry, passk, published, recovery
 
-STUDIES: dict[str, ModuleType] = {"recovery": recovery, "passk": passk, "geometry": geometry}
+STUDIES: dict[str, ModuleType] = {"recovery": recovery, "passk": passk, "geometry": geometry, "published": published}

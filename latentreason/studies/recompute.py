@@ -1,6 +1,11 @@
-"""Results from the rollout tables of a run: what `reproduce` does last, and what `figures --check` does again.
+"""Results from tables: what `reproduce` does last, and what `figures --check` does again.
 
-A run's tables are plain files in one folder (`tables/`); this module is the one place that knows their names.
+A run's tables are plain files in one folder (`tables/`); this module is the one place that knows their names. An audit belongs to no run:
+it reads published numbers, which lie elsewhere, and its result lies beside those of the runs::
+
+    artifacts/published/*.csv                            an audit's tables
+    artifacts/results/published/published.{json,parquet}    its result
+    artifacts/results/activation/                        a run's results, with its tables/
 """
 
 from collections.abc import Callable
@@ -8,8 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from latentreason.files import read_json, read_table
-from latentreason.studies import geometry, passk, recovery
+from latentreason.errors import CorruptArtifact
+from latentreason.files import FIX, read_json, read_table
+from latentreason.studies import geometry, passk, published, recovery
 from latentreason.studies.result import Result
 from latentreason.tables import Rollouts
 
@@ -40,15 +46,37 @@ def geometry_result(tables: Path) -> Result:
     return geometry.run(**{name: read_table(tables / f"geometry_{name}.parquet") for name in geometry.TABLES}, config=geometry.Config(**facts["geometry"]))
 
 
+def published_result(tables: Path) -> Result:
+    """Study `published`."""
+    path = tables / "venhoff_2026.csv"
+    try:
+        return published.run(table=pd.read_csv(path))
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise CorruptArtifact(f"Cannot read table {path}: {error}. {FIX}") from error
+
+
 RESULTS: dict[str, Callable[[Path], Result]] = {
     "recovery": lambda tables: recovery_result(tables, "t1"),
     "recovery_greedy": lambda tables: recovery_result(tables, "greedy"),
     "passk": passk_result,
     "geometry": geometry_result,
 }
-"""Name of a result file -> how to compute it from a folder of tables."""
+"""Name of a result file of a run -> how to compute it from a folder of tables."""
+
+AUDITS: dict[str, Callable[[Path], Result]] = {"published": published_result}
+"""The same for results of no run."""
+
+
+def result_dir(name: str, run: Path) -> Path:
+    """Where a result lies: in the folder of its run, an audit in the folder of its own name beside it."""
+    return run.resolve().parent / name if name in AUDITS else run
+
+
+def tables_dir(name: str, run: Path) -> Path:
+    """Where the tables of a result lie."""
+    return run.resolve().parents[1] / name if name in AUDITS else run / "tables"
 
 
 def recompute(tables: Path, names: list[str] | None = None) -> dict[str, Result]:
-    """Results by name."""
+    """Results of a run, by name."""
     return {name: RESULTS[name](tables) for name in names or RESULTS}

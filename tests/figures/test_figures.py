@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from latentreason.studies import passk, recovery
 from latentreason.studies.palette import ARMS, ROUTERS
 from latentreason.tables import Rollouts
 
+ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 Copies = Callable[[], tuple[Path, Path]]
 
 
@@ -79,6 +81,44 @@ def test_the_numbers_in_the_json_are_the_numbers_drawn(run_dir: Path, figures_di
     full = numbers.get("D", {}).values()  # D is the scale of the second axis, and stands in the caption
     missing = [(key, value) for key, value in wanted if value not in full and np.abs(places - value).min() > 1e-12]
     assert not missing
+
+
+def test_the_audit_draws_its_numbers_with_the_kinds_of_training_apart() -> None:
+    facts = json.loads((ARTIFACTS / "figures" / "published.json").read_text())
+    drawing = FIGURES["published"].plot(load_results(ARTIFACTS / "results" / "activation"))
+    places = drawn(drawing)
+    wanted = list(leaves(facts["numbers"]))
+    assert len(wanted) == 18 * 4 + 4 * 3 + 1  # rows with the reported value, means of several rows, the headline
+    assert not [(key, value) for key, value in wanted if np.abs(places - value).min() > 1e-12]
+    (ax,) = drawing.axes
+    headings = {t.get_text(): t.get_position()[1] for t in ax.texts}
+    assert {"RL-trained", "distilled", "SFT + RL"} <= {*headings}
+    ticks = dict(zip((t.get_text() for t in ax.get_yticklabels()), ax.get_yticks(), strict=True))
+    groups = [[y for label, y in ticks.items() if label.startswith(name)] for name in ("Open-Reasoner", "DeepSeek", "QwQ")]
+    assert max(groups[0]) + 1 < headings["distilled"] < min(groups[1]) and max(groups[1]) + 1 < headings["SFT + RL"] < min(groups[2])
+    assert sum(t.get_text() == "negative, reported as 0" for t in ax.texts) == 2
+    assert any(t.get_text() == "headline 0.91" for t in ax.texts)
+    assert "500 (MATH500), 1319 (GSM8K) problems; interval: parametric bootstrap" in facts["caption"]
+
+
+def test_the_check_covers_the_audit_beside_a_run_and_a_run_without_it_lacks_nothing(copies: Copies, tmp_path: Path) -> None:
+    run, figures = copies()  # tmp_path/run, tmp_path/figures
+    assert "published" not in load_results(run)
+    target = tmp_path / "artifacts"
+    shutil.copytree(ARTIFACTS / "published", target / "published")
+    shutil.copytree(ARTIFACTS / "results" / "published", target / "results" / "published")
+    shutil.move(run, target / "results" / "synthetic")
+    for kind in ("json", "png", "pdf"):
+        shutil.copyfile(ARTIFACTS / "figures" / f"published.{kind}", figures / f"published.{kind}")
+    assert check_figures(target / "results" / "synthetic", figures, ["published"]) == []
+    table = target / "published" / "venhoff_2026.csv"
+    table.write_text(table.read_text().replace("58.58,55.20", "58.58,45.20"))
+    found = check_figures(target / "results" / "synthetic", figures)
+    assert any(line.startswith("published.table.gap_recovered(dataset=MATH500, training=rl, pair=orz-1.5b).value: stored 0.82") for line in found)
+    assert any(line.startswith("figure published.numbers.groups[0].rows[1].value: stored ") for line in found)
+    assert all(line.startswith(("published.", "figure published.")) for line in found)
+    with pytest.raises(InvalidInput, match="holds no results"):
+        load_results(target / "results" / "misspelt")
 
 
 def test_the_second_axis_of_a_recovery_curve_is_the_absolute_fraction(run_dir: Path) -> None:
