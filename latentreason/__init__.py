@@ -36,19 +36,24 @@ _HOME = {
     "at_strategy": "routing.controls",
     "calibrated": "hybrid.calibrate",
     "capture": "activations.capture",
+    "concat": "tables",
     "editing": "activations.editing",
     "first_token": "routing.controls",
     "fit_vectors": "vectors.contrast",
     "gap_recovered": "stats",
     "grade": "tasks.grading",
     "load_task": "tasks.registry",
+    "logit_bias": "hybrid.actions",
+    "logit_delta": "hybrid.actions",
     "matched_disagreement": "routing.controls",
     "matched_random": "routing.controls",
     "never": "routing.controls",
     "on_disagreement": "routing.oracle",
     "on_divergence": "routing.oracle",
     "on_entropy": "routing.base_only",
+    "on_margin": "routing.base_only",
     "pass_at_k": "stats",
+    "rerank": "hybrid.actions",
     "sample": "sampling.local",
     "shapley_shares": "stats",
     "steer": "hybrid.actions",
@@ -66,12 +71,18 @@ if TYPE_CHECKING:  # the same names once more, for mypy and editors; tests/test_
     from latentreason.activations.editing import editing as editing
     from latentreason.activations.sites import Activations as Activations, Site as Site
     from latentreason.errors import LatentReasonError as LatentReasonError
-    from latentreason.hybrid.actions import steer as steer, swap as swap
+    from latentreason.hybrid.actions import (
+        logit_bias as logit_bias,
+        logit_delta as logit_delta,
+        rerank as rerank,
+        steer as steer,
+        swap as swap,
+    )
     from latentreason.hybrid.calibrate import calibrated as calibrated
     from latentreason.hybrid.decode import Hybrid as Hybrid
     from latentreason.models.language_model import LM as LM
     from latentreason.models.pair import ModelPair as ModelPair
-    from latentreason.routing.base_only import on_entropy as on_entropy
+    from latentreason.routing.base_only import on_entropy as on_entropy, on_margin as on_margin
     from latentreason.routing.controls import (
         always as always,
         at_strategy as at_strategy,
@@ -91,7 +102,7 @@ if TYPE_CHECKING:  # the same names once more, for mypy and editors; tests/test_
     )
     from latentreason.strategies.tagging import tag as tag
     from latentreason.studies.result import Result as Result
-    from latentreason.tables import Rollouts as Rollouts, Spans as Spans
+    from latentreason.tables import Rollouts as Rollouts, Spans as Spans, concat as concat
     from latentreason.tasks.grading import Grade as Grade, grade as grade
     from latentreason.tasks.problem import Problem as Problem
     from latentreason.tasks.registry import load_task as load_task

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from latentreason.errors import LatentReasonError
+from latentreason import __version__
+from latentreason.errors import InvalidInput, LatentReasonError
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin while they wait are many times slower on busy cores
 
@@ -23,6 +24,13 @@ RESULTS_DIR = Path("artifacts/results/activation")
 PairOption = Annotated[str, typer.Option(help="Name of an organism, or BASE,RL (two local directories or hub ids).")]
 OutOption = Annotated[Path, typer.Option(help="Where to write.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:  # noqa: D103 (its docstring would replace the help)
+    if show:
+        console.print(__version__)
+        raise typer.Exit
 
 
 def main() -> None:
@@ -42,8 +50,7 @@ def _pair(name: str, quiet: bool = False) -> Any:
 
     if quiet:
         disable_progress_bar()
-    base, comma, rl = name.partition(",")
-    return ModelPair.from_pretrained(base, rl) if comma else ModelPair.from_organism(name)
+    return ModelPair.named(name)
 
 
 def _arm(pair: str, arm: str, quiet: bool) -> Any:
@@ -76,7 +83,8 @@ def sample(pair: PairOption = "activation", arm: Annotated[str, typer.Option(hel
 
 
 @app.command(epilog='Example: latentreason route --router "on_divergence(js)" --changed 0.5 --out runs/js.parquet')
-def route(pair: PairOption = "activation", router: str = "on_divergence(js)", changed: Annotated[float, typer.Option(help="Budget of changed tokens, as a share of D.")] = 0.5,
+def route(pair: PairOption = "activation", router: Annotated[str, typer.Option(help="always, at_strategy, first_token, never, on_disagreement, on_divergence(js|kl|tv), on_entropy, on_entropy_drop, on_likelihood_gain or on_margin.")] = "on_divergence(js)",
+          changed: Annotated[float, typer.Option(help="Budget of changed tokens, as a share of D.")] = 0.5,
           task: str = "chain", limit: int = 100, n: int = 16, seed: int = 0, out: OutOption = Path("hybrid.parquet"), quiet: Quiet = False) -> None:  # fmt: skip
     """Calibrate a router, decode the hybrid and its matched controls, and write one table."""
     from latentreason.hybrid.calibrate import calibrated
@@ -84,27 +92,36 @@ def route(pair: PairOption = "activation", router: str = "on_divergence(js)", ch
     from latentreason.routing.controls import always, matched_disagreement, matched_random, never
     from latentreason.routing.named import named
     from latentreason.sampling.local import Sampling, sample as draw
+    from latentreason.stats import Estimate
+    from latentreason.studies import recovery
+    from latentreason.tables import concat
     from latentreason.tasks.registry import load_task
 
-    models = _pair(pair, quiet)
-    chosen = calibrated(named(router), models, load_task(task, split="calibration", seed=seed), changed, progress=not quiet)
+    asked, models = named(router), _pair(pair, quiet)
+    chosen = calibrated(asked, models, load_task(task, split="calibration", seed=seed), changed, progress=not quiet)
     arms = {"base": never(), "rl": always(), "hybrid": chosen, "matched_disagreement": matched_disagreement(chosen), "matched_random": matched_random(chosen)}
     problems = load_task(task, split="test", limit=limit, seed=seed)
     rollouts = draw(Arms([Hybrid(models, r, name=a) for a, r in arms.items()]), problems, Sampling(n=n, seed=seed), progress=not quiet)
     rollouts.save(out)
-    sums = rollouts.table.groupby("arm", sort=False)[["correct", "n_changed", "n_tokens"]].agg({"correct": "mean", "n_changed": "sum", "n_tokens": "sum"}).reset_index()
-    _show(sums.assign(changed=sums["n_changed"] / sums["n_tokens"]), str(out))
+    result = recovery.run(base=rollouts.arm("base"), rl=rollouts.arm("rl"), hybrid=rollouts.arm("hybrid"), control=concat([rollouts.arm("matched_disagreement"), rollouts.arm("matched_random")]))
+    shown = result.table[result.table["quantity"].isin(["accuracy", "D", "recovery", "changed_of_D"])]
+    text = [str(Estimate(r["value"], r["lo"], r["hi"], r["n"], r["method"], r["reason"])) for r in shown.to_dict("records")]
+    _show(shown[["quantity", "arm"]].assign(estimate=text), f"{router}: written to {out}")
+    console.print(result.finding, markup=False, highlight=False)
 
 
 @app.command(epilog="Example: latentreason extract --arm base --out runs/vectors")
-def extract(pair: PairOption = "activation", arm: str = "base", task: str = "chain", limit: int = 100, n: int = 8, method: str = "diff_means",
+def extract(pair: PairOption = "activation", arm: str = "base", task: str = "chain", limit: int = 100, n: int = 8, method: Annotated[str, typer.Option(help="diff_means or logistic.")] = "diff_means",
             seed: int = 0, out: OutOption = Path("vectors"), quiet: Quiet = False) -> None:  # fmt: skip
     """Sample one model and extract a steering vector for each strategy, at all layers."""
+    from latentreason.errors import unknown_name
     from latentreason.sampling.local import Sampling, sample as draw
     from latentreason.strategies.tagging import tag
     from latentreason.tasks.registry import load_task
-    from latentreason.vectors.contrast import fit_vectors
+    from latentreason.vectors.contrast import METHODS, fit_vectors
 
+    if method not in METHODS:
+        raise unknown_name("method", method, METHODS)
     lm = _arm(pair, arm, quiet)
     rollouts = draw(lm, load_task(task, split="fit", limit=limit, seed=seed), Sampling(n=n, seed=seed), progress=not quiet)
     vectors = fit_vectors(lm, rollouts, tag(rollouts), layers="all", method=method)
@@ -114,7 +131,7 @@ def extract(pair: PairOption = "activation", arm: str = "base", task: str = "cha
 
 @app.command(epilog="Example: latentreason study passk artifacts/results/activation/tables")
 def study(name: Annotated[str, typer.Argument(help="recovery, recovery_greedy, passk, geometry or published.")],
-          tables: Annotated[Path | None, typer.Argument(help="Folder of tables; the committed ones by default.")] = None,
+          tables: Annotated[Path | None, typer.Argument(help="Folder of a run or of its tables; the committed ones by default.")] = None,
           out: Annotated[Path | None, typer.Option(help="Folder to write the result to.")] = None) -> None:  # fmt: skip
     """Recompute one study from its tables and print its finding."""
     from latentreason.errors import unknown_name
@@ -123,7 +140,8 @@ def study(name: Annotated[str, typer.Argument(help="recovery, recovery_greedy, p
     known = RESULTS | AUDITS
     if name not in known:
         raise unknown_name("study", name, known)
-    result = known[name](tables or tables_dir(name, RESULTS_DIR))
+    folder = tables or tables_dir(name, RESULTS_DIR)
+    result = known[name](folder / "tables" if (folder / "tables").is_dir() else folder)
     console.print(result.finding, markup=False, highlight=False)
     if out is not None:
         result.save(out, name)
@@ -132,14 +150,17 @@ def study(name: Annotated[str, typer.Argument(help="recovery, recovery_greedy, p
 @app.command(epilog="Example: latentreason figures --check")
 def figures(names: Annotated[list[str] | None, typer.Argument(help="Which figures; all by default.")] = None,
             check: Annotated[bool, typer.Option("--check", help="Recompute results and numbers from the committed tables and compare.")] = False,
-            results: Path = RESULTS_DIR, out: Path = Path("artifacts/figures")) -> None:  # fmt: skip
+            results: Annotated[Path, typer.Option(help="Folder of a run, or the committed results.")] = RESULTS_DIR,
+            out: Annotated[Path | None, typer.Option(help="Folder of the figures; of a run its own, else artifacts/figures.")] = None) -> None:  # fmt: skip
     """Draw figures from results, or check that they follow from the committed tables."""
     from latentreason.figures.figures import check_figures, make_figures
 
+    folder = out or (Path("artifacts/figures") if results == RESULTS_DIR else results / "figures")
     if not check:
-        make_figures(results, out, names or None)
+        written = make_figures(results, folder, names or None)
+        console.print(f"{len(written)} figures in {folder}: {', '.join(file.stem for file in written)}")
         return
-    differences = check_figures(results, out, names or None)
+    differences = check_figures(results, folder, names or None)
     for difference in differences:
         console.print(difference, markup=False, highlight=False)
     console.print(f"{len(differences)} differences")
@@ -164,16 +185,18 @@ def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism
     """The main job: sample, calibrate, route, extract, study, draw, report. Resumes its own unfinished run."""
     from latentreason.config import load_config
     from latentreason.publish import finish, headlines, publish as copy_out
-    from latentreason.reproduce import TINY, RunConfig, reproduce as compute, run_dir
+    from latentreason.reproduce import TINY, RunConfig, reproduce as compute, run_dir, run_name
 
+    if tiny and config is not None:
+        raise InvalidInput("--tiny and --config both say how large the run is: give one of them.")
     chosen = TINY if tiny else RunConfig() if config is None else load_config(RunConfig, config)
     chosen = replace(chosen, pair=chosen.pair if pair is None else pair, seed=chosen.seed if seed is None else seed)
     folder = run_dir(chosen, runs)
     compute(chosen, folder, progress=not quiet)
     page = finish(folder, chosen)
-    _show(headlines(folder, Path("artifacts/results") / chosen.pair), "Headline: this run beside the committed one")
+    _show(headlines(folder, RESULTS_DIR.parent / run_name(folder)), "Headline: this run beside the committed one" + (" (tiny: these numbers mean nothing)" if tiny else ""))
     if publish:
-        copy_out(folder, chosen, Path("artifacts"))
+        copy_out(folder, Path("artifacts"))
     console.print(f"Report: {page}")
 
 
@@ -200,11 +223,11 @@ def organisms_train(name: str, seed: int = 0, out: Annotated[Path | None, typer.
 
 @organisms.command("list")
 def organisms_list() -> None:
-    """The recipes and what the instrument must say of them."""
+    """The recipes, and the cause of the RL gain that each was built to have (what the instrument must find)."""
     from latentreason.organisms.zoo import ORGANISMS
 
     for recipe in ORGANISMS.values():
-        console.print(f"{recipe.name}: truth {recipe.truth}")
+        console.print(f"{recipe.name}: the RL gain is {recipe.truth or 'of unknown cause'}; {recipe.pretrain.steps} steps of pretraining, {recipe.rl.steps} of RL")
 
 
 @app.command()

@@ -2,9 +2,9 @@
 
 >>> tokens, nothing = np.full(40, 20.0), np.zeros(40)
 >>> base, rl = CurvePoint(nothing, nothing, tokens), CurvePoint(np.ones(40), nothing + 2, tokens)
->>> curve = recovery_curve(base, rl, [CurvePoint(np.full(40, 0.8), nothing + 1, tokens), CurvePoint(np.full(40, 0.9), nothing + 1.5, tokens)])
+>>> curve = recovery_curve(base, rl, [CurvePoint(np.full(40, 0.4), nothing + 0.5, tokens), CurvePoint(np.full(40, 0.9), nothing + 1.5, tokens)])
 >>> round(curve.at[0.5].value, 9), round(curve.area.value, 9)
-(0.8, 0.65)
+(0.65, 0.6125)
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from latentreason.stats import Estimate, PerProblem, aligned, gap_reason, over, 
 
 BUDGETS = (0.25, 0.5, 0.75)  # shares of D at which a recovery curve is read
 GRID = np.linspace(0, 1, 41)  # changed / D at which a recovery curve is drawn; holds every budget
-NEAR = 0.1  # an area needs an arm this near (in shares of D) to the largest budget: the rest of the curve is a straight line to the RL model, no measurement
+NEAR = 0.1  # a curve is read where arms are this near (in shares of D): further out it is a straight line to the base or the RL model, which nobody measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +71,8 @@ def recovery_curve(base: CurvePoint, rl: CurvePoint, arms: Sequence[CurvePoint],
 
     The ends are identities, not results: never routing is the base (0, 0), always routing is the RL model (1, 1). An arm measured at x >= 1
     does not move the curve before 1; arms of equal x are averaged. Undefined as `gap_recovered`, and when the RL arm changes no token.
-    Where the arms do not come near the largest of BUDGETS, the area is undefined, and so is the curve beyond its last arm: a straight line
-    from there to the RL model was not measured.
+    The area needs an arm near the smallest and one near the largest of BUDGETS; without them it is undefined, and so is the curve before
+    its first and beyond its last arm: a straight line from there to the base or the RL model was not measured.
     Raises InvalidInput for no arms, other problems, NaN, a problem without tokens, changed outside 0..tokens, or a base arm with changes.
     """
     named = {"base": base, "rl": rl} | {f"arms[{i}]": arm for i, arm in enumerate(arms)}
@@ -91,10 +91,10 @@ def recovery_curve(base: CurvePoint, rl: CurvePoint, arms: Sequence[CurvePoint],
     no_change = "" if full[0] > 0 else "the RL arm changes no token"
     reason = no_change or gap_reason(gap, n)
     order = sorted(list(named)[2:], key=lambda name: float(fraction[name][0]))
-    reach = float(fraction[order[-1]][0] / full[0]) if not no_change else 0.0
+    first, last = (float(fraction[order[i]][0] / full[0]) if not no_change else 0.0 for i in (0, -1))
     x, y = np.stack([over(fraction[name], full) for name in order], axis=1), np.stack([gain[name] for name in order], axis=1)
     gains = _read_off(x, y, gap)
-    unread = [reason or r for r in _unreached(reach)]
+    unread = [reason or r for r in _unreached(first, last)]
     return RecoveryCurve(
         *_reading(over_gap(gains, gap[:, None]), n, unread),
         x=tuple(summary(column, n, no_change) for column in x.T),
@@ -128,12 +128,12 @@ def _read_off(x: np.ndarray, y: np.ndarray, gap: np.ndarray) -> np.ndarray:
     return rows
 
 
-def _unreached(reach: float) -> list[str]:
-    """For each point of GRID and the area: why arms that end at `reach` (in D) say nothing of it; empty where they do."""
-    if reach >= max(BUDGETS) - NEAR - 1e-9:
-        return [""] * (len(GRID) + 1)
-    reason = f"the arms reach only {reach:.2f} D"
-    return [*(reason if x > reach + GRID[1] else "" for x in GRID), reason]
+def _unreached(first: float, last: float) -> list[str]:
+    """For each point of GRID and the area: why arms from `first` to `last` (in D) say nothing of it; empty where they do."""
+    below, beyond = first > min(BUDGETS) + NEAR + 1e-9, last < max(BUDGETS) - NEAR - 1e-9
+    reason = f"the arms lie between {first:.2f} and {last:.2f} D"
+    out = [(below and x < first - GRID[1]) or (beyond and x > last + GRID[1]) for x in GRID]
+    return [*(reason if o else "" for o in out), reason if below or beyond else ""]
 
 
 def _reading(recovery: np.ndarray, n: int, reasons: Sequence[str]) -> Reading:

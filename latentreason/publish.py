@@ -10,7 +10,7 @@ import pandas as pd
 from latentreason.figures.figures import make_figures
 from latentreason.figures.report import headline, write_report
 from latentreason.files import copy_tree, read_json, write_json, write_table
-from latentreason.reproduce import RunConfig
+from latentreason.reproduce import RunConfig, run_name
 from latentreason.store import SCHEMA, code_version, config_hash, environment, sha256
 from latentreason.studies.recompute import RESULTS, recompute
 from latentreason.studies.result import Result
@@ -26,9 +26,9 @@ def finish(folder: Path, config: RunConfig) -> Path:
     return write_report(folder)
 
 
-def publish(folder: Path, config: RunConfig, artifacts: Path) -> None:
+def publish(folder: Path, artifacts: Path) -> None:
     """Copy tables, results and figures of a finished run to the committed places."""
-    target = artifacts / "results" / config.pair
+    target = artifacts / "results" / run_name(folder)
     copy_tree(folder / "tables", target / "tables")
     for file in (*folder.glob("*.parquet"), *(folder / f"{n}.json" for n in RESULTS), folder / "run.json"):
         shutil.copyfile(file, target / file.name)
@@ -55,11 +55,14 @@ README_ROWS = (
 
 
 def headline_block(results: Path) -> str:
-    """The committed headline as a Markdown table: what stands in the README between its two marks."""
-    table = headline({name: Result.load(results, name) for name in RESULTS})
+    """The committed findings and headline as Markdown: what stands in the README between its two marks."""
+    loaded = {name: Result.load(results, name) for name in RESULTS}
+    table, details = headline(loaded), loaded["recovery"].details
     shown = table[table["quantity"].str.startswith(README_ROWS)]
+    findings = [f"- **{name.replace('_', ', ')}**: {result.finding}" for name, result in loaded.items()]
     lines = [f"| {q} | {t} |" for q, t in zip(shown["quantity"], shown["text"], strict=True)]
-    return "\n".join(["| quantity | estimate [95% interval] |", "|---|---|", *lines])
+    sizes = f"{details['n_problems']} problems x {details['n_samples']} samples at T=1, {details['n_problems']} greedy"
+    return "\n".join([*findings, "", f"| quantity ({sizes}) | estimate [95% interval] |", "|---|---|", *lines])
 
 
 def publish_seed(folder: Path, picture: pd.DataFrame, target: Path) -> Path:

@@ -35,7 +35,7 @@ from latentreason.tasks.registry import load_task
 class RunConfig:
     """Everything that can change a number of the main job. The defaults are the job of the built-in pair."""
 
-    pair: str = "activation"
+    pair: str = "activation"  # an organism, or BASE,RL
     task: str = "chain"
     seed: int = 0
     n_problems: int = 200
@@ -91,7 +91,13 @@ def identity(config: RunConfig, pair: ModelPair) -> dict[str, Any]:
 
 def run_dir(config: RunConfig, root: Path = Path("artifacts/runs")) -> Path:
     """The directory of a run: its name holds the hash of configuration and weights."""
-    return root / f"{config.pair}-{config_hash(identity(config, ModelPair.from_organism(config.pair)))[:8]}"
+    pair = ModelPair.named(config.pair)
+    return root / f"{pair.name}-{config_hash(identity(config, pair))[:8]}"
+
+
+def run_name(folder: Path) -> str:
+    """The pair's name, as it stands in the name of a run's folder."""
+    return folder.name.rpartition("-")[0]
 
 
 def reproduce(config: RunConfig, folder: Path, *, progress: bool = True) -> Run:
@@ -100,7 +106,7 @@ def reproduce(config: RunConfig, folder: Path, *, progress: bool = True) -> Run:
     Raises:
         ArtifactConflict: the folder belongs to another configuration.
     """
-    pair = ModelPair.from_organism(config.pair)
+    pair = ModelPair.named(config.pair)
     Parts(folder, identity(config, pair))  # claims the folder
     run = Run(folder, config, pair, progress)
     run.tables.mkdir(exist_ok=True)

@@ -87,6 +87,9 @@ class Rollouts:
         table = read_table(Path(path))
         return cls(table, json.loads(pq.read_schema(path).metadata.get(b"latentreason", b"{}")))
 
+    def __repr__(self) -> str:
+        return f"Rollouts({len(self)} rows, arms {', '.join(self.arms)}; the rows are in .table)"
+
     def _repr_html_(self) -> str:
         shown = self.table[[c for c in ("arm", "problem", "sample", "finish", "grade_strict", "n_tokens", "text") if c in self.table]].head(10)
         rows = "".join("<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in r) + "</tr>" for r in shown.itertuples(index=False))
@@ -110,6 +113,13 @@ class Spans:
 
 
 def concat(rollouts: Iterable[Rollouts]) -> Rollouts:
-    """Stack rollouts of several arms into one table."""
+    """Stack rollouts of several arms into one table.
+
+    Raises:
+        InvalidInput: two of them have an arm of the same name, which would be pooled.
+    """
     parts = list(rollouts)
+    names = [name for part in parts for name in part.arms]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InvalidInput(f"Two tables hold an arm {twice[0]!r}, which would be pooled into one: give each Hybrid a name of its own.")
     return Rollouts(pd.concat([p.table for p in parts], ignore_index=True), {k: v for p in parts for k, v in p.info.items()})

@@ -64,15 +64,13 @@ for router in (lr.on_divergence("js"), lr.on_entropy()):
     controls.append(lr.sample(lr.Hybrid(pair, lr.matched_disagreement(chosen), name=f"control of {router.name}"), problems, sampling))
 
 # %%
-from latentreason.tables import concat
-
-result = lr.studies.recovery.run(base=base, rl=rl, hybrid=concat(hybrids), control=concat(controls))
+result = lr.studies.recovery.run(base=base, rl=rl, hybrid=lr.concat(hybrids), control=lr.concat(controls))
 print(result.finding)
 result.plot()
 
 # %%
-shown = result.table.query("quantity in ['recovery', 'changed_of_D', 'difference_at']")
-shown[["quantity", "router", "control", "budget", "value", "lo", "hi", "reason"]]
+shown = result.table.query("quantity in ['recovery', 'changed_of_D', 'recovery_difference']")
+shown[["quantity", "arm", "control", "value", "lo", "hi"]]
 
 # %% [markdown]
 # ## Who said what
@@ -86,15 +84,22 @@ show(hybrids[0], problem=problems[0].id, sample=0, decode=lambda i: pair.base.to
 # %% [markdown]
 # ## Strategy vectors of the base model
 # One vector a strategy and layer, from the base model's own traces: mean activation where the strategy is about to begin, minus the mean
-# where another one is. `split_half` is the cosine between two halves of the data: below it no cosine to another model can be trusted.
+# where another one is. They are fitted on problems of their own (split `fit`) and tried on the test problems. `split_half` is the cosine
+# between two halves of the data: below it no cosine to another model can be trusted.
 #
-# A vector moves the strategy's frequency, but a dose of 2 is too strong: the model splits again and again and no answer is right. The
-# figure `dose` of the main job shows the range, beside a random vector and a plain logit bias.
+# A vector moves how often its strategy is chosen; whether answers get better is another question, and a dose of 2 at all layers is too
+# strong: the model splits again and again. A norm-matched random vector is the control. The figure `dose` of the main job shows the range.
 
 # %%
-spans = lr.tag(base)
-vectors = lr.fit_vectors(pair.base, base, spans, layers="all")
+fit = lr.sample(pair.base, lr.load_task("chain", split="fit", limit=n_problems, seed=0), sampling)
+vectors = lr.fit_vectors(pair.base, fit, lr.tag(fit), layers=[2])
 print(vectors.labels)
-steered = lr.sample(lr.Hybrid(pair, lr.at_strategy(), action=lr.steer(vectors, label="split", strength=2.0), name="steered"), problems, sampling)
-for name, rollouts in {"base": base, "steered to split": steered}.items():
-    print(name, "splits a trace:", rollouts.table["text"].str.count("split").mean().round(2), "accuracy", rollouts.table["correct"].mean().round(3))
+
+
+def steered(chosen, strength):
+    return lr.sample(lr.Hybrid(pair, lr.at_strategy(), action=lr.steer(chosen, label="split", strength=strength), name="steered"), problems, sampling)
+
+
+arms = {"base": base, "split, 0.5": steered(vectors, 0.5), "split, 2": steered(vectors, 2.0), "random, 2": steered(vectors.random_like(0), 2.0)}
+for name, rollouts in arms.items():
+    print(f"{name:10}", "splits a trace:", rollouts.table["text"].str.count("split").mean().round(2), "accuracy", rollouts.table["correct"].mean().round(3))

@@ -7,7 +7,7 @@ A session fixture is shared by all tests: read it, never change it. Example::
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -91,3 +91,13 @@ def tiny_tokenizer() -> "PreTrainedTokenizerBase":
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """Our own refusal of a wrong type or shape, as outside tests, where jaxtyping does not stand before it."""
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -234,3 +234,77 @@ def test_every_error_is_also_the_builtin_one_would_expect():
     for name, kind in vars(lr.errors).items():
         if isinstance(kind, type) and issubclass(kind, LatentReasonError) and kind is not LatentReasonError:
             assert len(kind.__mro__) > 4, name
+
+
+# --- natural mistakes of a newcomer ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small():
+    pair = lr.ModelPair.from_organism()
+    problems = lr.load_task("chain", limit=3)
+    return pair, problems, lr.sample(pair.base, problems, lr.Sampling(n=2), progress=False)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_what_cannot_be_sampled_says_what_can(small):
+    pair, problems, _ = small
+    with pytest.raises(InvalidInput, match=r"Cannot sample from a ModelPair\. A pair has two models: give pair\.base, pair\.rl or a Hybrid"):
+        lr.sample(pair, problems)
+    with pytest.raises(InvalidInput, match=r"sampling must be a Sampling, found 4; for n samples a problem give Sampling\(n=\.\.\.\)"):
+        lr.sample(pair.base, problems, 4)
+    with pytest.raises(InvalidInput, match=r"A Hybrid needs a Router, .* Call the function that makes it, as in on_entropy\(\)"):
+        lr.Hybrid(pair, lr.on_entropy)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_one_budget_is_asked_of_calibrated_and_a_missed_one_is_said(small):
+    pair, *_ = small
+    problems = lr.load_task("chain", split="calibration", limit=10)
+    with pytest.raises(InvalidInput, match=r"changed=\[0\.25, 0\.5\] is not one budget"):
+        lr.calibrated(lr.on_entropy(), pair, problems, changed=[0.25, 0.5])
+    with pytest.warns(UserWarning, match=r"Router always changes 1\.00 of D, not 0\.5: it has no threshold"):
+        lr.calibrated(lr.always(), pair, problems, changed=0.5, progress=False)
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_two_arms_under_one_name_are_never_pooled(small):
+    pair, _, base = small
+    with pytest.raises(InvalidInput, match="Two tables hold an arm 'base', which would be pooled into one"):
+        lr.concat([base, base])
+    twice = lr.Rollouts(pd.concat([base.table, base.table]), base.info)
+    with pytest.raises(InvalidInput, match="hybrid holds a sample twice"):
+        lr.studies.recovery.run(base=base, rl=base, hybrid=twice)
+    with pytest.raises(InvalidInput, match=r"hybrid must be Rollouts, found list; several arms become one table with concat"):
+        lr.studies.recovery.run(base=base, rl=base, hybrid=[base])
+    calibration = {"calibration": {"budget": 0.25}}
+    assert lr.Hybrid(pair, lr.Router("on_entropy", calibration)).arms == ("on_entropy@0.25",)
+
+
+def test_layers_may_be_plain_numbers(small):
+    pair, _, base = small
+    one, several = lr.capture(pair.base, base, 2), lr.capture(pair.base, base, [lr.Site(2), 3])
+    assert one.sites == [lr.Site(2)] and several.sites == [lr.Site(2), lr.Site(3)]
+    assert one.values[lr.Site(2)].equal(several.values[lr.Site(2)])
+    assert lr.fit_vectors(pair.base, base, lr.tag(base), layers=2).sites == [lr.Site(2)]
+
+
+def test_a_task_that_nobody_can_grade_is_refused():
+    problem = lr.load_task("chain", limit=1)[0]
+    with pytest.raises(LatentReasonError, match="Unknown task 'mine'"):
+        lr.grade("ans 1 2 3", type(problem)(problem.id, problem.question, problem.answer, "mine"))
+
+
+def test_tiny_and_a_config_file_are_not_both_taken(command, tmp_path):
+    (tmp_path / "run.toml").write_text("n_problems = 5")
+    code, text = command("reproduce", "--tiny", "--config", "run.toml")
+    assert code == 1 and "--tiny and --config both say how large the run is" in text
+
+
+def test_what_things_print_fits_on_a_line(small):
+    pair, _, base = small
+    vectors = lr.fit_vectors(pair.base, base, lr.tag(base), layers=2)
+    result = lr.studies.recovery.run(base=base, rl=lr.sample(lr.Hybrid(pair, lr.always(), name="rl"), lr.load_task("chain", limit=3), lr.Sampling(n=2), progress=False), hybrid=base)
+    for thing in (base, vectors, vectors.vectors[0]):
+        assert len(repr(thing)) < 250 and "tensor(" not in repr(thing)
+    assert repr(result).startswith("Result of study 'recovery': ") and result.finding in repr(result)

@@ -1,10 +1,8 @@
 """Recovery curves against synthetic truth, numpy's interpolation and a plain loop over draws."""
 
 import math
-from collections.abc import Iterator
 from random import Random
 
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -14,14 +12,6 @@ from latentreason.errors import InvalidInput
 from latentreason.stats import Estimate, gap_recovered, percentile_interval, pooled_ratio, problem_weights
 
 few_examples = settings(max_examples=30, deadline=None)
-
-
-@pytest.fixture
-def unchecked_shapes() -> Iterator[None]:
-    """Our own refusal of a wrong shape, as outside tests, where jaxtyping does not stand before it."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def numbers(estimate: Estimate) -> tuple[float, float, float]:
@@ -61,20 +51,23 @@ def test_concave_curve_has_the_area_of_its_closed_form() -> None:
     curve = synthetic(xs, [math.sqrt(x) for x in xs], n_boot=20)
     assert curve.area.value == pytest.approx(2 / 3, abs=1e-3)
     assert curve.at[0.25].value == pytest.approx(0.5)
-    one_point = synthetic([0.75], [0.9])  # two straight pieces: a triangle and a trapezoid
-    assert one_point.area.value == pytest.approx(0.75 * 0.9 / 2 + 0.25 * (0.9 + 1) / 2)
-    assert one_point.at[0.5].value == pytest.approx(np.interp(0.5, [0, 0.75, 1], [0, 0.9, 1]))
+    two_points = synthetic([0.25, 0.75], [0.1, 0.9])  # three straight pieces: a triangle and two trapezoids
+    assert two_points.area.value == pytest.approx(0.25 * 0.1 / 2 + 0.5 * (0.1 + 0.9) / 2 + 0.25 * (0.9 + 1) / 2)
+    assert two_points.at[0.5].value == pytest.approx(0.5)
 
 
 def test_what_was_not_reached_is_undefined_and_says_so() -> None:
     curve = synthetic([0.2, 0.46], [0.1, 0.5])
     assert curve.at[0.25].defined and not curve.at[0.5].defined and not curve.at[0.75].defined and not curve.area.defined
-    assert str(curve.area) == "undefined (the arms reach only 0.46 D)"
+    assert str(curve.area) == "undefined (the arms lie between 0.20 and 0.46 D)"
     assert np.isnan(curve.band.y).tolist() == (GRID > 0.485).tolist()
     assert np.isnan([curve.band.lo, curve.band.hi]).any(0).tolist() == (GRID > 0.485).tolist()
     difference = curve_difference(synthetic([0.2, 0.8], [0.2, 0.7]), curve)
     assert difference.at[0.25].defined and not difference.area.defined and "0.46 D" in difference.area.reason
-    assert synthetic([0.65], [0.5]).area.defined and not synthetic([0.64], [0.5]).area.defined
+    assert synthetic([0.35, 0.65], [0.3, 0.5]).area.defined
+    assert not synthetic([0.35, 0.64], [0.3, 0.5]).area.defined and not synthetic([0.36, 0.65], [0.3, 0.5]).area.defined
+    single = synthetic([0.5], [0.6])  # a straight line from the base is no measurement either
+    assert single.at[0.5].defined and not single.at[0.25].defined and not single.at[0.75].defined
 
 
 @few_examples
@@ -95,15 +88,15 @@ def test_curve_is_numpys_interpolation_of_its_sorted_points(hundredths: list[int
     order = np.argsort(xs)
     knots, values = np.r_[0, np.array(xs)[order], 1], np.r_[0, np.array(ys)[order], 1]
     curve = synthetic(xs, ys, n_boot=5)
-    reached = np.ones_like(GRID, dtype=bool) if max(xs) >= 0.65 else max(xs) + GRID[1] >= GRID
+    reached = ((min(xs) <= 0.35) | (min(xs) - GRID[1] <= GRID)) & ((max(xs) >= 0.65) | (max(xs) + GRID[1] >= GRID))
     np.testing.assert_allclose(curve.band.y, np.where(reached, np.interp(GRID, knots, values), np.nan), atol=1e-9)
     assert curve.area.value == pytest.approx(np.trapezoid(values, knots) if reached.all() else np.nan, abs=1e-9, nan_ok=True)
 
 
 def test_points_beyond_the_rl_model_are_kept_and_do_not_move_the_curve() -> None:
-    plain, beyond = synthetic([0.75], [0.6]), synthetic([1.0, 1.4, 0.75], [0.3, 0.2, 0.6])
+    plain, beyond = synthetic([0.3, 0.75], [0.2, 0.6]), synthetic([1.0, 1.4, 0.75, 0.3], [0.3, 0.2, 0.6, 0.2])
     assert numbers(plain.area) == pytest.approx(numbers(beyond.area))
-    assert [e.value for e in beyond.x] == pytest.approx([0.75, 1.0, 1.4]) and beyond.y[2].value == pytest.approx(0.2)
+    assert [e.value for e in beyond.x] == pytest.approx([0.3, 0.75, 1.0, 1.4]) and beyond.y[3].value == pytest.approx(0.2)
     assert beyond.band.y[-1] == pytest.approx(1)
 
 

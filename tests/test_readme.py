@@ -17,7 +17,7 @@ def test_the_readme_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     exec(compile(block.group(1), "README.md", "exec"), scope)
     assert (tmp_path / "recovery.png").stat().st_size > 10_000
     result = scope["result"]
-    difference = result.estimate("difference_at", control="matched_disagreement", budget=0.5)  # type: ignore[attr-defined]
+    difference = result.estimate("recovery_difference", control="matched_disagreement")  # type: ignore[attr-defined]
     assert difference.lo <= difference.value <= difference.hi
     steered = scope["steered"]
     assert isinstance(steered, Rollouts)

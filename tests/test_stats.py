@@ -3,9 +3,7 @@
 import itertools
 import math
 import statistics
-from collections.abc import Iterator
 
-import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -29,14 +27,6 @@ from latentreason.stats import (
 )
 
 few_examples = settings(max_examples=30, deadline=None)
-
-
-@pytest.fixture
-def unchecked_shapes() -> Iterator[None]:
-    """Our own refusal of a wrong shape, as outside tests, where jaxtyping does not stand before it."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def bernoulli(seed: int, rates: np.ndarray, samples: int = 4) -> np.ndarray:

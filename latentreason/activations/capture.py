@@ -46,7 +46,7 @@ class _Padded(NamedTuple):
 
 
 def capture(
-    lm: "LM", rollouts: Rollouts, sites: Sequence[Site], *, at: str | Spans | pd.DataFrame = "generated",
+    lm: "LM", rollouts: Rollouts, sites: Site | int | Sequence[Site | int], *, at: str | Spans | pd.DataFrame = "generated",
     reduce: str | None = None, backend: str = "hf", batch_tokens: int = 16_384, dtype: torch.dtype = torch.float32,
 ) -> Activations:  # fmt: skip
     """Read the model's activations while it reads prompts and completions. The model is left as it was.
@@ -54,7 +54,7 @@ def capture(
     Args:
         lm: the model that reads; not necessarily the one that wrote.
         rollouts: with `prompt_ids` and `token_ids`.
-        sites: where to read; the forward pass ends at the deepest.
+        sites: where to read, a number being the residual stream after that block; the forward pass ends at the deepest.
         at: "generated" for every token of the completions; or spans (columns arm, problem, sample, start and, to reduce, end) for
             the token that opens each, in the order and with the further columns of that table.
         reduce: "mean" gives one row a rollout (those without tokens are left out), or one a span: the mean over its tokens, with

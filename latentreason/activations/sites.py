@@ -55,13 +55,14 @@ class Site:
         return f"{self.kind}.{self.layer}"
 
 
-def checked(sites: Sequence[Site], n_layers: int, model: str) -> list[Site]:
-    """The sites without repeats, shallowest first.
+def checked(sites: Site | int | Sequence[Site | int], n_layers: int, model: str) -> list[Site]:
+    """The sites without repeats, shallowest first; a number is the residual stream after that block.
 
     Raises:
         InvalidInput: none, or a block that the model does not have.
     """
-    unique = sorted(set(sites))
+    several = [sites] if isinstance(sites, Site | int) else sites
+    unique = sorted({Site(site) if isinstance(site, int) else site for site in several})
     if not unique or unique[-1].layer >= n_layers:
         raise InvalidInput(f"{model!r} has blocks 0 to {n_layers - 1}; give at least one site among them, not {list(map(str, unique))}.")
     return unique

@@ -4,6 +4,7 @@ Nothing here may see the test split. All routers and budgets are searched togeth
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,10 +36,20 @@ def calibrated(router: Router, pair: ModelPair, problems: list[Problem], changed
         sampling: at the temperature that the hybrid will run at.
         progress: show a progress bar.
 
+    Warns:
+        UserWarning: the router cannot come within 0.1 D of the budget: its score takes few values, or it has no threshold.
+
     Raises:
-        InvalidInput: a budget outside (0, 1].
+        InvalidInput: a budget outside (0, 1], or problems of the test split.
     """
-    return calibrate([router], pair, problems, [changed], sampling=sampling, progress=progress)[0]
+    if not isinstance(changed, int | float):
+        raise InvalidInput(f"changed={changed!r} is not one budget; for several use latentreason.hybrid.calibrate.calibrate([router], ..., budgets).")
+    chosen = calibrate([router], pair, problems, [changed], sampling=sampling, progress=progress)[0]
+    share = chosen.params["calibration"]["share_of_D"]
+    if abs(share - changed) > 0.1:
+        why = "it has no threshold" if router.score is None else f"no threshold between {router.search[0]:g} and {router.search[1]:g} comes nearer"
+        warnings.warn(f"Router {router.name} changes {share:.2f} of D, not {changed:g}: {why}.", stacklevel=2)
+    return chosen
 
 
 def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem], budgets: Sequence[float], *,

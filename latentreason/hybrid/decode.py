@@ -31,7 +31,10 @@ class Hybrid:
         pair: the two models.
         router: WHEN.
         action: WHAT, by default the RL model's token.
-        name: of the arm in tables; by default the router's.
+        name: of the arm in tables; by default the router's, with its budget where it was calibrated.
+
+    Raises:
+        InvalidInput: a router that is not a Router, such as a function that was not called.
     """
 
     pair: ModelPair
@@ -39,10 +42,15 @@ class Hybrid:
     action: Action = swap()
     name: str = ""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.router, Router):
+            raise InvalidInput(f"A Hybrid needs a Router, found {self.router!r}. Call the function that makes it, as in on_entropy().")
+
     @property
     def arms(self) -> tuple[str, ...]:
         """One arm."""
-        return (self.name or self.router.name,)
+        calibration = self.router.params.get("calibration")
+        return (self.name or (f"{self.router.name}@{calibration['budget']:.2f}" if calibration else self.router.name),)
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":

@@ -50,6 +50,9 @@ class LM:
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        path = Path(source)
+        if not path.exists() and "/" in str(source) and (len(path.parts) != 2 or path.parent.is_dir()):  # a hub id is one word, or OWNER/NAME
+            raise InvalidInput(f"No model at {str(source)!r}: give a local directory with config.json, or a hub id. There is no such directory.")
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
             model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype, device_map=device_map)

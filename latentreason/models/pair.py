@@ -46,6 +46,12 @@ class ModelPair:
         )
 
     @classmethod
+    def named(cls, name: str) -> "ModelPair":
+        """What a command line calls a pair: the name of an organism, or BASE,RL (two local directories or hub ids)."""
+        base, comma, rl = name.partition(",")
+        return cls.from_pretrained(base, rl) if comma else cls.from_organism(name)
+
+    @classmethod
     def from_organism(cls, name: str = "activation") -> "ModelPair":
         """The built-in pair of an organism, from the checkout or from the installed wheel.
 

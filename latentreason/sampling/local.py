@@ -87,9 +87,14 @@ def sample(model: Decodes, problems: list[Problem], sampling: Sampling = Samplin
         Rows by arm, within it by problem in the order given, within it by sample.
 
     Raises:
-        InvalidInput: no problems, or a problem twice.
+        InvalidInput: no problems, a problem twice, or something that cannot be sampled from.
         ArtifactConflict: `out` holds another run.
     """
+    if not isinstance(model, Decodes):
+        hint = " A pair has two models: give pair.base, pair.rl or a Hybrid." if hasattr(model, "base") else ""
+        raise InvalidInput(f"Cannot sample from a {type(model).__name__}.{hint}")
+    if not isinstance(sampling, Sampling):
+        raise InvalidInput(f"sampling must be a Sampling, found {sampling!r}; for n samples a problem give Sampling(n=...).")
     if not problems:
         raise InvalidInput("The list of problems is empty; load some with load_task.")
     if len({p.id for p in problems}) < len(problems):

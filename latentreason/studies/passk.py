@@ -82,8 +82,10 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts | None = None, config:
     if config.n_answers:
         details["guessing_floor"] = [{"k": k, "value": guessing_floor(config.n_answers, k)} for k in ks]
     last = pd.DataFrame(table).query("quantity == 'rl_minus_base'").iloc[-1]
+    crossed = crossing[kinds[-1]]
+    where = f"the base overtakes at k = {crossed}" if crossed.defined else f"no crossing ({crossed.reason})"
     finding = (
-        f"RL minus base at k={ks[-1]} is {last['value']:.3f} [{last['lo']:.3f}, {last['hi']:.3f}] ({kinds[-1]}); the base overtakes at k = {crossing[kinds[-1]]}. "
+        f"RL minus base at k={ks[-1]} is {last['value']:.3f} [{last['lo']:.3f}, {last['hi']:.3f}] ({kinds[-1]}); {where}. "
         + f"An interval above 0 at the largest k refutes the crossing; {'it is' if last['lo'] > 0 else 'it is not'} above 0."
     )
     return Result("passk", asdict(config), pd.DataFrame(table).fillna({"arm": "", "kind": ""}), details, finding)

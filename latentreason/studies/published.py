@@ -99,7 +99,7 @@ def run(*, table: pd.DataFrame, config: Config = Config()) -> Result:
     beside = [_beside(r, s.estimate) for r, s in zip(records, shares, strict=True)]
     labels = ["dataset", "training", "pair", "other", "scope"]
     columns = ["quantity", *labels, *(field.name for field in fields(Estimate))]
-    estimates = pd.DataFrame(found, columns=columns).fillna(dict.fromkeys(labels, ""))
+    estimates = pd.DataFrame(found, columns=columns).astype(dict.fromkeys(labels, object)).fillna(dict.fromkeys(labels, ""))
     result = Result("published", asdict(config), estimates, {"rows": beside, "headline": HEADLINE})
     return replace(result, finding=_finding(result))
 

@@ -20,7 +20,7 @@ import pandas as pd
 
 from latentreason.curves import CurvePoint, RecoveryCurve, curve_difference, recovery_curve
 from latentreason.errors import InvalidInput
-from latentreason.stats import Estimate, mean_estimate, pooled_ratio, shapley_shares
+from latentreason.stats import Estimate, gap_difference, mean_estimate, pooled_ratio, shapley_shares
 from latentreason.studies.palette import ARMS, ROUTERS
 from latentreason.studies.result import Result, rows
 from latentreason.tables import Rollouts
@@ -55,8 +55,13 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
         config: settings.
 
     Raises:
-        InvalidInput: arms on different problems.
+        InvalidInput: arms on different problems, or two arms under one name.
     """
+    for name, tables in {"base": base, "rl": rl, "hybrid": hybrid, "control": control, "timing": timing, "content": content}.items():
+        if tables is not None and not isinstance(tables, Rollouts):
+            raise InvalidInput(f"{name} must be Rollouts, found {type(tables).__name__}; several arms become one table with concat([...]).")
+        if tables is not None and tables.table.duplicated(["arm", "problem", "sample"]).any():
+            raise InvalidInput(f"{name} holds a sample twice (same arm, problem and sample): were two arms of one name stacked? Give each a name.")
     problems = base.per_problem().index
     for arms_of in (rl, hybrid, control, timing, content):
         if arms_of is not None and set(arms_of.table["problem"]) != set(problems):
@@ -98,6 +103,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
         if not kind:
             for other in CONTROLS:
                 if (router, other) in curves:
+                    table += _arm_by_arm(groups[router, ""], controls[router, other], points, other, config)
                     difference = curve_difference(curve, curves[router, other])
                     where = {"router": router, "control": other, **_sources(groups[router, ""][0])}
                     table.append(rows("area_difference", difference.area, **where))
@@ -110,6 +116,24 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
         details["changed_by_strategy"] = changed_by_strategy.to_dict("records")
     result = Result("recovery", asdict(config), pd.DataFrame(table).fillna(dict.fromkeys(("router", "control", "arm", "timing_source", "content_source"), "")), details)
     return Result(result.study, result.config, result.table, details, _finding(result, curves))
+
+
+def _arm_by_arm(arms: list[Rollouts], controls: list[Rollouts], points: dict[str, CurvePoint], control: str, config: Config) -> list[dict[str, Any]]:
+    """How much more each arm recovers than the control that was made for it, paired by problem; both change about as many tokens."""
+    found, where = [], {"router": _spec(arms[0])["name"], "control": control, **_sources(arms[0])}
+    for arm in arms:
+        budget = _spec(arm)["params"].get("calibration", {}).get("budget")
+        for twin in (c for c in controls if _spec(c)["params"].get("budget") == budget):
+            correct = [_point(r).correct for r in (arm, twin)]
+            difference = gap_difference(points["base"].correct, points["rl"].correct, *correct, n_boot=config.n_boot, seed=config.seed)
+            found.append(rows("recovery_difference", difference, arm=arm.arms[0], **where))
+    return found
+
+
+def _spec(rollouts: Rollouts) -> dict[str, Any]:
+    name = rollouts.arms[0]
+    spec: dict[str, Any] = rollouts.info.get(name, {}).get("router", {"name": name, "params": {}})
+    return spec
 
 
 def _point(rollouts: Rollouts) -> CurvePoint:
@@ -132,7 +156,7 @@ def _groups(rollouts: Rollouts) -> dict[tuple[str, str], list[Rollouts]]:
     """Arms by (router, kind of control); ("js", "") is the router itself."""
     out: dict[tuple[str, str], list[Rollouts]] = {}
     for name in rollouts.arms:
-        spec = rollouts.info.get(name, {}).get("router", {"name": name, "params": {}})
+        spec = _spec(rollouts.arm(name))
         key = (spec["params"]["of"], spec["name"]) if "of" in spec["params"] else (spec["name"], "")
         out.setdefault(key, []).append(rollouts.arm(name))
     return out
@@ -152,17 +176,24 @@ def _finding(result: Result, curves: dict[tuple[str, str], RecoveryCurve]) -> st
     router = result.config["best_oracle"] or next((r for r, kind in curves if not kind), "")
     if (router, "") not in curves:
         return "No router was measured."
-    curve = curves[router, ""]
-    at = None if curve.area.defined else max((b for b, e in curve.at.items() if e.defined), default=None)
-    said = f"{router}: area {curve.area} over 0 to D" if at is None else f"{router}: {curve.at[at]} of the gain recovered at {at:g} D"
-    if (router, CONTROLS[0]) in curves:
-        where = {"router": router, "control": CONTROLS[0]}
-        difference = result.estimate("area_difference", **where) if at is None else result.estimate("difference_at", budget=at, **where)
-        verdict = "which disagreements are swapped matters" if difference.lo > 0 else "no evidence that it matters which disagreements are swapped"
-        said += f", {difference} above matched disagreements, so {verdict}"
+    curve, where = curves[router, ""], {"router": router, "control": CONTROLS[0]}
+    if curve.area.defined or not curve.y[0].defined:
+        said, quantity = f"{router}: area {curve.area} over 0 to D", "area_difference"
+    else:  # too few arms for a curve: speak of the one nearest to half of D
+        near = min(range(len(curve.x)), key=lambda i: abs(curve.x[i].value - 0.5))
+        said, quantity = f"{router}: {curve.y[near]} of the gain recovered at {curve.x[near].value:.2f} D", "recovery_difference"
+        where["arm"] = result.table[(result.table["quantity"] == "recovery") & (result.table["router"] == router) & (result.table["control"] == "")]["arm"].iloc[near]
+    rows_of = result.table[(result.table["quantity"] == quantity) & (result.table["router"] == router) & (result.table["control"] == CONTROLS[0])]
+    if len(rows_of):
+        difference = result.estimate(quantity, **where)
+        no = "so there is no evidence that it matters which disagreements are swapped" if difference.defined else "so nothing is said of which swaps matter"
+        yes = "so which disagreements are swapped matters; an interval that includes 0 would have refuted it"
+        said += f"; {difference} above matched disagreements, {yes if difference.lo > 0 else no}"
+    else:
+        said += "; no control was given, so nothing is said of which swaps matter"
     if (result.table["quantity"] == "timing_share").any():
         said += f"; timing carries {result.estimate('timing_share')} of the gain, content {result.estimate('content_share')}"
-    return said + ". A difference whose interval includes 0 would have refuted it."
+    return said + "."
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

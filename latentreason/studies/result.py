@@ -72,6 +72,9 @@ class Result:
         facts = read_json(Path(folder) / f"{name}.json")
         return cls(facts["study"], facts["config"], read_table(Path(folder) / f"{name}.parquet"), facts["details"], facts["finding"])
 
+    def __repr__(self) -> str:
+        return f"Result of study {self.study!r}: {self.finding} ({len(self.table)} estimates in .table)"
+
     def _repr_html_(self) -> str:
         return f"<h4>{html.escape(self.study)}</h4><p>{html.escape(self.finding)}</p>{self.table.head(30).to_html(index=False, escape=True)}"
 

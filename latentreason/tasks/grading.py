@@ -6,6 +6,7 @@ Model output is untrusted text: it is only ever split and compared, never evalua
 from dataclasses import dataclass
 from typing import Literal
 
+from latentreason.errors import unknown_name
 from latentreason.tasks import chain
 from latentreason.tasks.problem import Problem
 
@@ -39,6 +40,8 @@ def grade(text: str, problem: Problem, *, flexible: bool = False, truncated: boo
         flexible: accept the last answer-like string in any wrapper.
         truncated: the completion hit the length limit.
     """
+    if problem.task != "chain":
+        raise unknown_name("task", problem.task, ["chain"])
     extracted = (chain.last_state if flexible else chain.final_answer)(text)
     if extracted is None:
         return Grade("truncated" if truncated else "no_answer")

@@ -116,7 +116,7 @@ def shuffled(
     return out
 
 
-def capture_onsets(lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: str | Sequence[int] = "all", **how: Any) -> Activations:
+def capture_onsets(lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: str | int | Sequence[int] = "all", **how: Any) -> Activations:
     """Activations that predict the opening token of each span that was a choice; the index keeps the column `strategy`.
 
     Args:
@@ -129,7 +129,8 @@ def capture_onsets(lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: str | 
     table = spans.table[spans.table["choice"].to_numpy(bool)] if "choice" in spans.table else spans.table
     if isinstance(layers, str) and layers != "all":
         raise unknown_name("value of `layers`", layers, ["all"])
-    sites = [Site(layer) for layer in (range(lm.n_layers) if isinstance(layers, str) else layers)]
+    numbers = range(lm.n_layers) if isinstance(layers, str) else [layers] if isinstance(layers, int) else layers
+    sites = [Site(layer) for layer in numbers]
     return capture(lm, rollouts, sites, at=table, **how)
 
 
@@ -171,7 +172,7 @@ def fit_onsets(
 
 
 def fit_vectors(
-    lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: str | Sequence[int] = "all", method: str = "diff_means", control: bool = True,
+    lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: str | int | Sequence[int] = "all", method: str = "diff_means", control: bool = True,
     against: str = "family", seed: int = 0, backend: str = "hf", batch_tokens: int = 16_384,
 ) -> VectorSet:  # fmt: skip
     """One steering vector for each strategy and layer, from "without" to "with".
@@ -180,7 +181,7 @@ def fit_vectors(
         lm: the model whose activations are used.
         rollouts: what it reads; for evidence about a model, its own.
         spans: of these rollouts, from `tag`.
-        layers: numbers of blocks, or "all".
+        layers: one number or several of blocks, or "all".
         method: a key of `METHODS`.
         control: keep with each vector `info["control_seed"]`, for its norm-matched twin `vector.random_like(seed)`, and
             `info["split_half"]`, the cosine between the vectors of two random halves of the problems (None where a half has too few spans).

@@ -65,6 +65,9 @@ class SteeringVector:
         unit = vector / scale if scale else torch.eye(1, len(vector), dtype=vector.dtype, device=vector.device)[0]
         return cls(site, unit, scale, label, n, info)
 
+    def __repr__(self) -> str:
+        return f"SteeringVector({self.label!r} at {self.site}, scale {self.scale:.3g}, n {self.n})"
+
     @property
     def vector(self) -> Float[Tensor, "d_model"]:
         """The raw vector: direction times scale, what `strength=1` adds."""
@@ -147,6 +150,9 @@ class VectorSet(Mapping[tuple[str, Site], SteeringVector]):
 
     def __len__(self) -> int:
         return len(self.vectors)
+
+    def __repr__(self) -> str:
+        return f"VectorSet({len(self)} vectors: {', '.join(self.labels)}; at {', '.join(map(str, self.sites))})"
 
     @property
     def labels(self) -> list[str]:

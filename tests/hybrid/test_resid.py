@@ -69,21 +69,19 @@ def test_continuing_a_swap_is_decoding_on_from_it(small):
         assert (row["token_ids"][swap.start], row["base_token_ids"][swap.start]) == (swap.rl_token, swap.base_token)
 
 
-def test_values_and_costs_against_a_pair_where_they_are_known(monkeypatch):
+def test_values_and_costs_against_a_pair_where_they_are_known():
     """On the built-in pair the format `direct` is nearly always wrong and the RL model's format nearly always right."""
     from latentreason.models.pair import ModelPair
 
     pair = ModelPair.from_organism()
-    values = swap_values(pair, load_task("chain", split="fit", limit=60), sampling=Sampling(n=4), limit=400, continuations=3, progress=False).table
+    values = swap_values(pair, load_task("chain", split="fit", limit=60), sampling=Sampling(n=3), limit=150, continuations=2, progress=False).table
     words = pair.base.tokenizer.get_vocab()
     direct = values[values["base_token"] == words["direct"]]
     style = values[(values["base_token"] == words[";"]) & (values["rl_token"] == words[","])]
     style = style if len(style) else values[(values["base_token"] == words[","]) & (values["rl_token"] == words[";"])]
-    assert len(direct) > 3 and len(style) > 10
+    assert len(direct) > 2 and len(style) > 5
     assert direct["value"].mean() > 0.5 and direct["cost"].mean() > 1  # a long trace in place of an answer: more to change
     assert abs(style["value"].mean()) < 0.1 and abs(style["cost"].mean() - 1) < 0.1
-    first = swap_values(pair, load_task("chain", split="fit", limit=60), sampling=Sampling(n=4), limit=400, continuations=3, continued_by=always(), progress=False).table
-    assert first.equals(values)
 
 
 def test_probes_of_values_make_routers_of_both_kinds(small):
@@ -98,8 +96,10 @@ def test_probes_of_values_make_routers_of_both_kinds(small):
         assert len(Hybrid(pair, router).decode(Batch([[1, 4, 5]], torch.zeros(4, dtype=torch.long), torch.arange(4), 1.0, 1.0, 6, gumbel)).length) == 4
 
 
-def test_the_test_split_and_a_pair_without_differences_are_refused(small):
+def test_defaults_and_refusals(small):
     pair, _, sampling = small
+    one, same = (swap_values(pair, load_task("chain", split="fit", limit=3), sampling=sampling, limit=9, continued_by=router, progress=False).table for router in (None, always()))
+    assert one.equals(same)  # always-RL goes on where nothing else is said
     with pytest.raises(InvalidInput, match="must not see the test split"):
         swap_values(pair, load_task("chain", split="test", limit=3), progress=False)
     same = type(pair)(pair.base, pair.base)
