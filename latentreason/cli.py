@@ -200,6 +200,27 @@ def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism
     console.print(f"Report: {page}")
 
 
+@app.command(epilog="Example: latentreason compare --publish")
+def compare(pair: Annotated[str, typer.Option(help="Name of an organism, or BASE,RL.")] = "activation", seed: int = 0,
+            tiny: Annotated[bool, typer.Option("--tiny", help="A run of seconds whose numbers mean nothing.")] = False, runs: Path = Path("artifacts/runs"),
+            publish: Annotated[bool, typer.Option("--publish", help="Copy results and figures to the committed places.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
+    """After `reproduce`, in its folder: every router beside every other, and rival arms such as temperature, votes and weight interpolation."""
+    from latentreason import compare as job
+    from latentreason.publish import finish, publish as copy_out
+    from latentreason.reproduce import STAGES, TINY, RunConfig, reproduce as compute, run_dir
+    from latentreason.studies.recompute import RESULTS
+
+    chosen = replace(TINY if tiny else RunConfig(), pair=pair, seed=seed)
+    folder = run_dir(chosen, runs)
+    compute(chosen, folder, stages=STAGES | job.STAGES, progress=not quiet)
+    page = finish(folder, chosen)
+    for name in ("routing", "rivals"):
+        console.print(f"{name}: {RESULTS[name](folder / 'tables').finding}", markup=False, highlight=False)
+    if publish:
+        copy_out(folder, Path("artifacts"))
+    console.print(f"Report: {page}")
+
+
 @organisms.command("train", epilog="Example: latentreason organisms train activation --seed 1")
 def organisms_train(name: str, seed: int = 0, out: Annotated[Path | None, typer.Option(help="Artifact to write; default artifacts/runs/organisms/NAME-SEED.")] = None,
                     publish: Annotated[bool, typer.Option("--publish", help="Copy the tables of this seed (no weights) to artifacts/results/NAME/seeds/SEED.")] = False,

@@ -7,13 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from latentreason.figures.figures import make_figures
+from latentreason.figures.figures import load_results, make_figures
 from latentreason.figures.report import headline, write_report
 from latentreason.files import copy_tree, read_json, write_json, write_table
 from latentreason.reproduce import RunConfig, run_name
 from latentreason.store import SCHEMA, code_version, config_hash, environment, sha256
-from latentreason.studies.recompute import RESULTS, recompute
-from latentreason.studies.result import Result
+from latentreason.studies.recompute import recompute
 from latentreason.tasks.registry import load_task
 
 
@@ -30,7 +29,7 @@ def publish(folder: Path, artifacts: Path) -> None:
     """Copy tables, results and figures of a finished run to the committed places."""
     target = artifacts / "results" / run_name(folder)
     copy_tree(folder / "tables", target / "tables")
-    for file in (*folder.glob("*.parquet"), *(folder / f"{n}.json" for n in RESULTS), folder / "run.json"):
+    for file in (*folder.glob("*.parquet"), *(folder / f"{n}.json" for n in load_results(folder)), folder / "run.json"):
         shutil.copyfile(file, target / file.name)
     make_figures(target, artifacts / "figures")
 
@@ -56,7 +55,7 @@ README_ROWS = (
 
 def headline_block(results: Path) -> str:
     """The committed findings and headline as Markdown: what stands in the README between its two marks."""
-    loaded = {name: Result.load(results, name) for name in RESULTS}
+    loaded = load_results(results)
     table, details = headline(loaded), loaded["recovery"].details
     shown = table[table["quantity"].str.startswith(README_ROWS)]
     findings = [f"- **{name.replace('_', ', ')}**: {result.finding}" for name, result in loaded.items()]
@@ -76,9 +75,9 @@ def publish_seed(folder: Path, picture: pd.DataFrame, target: Path) -> Path:
 
 def headlines(folder: Path, committed: Path) -> pd.DataFrame:
     """The headline numbers of a run, each beside the committed one, as text with intervals."""
-    here = headline({name: Result.load(folder, name) for name in RESULTS})
+    here = headline(load_results(folder))
     table = here[["quantity", "text"]].rename(columns={"text": "this run"})
     if not (committed / "recovery.json").exists():
         return table.assign(committed="none yet")
-    there = headline({name: Result.load(committed, name) for name in RESULTS})
+    there = headline(load_results(committed))
     return table.merge(there[["quantity", "text"]].rename(columns={"text": "committed"}), on="quantity", how="left").fillna("-")

@@ -50,10 +50,15 @@ class RunConfig:
     strategy_samples: int = 8
     trace_problems: int = 12
     geometry_problems: int = 200
+    fit_problems: int = 400
+    swaps: int = 4000
+    compare_samples: int = 32
+    rival_samples: int = 8
 
 
 TINY = RunConfig(n_problems=6, n_samples=4, budgets=(0.5,), routers=("on_divergence(js)", "on_entropy"), calibration_problems=12, calibration_samples=2,
-                 passk_problems=4, passk_samples=8, passk_hybrid_samples=4, strategy_samples=2, trace_problems=2, geometry_problems=12)  # fmt: skip
+                 passk_problems=4, passk_samples=8, passk_hybrid_samples=4, strategy_samples=2, trace_problems=2, geometry_problems=12,
+                 fit_problems=8, swaps=40, compare_samples=2, rival_samples=1)  # fmt: skip
 """A run of seconds, for tests and notebooks: its numbers mean nothing."""
 
 
@@ -100,8 +105,14 @@ def run_name(folder: Path) -> str:
     return folder.name.rpartition("-")[0]
 
 
-def reproduce(config: RunConfig, folder: Path, *, progress: bool = True) -> Run:
+def reproduce(config: RunConfig, folder: Path, *, stages: "dict[str, Stage] | None" = None, progress: bool = True) -> Run:
     """Compute all tables of a run (the model half). `studies.recompute` and the figures take it from there.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+        stages: those of the main job unless given.
+        progress: show progress bars.
 
     Raises:
         ArtifactConflict: the folder belongs to another configuration.
@@ -111,7 +122,7 @@ def reproduce(config: RunConfig, folder: Path, *, progress: bool = True) -> Run:
     run = Run(folder, config, pair, progress)
     run.tables.mkdir(exist_ok=True)
     seconds: dict[str, float] = read_json(folder / "seconds.json") if (folder / "seconds.json").exists() else {}
-    for name, stage in STAGES.items():
+    for name, stage in (STAGES if stages is None else stages).items():
         if name in seconds:
             continue
         started = time.monotonic()
@@ -220,7 +231,8 @@ def _geometry(run: Run) -> None:
     geometry.collect(run.pair, run.config, run.tables)
 
 
-STAGES: dict[str, Callable[[Run], None]] = {
+Stage = Callable[[Run], None]
+STAGES: dict[str, Stage] = {
     "calibrate": _calibrate,
     "curves at temperature 1": lambda run: _curves(run, "t1"),
     "curves, greedy": lambda run: _curves(run, "greedy"),

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from latentreason.errors import InvalidInput, LatentReasonError, unknown_name
-from latentreason.figures import geometry_charts, passk_charts, published_chart, recovery_charts
+from latentreason.figures import compare_charts, geometry_charts, passk_charts, published_chart, recovery_charts
 from latentreason.figures.figure import Figure, Results
 from latentreason.figures.style import look, rendered
 from latentreason.files import read_json, read_table, write_bytes, write_json
@@ -34,6 +34,8 @@ FIGURES: dict[str, Figure] = {
     "arms": recovery_charts.ARMS_AT_ONE_BUDGET,
     "geometry": geometry_charts.GEOMETRY,
     "dose": geometry_charts.DOSE,
+    "routing": compare_charts.ROUTING,
+    "rivals": compare_charts.RIVALS,
     "published": published_chart.PUBLISHED,
 }
 """Name -> figure. One more is one more entry."""

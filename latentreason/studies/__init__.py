@@ -2,6 +2,8 @@
 
 from types import ModuleType
 
-from latentreason.studies import geometry, passk, published, recovery
+from latentreason.studies import geometry, passk, published, recovery, rivals, routing
 
-STUDIES: dict[str, ModuleType] = {"recovery": recovery, "passk": passk, "geometry": geometry, "published": published}
+STUDIES: dict[str, ModuleType] = {
+    "recovery": recovery, "passk": passk, "geometry": geometry, "routing": routing, "rivals": rivals, "published": published,
+}  # fmt: skip

@@ -15,7 +15,7 @@ import pandas as pd
 
 from latentreason.errors import CorruptArtifact
 from latentreason.files import FIX, read_json, read_table
-from latentreason.studies import geometry, passk, published, recovery
+from latentreason.studies import geometry, passk, published, recovery, rivals, routing
 from latentreason.studies.result import Result
 from latentreason.tables import Rollouts
 
@@ -46,6 +46,21 @@ def geometry_result(tables: Path) -> Result:
     return geometry.run(**{name: read_table(tables / f"geometry_{name}.parquet") for name in geometry.TABLES}, config=geometry.Config(**facts["geometry"]))
 
 
+def routing_result(tables: Path) -> Result:
+    """Study `routing`."""
+    arms = Rollouts.load(tables / "routing.parquet")
+    control = arms.table["arm"].str.startswith("matched_disagreement:")
+    parts = [Rollouts(arms.table[rows].reset_index(drop=True), arms.info) for rows in (~control & ~arms.table["arm"].isin(["base", "rl"]), control)]
+    return routing.run(base=arms.arm("base"), rl=arms.arm("rl"), hybrid=parts[0], control=parts[1],
+                       exchanged=Rollouts.load(tables / "routing_exchanged.parquet"), facts=read_json(tables / "routing.json"))  # fmt: skip
+
+
+def rivals_result(tables: Path) -> Result:
+    """Study `rivals`."""
+    ends = Rollouts.load(tables / "t1_ends.parquet")
+    return rivals.run(base=ends.arm("base"), rl=ends.arm("rl"), rivals=Rollouts.load(tables / "rivals.parquet"), facts=read_json(tables / "rivals.json"))
+
+
 def published_result(tables: Path) -> Result:
     """Study `published`."""
     path = tables / "venhoff_2026.csv"
@@ -60,8 +75,13 @@ RESULTS: dict[str, Callable[[Path], Result]] = {
     "recovery_greedy": lambda tables: recovery_result(tables, "greedy"),
     "passk": passk_result,
     "geometry": geometry_result,
+    "routing": routing_result,
+    "rivals": rivals_result,
 }
 """Name of a result file of a run -> how to compute it from a folder of tables."""
+
+OF_THEIR_OWN = {"routing": "routing.json", "rivals": "rivals.json"}
+"""Results of jobs after the main one -> the table that is written last. A run without it has no such result."""
 
 AUDITS: dict[str, Callable[[Path], Result]] = {"published": published_result}
 """The same for results of no run."""
@@ -78,5 +98,6 @@ def tables_dir(name: str, run: Path) -> Path:
 
 
 def recompute(tables: Path, names: list[str] | None = None) -> dict[str, Result]:
-    """Results of a run, by name."""
-    return {name: RESULTS[name](tables) for name in names or RESULTS}
+    """Results of a run, by name; unless named, those whose job has run."""
+    made = [name for name in RESULTS if name not in OF_THEIR_OWN or (tables / OF_THEIR_OWN[name]).is_file()]
+    return {name: RESULTS[name](tables) for name in names or made}

@@ -165,9 +165,11 @@ def _groups(rollouts: Rollouts) -> dict[tuple[str, str], list[Rollouts]]:
 def _sources(arm: Rollouts) -> dict[str, str]:
     """Where the timing and the content of a hybrid come from: two columns of every table."""
     facts = arm.info.get(arm.arms[0], {})
-    reads = set(facts.get("router", {}).get("reads", ["base"]))
+    reads = {place.split(":")[0] for place in facts.get("router", {}).get("reads", ["base"])}
     at_random = facts.get("router", {}).get("name") == "matched_random"
-    timing = "RL model live" if reads & {"rl", "sampled"} else "task vocabulary" if "vocabulary" in reads else "none" if at_random else "base alone"
+    params = facts.get("router", {}).get("params", {})
+    probed = [params[key]["timing_source"] for key in ("probe", "value") if key in params]
+    timing = probed[0] if probed else "RL model live" if reads & {"rl", "sampled"} else "task vocabulary" if "vocabulary" in reads else "none" if at_random else "base alone"
     action = facts.get("action", {}).get("name", "swap")
     return {"timing_source": timing, "content_source": {"swap": "RL token", "steer": "steering vector", "logit_bias": "logit bias"}.get(action, action)}
 

@@ -1,0 +1,96 @@
+"""The second job on a pair: every router beside every other, and the rival arms. Goes on in the folder of `reproduce`.
+
+Stages as there: each writes its tables once, whole; a run that is started again goes on with what is missing.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from latentreason.activations.capture import capture
+from latentreason.activations.sites import Site
+from latentreason.files import write_json, write_table
+from latentreason.hybrid.calibrate import calibrate
+from latentreason.hybrid.decode import Arms, Hybrid
+from latentreason.hybrid.rivals import RIVALS, tuned
+from latentreason.hybrid.value import swap_values, value_probes
+from latentreason.models.merge import weight_changes
+from latentreason.reproduce import Run
+from latentreason.routing.base_only import on_entropy, on_margin
+from latentreason.routing.controls import always, matched_disagreement, never, opposite
+from latentreason.routing.oracle import on_divergence, on_entropy_drop, on_likelihood_gain
+from latentreason.routing.probe import fit_probe, on_nearest, on_probe, on_value
+from latentreason.routing.router import Router
+from latentreason.strategies.tagging import tag
+from latentreason.tables import Rollouts, concat
+from latentreason.vectors.contrast import fit_vectors
+
+
+def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
+    """Routers that are fitted on problems of the split fit, and how well each readout does on problems held out from it."""
+    pair, config = run.pair, run.config
+    middle = max(1, pair.base.n_layers // 2)
+    problems = run.problems("fit", config.fit_problems)
+    own = run.sample("fit-base", Hybrid(pair, never(), name="base"), problems, run.sampling(4))
+    spans = tag(own)
+    choices = spans.table[spans.table["choice"]] if "choice" in spans.table else spans.table
+    chosen = {(r["problem"], r["sample"], r["start"]) for r in choices.to_dict("records")}
+    read = capture(pair.base, own, [Site(middle)])
+    activations = {f"base:{middle}": read.values[Site(middle)].numpy()}
+    places = list(zip(read.index["problem"], read.index["sample"], read.index["position"], strict=True))
+    opens = np.array([place in chosen for place in places])
+    differs = np.concatenate(own.table["divergence"].to_list()) > 0.35  # nats; about the js router at half of D
+    groups = read.index["problem"].to_numpy(str)
+    onset = fit_probe(activations, opens, label="onset", timing_source="base alone", groups=groups, seed=config.seed)
+    oracle = fit_probe(activations, differs, label="js above 0.35", timing_source="trained on RL labels", groups=groups, seed=config.seed)
+    layers = tuple(range(middle, pair.base.n_layers))
+    values = swap_values(pair, problems, sampling=run.sampling(4), limit=config.swaps, continuations=4, progress=run.progress)
+    write_table(run.tables / "swap_values.parquet", values.table)
+    both, alone = (value_probes(pair, values, layers=layers, base_only=base_only, seed=config.seed) for base_only in (False, True))
+    nearest = on_nearest(fit_vectors(pair.base, own, spans, layers=middle), middle)
+    routers = [on_probe(onset), nearest, on_probe(oracle), on_value(*alone), on_value(*both)]
+    cards = {on_probe(onset).name: onset.card(), on_probe(oracle).name: oracle.card(), on_value(*alone).name: alone[0].card(), on_value(*both).name: both[0].card()}
+    return routers, cards
+
+
+def _routing(run: Run) -> None:
+    """Every router with a score, at the budgets of the run, beside its matched disagreements; and the roles exchanged."""
+    fitted, facts = learned(run)
+    plain = [on_entropy(), on_margin(), opposite(on_entropy()), on_divergence("js"), on_likelihood_gain(), on_entropy_drop(), opposite(on_divergence("js"))]
+    problems, budgets = run.problems("calibration", run.config.calibration_problems), run.config.budgets
+    sampling = run.sampling(run.config.calibration_samples)
+    done = calibrate([*plain, *fitted], run.pair, problems, budgets, sampling=sampling, progress=run.progress)
+    routers: dict[str, Router] = {"base": never(), "rl": always()}
+    for router in done:
+        label = f"{router.name}@{router.params['calibration']['budget']:.2f}"
+        routers |= {label: router, f"matched_disagreement:{label}": matched_disagreement(router)}
+    test = run.problems("test", run.config.n_problems)
+    drawing = replace(run.sampling(run.config.compare_samples), keep_tokens=False, max_rows=65_536)
+    arms = Arms([Hybrid(run.pair, router, name=name) for name, router in routers.items()])
+    run.sample("routing", arms, test, drawing).save(run.tables / "routing.parquet")
+
+    turned = run.pair.exchanged()
+    swapped = calibrate([on_divergence("js")], turned, problems, budgets, sampling=sampling, progress=run.progress)
+    arms = Arms([Hybrid(turned, r, name=f"exchanged@{r.params['calibration']['budget']:.2f}") for r in swapped])
+    run.sample("exchanged", arms, test, drawing).save(run.tables / "routing_exchanged.parquet")
+    write_json(run.tables / "routing.json", facts)
+
+
+def _rivals(run: Run) -> None:
+    """Each rival at the setting that did best on calibration problems; and what RL changed in the weights."""
+    problems, test = run.problems("calibration", run.config.calibration_problems), run.problems("test", run.config.n_problems)
+    parts: list[Rollouts] = []
+    facts: dict[str, Any] = {}
+    for rival in RIVALS:
+        setting, tried = tuned(rival, run.pair, problems, run.sampling(run.config.calibration_samples))
+        drawn = rival.draw(run.pair, test, run.sampling(run.config.rival_samples), setting)
+        parts.append(Rollouts(drawn.slim().table.assign(arm=rival.name), {rival.name: {}}))
+        facts[rival.name] = {"uses": rival.uses, "passes": rival.passes, "setting": setting, "tried": tried}
+    concat(parts).save(run.tables / "rivals.parquet")
+    write_json(run.tables / "rivals.json", facts)
+    write_table(run.tables / "weight_changes.parquet", weight_changes(run.pair))
+
+
+STAGES: dict[str, Callable[[Run], None]] = {"routing": _routing, "rivals": _rivals}

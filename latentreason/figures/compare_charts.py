@@ -1,0 +1,73 @@
+"""The figures of the studies `routing` and `rivals`: one row a router, one row a rival."""
+
+from typing import TYPE_CHECKING, Any
+
+from latentreason.figures.figure import Figure, Results, caption_end, entry, estimate
+from latentreason.figures.style import canvas, dots
+from latentreason.studies import rivals, routing
+from latentreason.studies.palette import ARMS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+SOURCES = dict(zip(routing.SOURCES, (ARMS["base"], ARMS["hybrid"], ARMS["rl"]), strict=True))
+
+
+def _routing(results: Results) -> dict[str, Any]:
+    result = results["routing"]
+    lost = result.table[result.table["quantity"] == "lost"]
+    exchanged = [entry(estimate(result, "lost", arm=row["arm"]), label=f"{row['budget']:.2f} D") for row in lost.to_dict("records")]
+    return {"routers": routing.drawn(result), "exchanged": exchanged}
+
+
+def _draw_routing(results: Results, numbers: dict[str, Any]) -> "Drawing":
+    rows, lost = numbers["routers"], numbers["exchanged"]
+    figure, (left, middle, right) = canvas(12.0, 1.4 + 0.36 * max(4, len(rows)), (1, 1, 0.7))
+    notes = [next((f", {name} {row[key]:.2f}" for key, name in (("auroc", "AUROC"), ("r2", "R\N{SUPERSCRIPT TWO}")) if key in row), "") for row in rows]
+    for ax, key in ((left, "area"), (middle, "difference")):
+        dots(ax, [{**row[key], "label": row["router"] + note, "colour": SOURCES.get(row["timing_source"], ARMS["control"])} for row, note in zip(rows, notes, strict=True)])
+    left.set(xlabel="area under recovery, 0 to D", title="Area")
+    middle.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+    middle.set(xlabel="area minus that of matched disagreements", title="Paired difference", yticks=[])
+    dots(right, [{**row, "colour": ARMS["rl"]} for row in lost])
+    right.set(xlabel="share of the gain lost", title="Roles exchanged", xlim=(min(0, right.get_xlim()[0]), None))
+    for source, colour in SOURCES.items():
+        left.plot([], [], "o", color=colour, markersize=6, label=source)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def _rivals(results: Results) -> dict[str, Any]:
+    result = results["rivals"]
+    rows = [entry(estimate(result, "recovery", arm=r["arm"]), **{k: r[k] for k in ("arm", "uses", "passes", "setting")}) for r in rivals.drawn(result)]
+    return {"rivals": rows, "ends": [entry(estimate(result, "accuracy", arm=arm), arm=arm) for arm in ("base", "rl")]}
+
+
+def _draw_rivals(results: Results, numbers: dict[str, Any]) -> "Drawing":
+    rows = numbers["rivals"]
+    figure, (ax,) = canvas(9.0, 1.2 + 0.55 * max(3, len(rows)))
+    labels = [f"{row['arm']} at {row['setting']:g}\nuses {row['uses']}; {row['passes']:g} passes a token" for row in rows]
+    dots(ax, [{**row, "label": label, "colour": ARMS["rl"] if "RL" in row["uses"] else ARMS["base"]} for row, label in zip(rows, labels, strict=True)])
+    for x in (0, 1):
+        ax.axvline(x, color="0.7", linewidth=0.8, zorder=0)
+    ax.set(xlabel="share of the RL gain recovered, (arm - base) / (RL - base)")
+    return figure
+
+
+ROUTING = Figure(
+    ("routing",), _routing, _draw_routing,
+    lambda results: (
+        "Every router at T=1: area under its recovery curve (left) and its paired difference to matched disagreements (middle), by what the "
+        "router knows: the base model alone (also in training), RL labels in training, or the RL model live. Beside a learned router: AUROC or "
+        "R\N{SUPERSCRIPT TWO} of its readout on problems held out. Right: the RL model decodes and base tokens are put in where the two differ most; share of the "
+        f"gain that is lost, by changed tokens over D. {caption_end(results['routing'], 'area')}"
+    ),
+)  # fmt: skip
+RIVALS = Figure(
+    ("rivals",), _rivals, _draw_rivals,
+    lambda results: (
+        "Other ways to the RL gain at T=1, each at the setting of its grid that did best on calibration problems: share of the gain recovered, "
+        "what the arm uses (blue: nothing of the RL model) and its forward passes for each token that is handed in. Lines: base and RL. "
+        f"{caption_end(results['rivals'], 'recovery')}"
+    ),
+)  # fmt: skip

@@ -1,0 +1,110 @@
+"""Study `rivals`: what else recovers the RL gain on the same pair, what does it use, and what does it cost?
+
+Claim (the rival explanations of the headline): the gain can be had without routing, by sharpening the base model (Reasoning with Sampling,
+arXiv 2510.14901), by votes, by another prompt, by logit arithmetic (proxy tuning, 2401.08565; RAST, 2506.15710), or by few of RL's weight
+changes (2505.11711).
+
+Formula: recovery = (arm - base) / (RL - base), signed, at the setting that did best on calibration problems; every rival has its own grid
+and the same calibration problems. `uses` says what information an arm takes, `passes` its forward passes for each token handed in.
+
+Refuted for a rival where the interval of its recovery does not reach that of the routed hybrid. A rival that uses nothing of the RL model
+and recovers as much refutes the reading that RL taught something that the base model lacks.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from latentreason.errors import InvalidInput
+from latentreason.stats import gap_recovered, mean_estimate
+from latentreason.studies.palette import ARMS
+from latentreason.studies.result import Result, rows
+from latentreason.tables import Rollouts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the study."""
+
+    n_boot: int = 2000
+    seed: int = 0
+
+
+def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict[str, Any]], config: Config = Config()) -> Result:
+    """Compare rival arms with base and RL, on the same problems.
+
+    Args:
+        base, rl: one arm each.
+        rivals: one arm a rival.
+        facts: arm -> `uses`, `passes`, `setting` and `tried` (settings with their accuracy on calibration problems).
+        config: settings.
+
+    Raises:
+        InvalidInput: arms on different problems, or an arm without facts.
+    """
+    problems = set(base.table["problem"])
+    if set(rl.table["problem"]) != problems or any(set(part["problem"]) != problems for _, part in rivals.table.groupby("arm")):
+        raise InvalidInput("The arms answer different problems, so they cannot be paired: sample all of them on one list of problems.")
+    if unknown := [arm for arm in rivals.arms if arm not in facts]:
+        raise InvalidInput(f"There are no facts about the arm {unknown[0]!r}: say what it uses and what it costs.")
+    ends = {name: arm.per_problem().to_numpy(float) for name, arm in {"base": base, "rl": rl}.items()}
+    how = {"n_boot": config.n_boot, "seed": config.seed}
+    table: list[dict[str, Any]] = [rows("accuracy", mean_estimate(correct, **how), arm=name) for name, correct in ends.items()]
+    for arm in rivals.arms:
+        correct = rivals.arm(arm).per_problem().to_numpy(float)
+        where = {"arm": arm, **{key: facts[arm][key] for key in ("uses", "passes", "setting")}}
+        table.append(rows("accuracy", mean_estimate(correct, **how), **where))
+        table.append(rows("recovery", gap_recovered(ends["base"], ends["rl"], correct, **how), **where))
+    details = {"n_problems": len(problems), "tried": {arm: facts[arm]["tried"] for arm in rivals.arms}}
+    result = Result("rivals", asdict(config), pd.DataFrame(table).fillna({"uses": "", "passes": np.nan, "setting": np.nan}), details)
+    return Result(result.study, result.config, result.table, details, _finding(result))
+
+
+def _finding(result: Result) -> str:
+    found = [(row, result.estimate("recovery", arm=row["arm"])) for row in drawn(result)]
+    if not any(e.defined for _, e in found):
+        return f"No rival can be judged: {found[0][1].reason if found else 'no rival was measured'}."
+    free = [pair for pair in found if "RL" not in pair[0]["uses"]]
+    said = []
+    for name, part in (("without anything of the RL model", free), ("with RL weights or logits", [pair for pair in found if pair not in free])):
+        if part:
+            row, best = max(part, key=lambda pair: pair[1].value)
+            said.append(f"{name} the best rival is {row['arm']} at {row['setting']:g} ({best} of the gain)")
+    sentence = "; ".join(said)
+    if free:
+        most = max(e.hi for _, e in free)
+        sentence += f". A rival without the RL model whose interval reaches 0.9 would show that the base can have the gain by itself; the highest bound is {most:.2f}"
+    return sentence[0].upper() + sentence[1:] + "."
+
+
+def drawn(result: Result) -> list[dict[str, Any]]:
+    """One row a rival: arm, uses, passes, setting, and its recovery."""
+    found = result.table[result.table["quantity"] == "recovery"]
+    return [{str(k): v for k, v in row.items()} for row in found.to_dict("records")]
+
+
+def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
+    """Recovery of each rival with its interval, what it uses and its passes a token beside it."""
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(8.0, 4.4), layout="constrained")
+    found = drawn(result)
+    for i, row in enumerate(found):
+        colour = ARMS["rl"] if "RL" in row["uses"] else ARMS["base"]
+        if np.isfinite(row["value"]):
+            ax.plot([row["lo"], row["hi"]], [i, i], color=colour)
+            ax.plot([row["value"]], [i], "o", color=colour)
+        else:
+            ax.text(0.02, i, f"undefined: {row['reason']}", va="center", fontsize=7, color="0.4")
+    for x in (0, 1):
+        ax.axvline(x, color="0.7", linewidth=0.8, zorder=0)
+    labels = [f"{r['arm']} ({r['setting']:g})\nuses {r['uses']}, {r['passes']:g} passes a token" for r in found]
+    ax.set_yticks(range(len(found)), labels, fontsize=8)
+    ax.set(xlabel="share of the RL gain recovered", ylim=(len(found) - 0.5, -0.5))
+    return ax

@@ -1,0 +1,119 @@
+"""Study `routing`: which signal says when, and can it be read off the base model before RL?
+
+Claim: the timing of reasoning is in the base model; a probe of its activations finds the tokens that matter (Venhoff et al. 2025, arXiv
+2510.07364, use the RL model to find them).
+
+Formula: as in `recovery`; every router at several budgets of changed tokens beside `matched_disagreement`, and `exchanged`, the share of the
+gain that is lost when the RL model decodes and the base model's tokens are put in at the same kind of places: (RL - exchanged) / (RL - base).
+
+`timing_source` says what a router knows: "base alone" (also in training), "trained on RL labels", "RL model live". Refuted for a router
+where the interval of its paired difference of areas includes 0; only "base alone" speaks of what existed before RL.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from latentreason.errors import InvalidInput
+from latentreason.stats import gap_difference
+from latentreason.studies import recovery
+from latentreason.studies.palette import ARMS
+from latentreason.studies.result import Result, rows
+from latentreason.tables import Rollouts
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SOURCES = ("base alone", "trained on RL labels", "RL model live")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the study."""
+
+    n_boot: int = 2000
+    seed: int = 0
+
+
+def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts, exchanged: Rollouts | None = None,
+        facts: dict[str, Any] | None = None, config: Config = Config()) -> Result:  # fmt: skip
+    """Compare routers with each other and with their matched disagreements, on the same problems.
+
+    Args:
+        base, rl: one arm each.
+        hybrid: arms of calibrated routers, each at several budgets.
+        control: their `matched_disagreement`.
+        exchanged: arms in which the RL model decodes and base tokens are put in.
+        facts: router -> plain data, such as held-out AUROC of its probe.
+        config: settings.
+
+    Raises:
+        InvalidInput: arms on different problems.
+    """
+    found = recovery.run(base=base, rl=rl, hybrid=hybrid, control=control, config=recovery.Config(config.n_boot, config.seed))
+    table: list[dict[Any, Any]] = found.table.to_dict("records")
+    low, high = (arm.per_problem().to_numpy(float) for arm in (base, rl))
+    for arm in [exchanged.arm(name) for name in exchanged.arms] if exchanged is not None else []:
+        name = arm.arms[0]
+        if set(arm.table["problem"]) != set(base.table["problem"]):
+            raise InvalidInput("The arms answer different problems, so they cannot be paired: sample all of them on one list of problems.")
+        budget = arm.info[name]["router"]["params"]["calibration"]["share_of_D"]
+        lost = gap_difference(low, high, high, arm.per_problem().to_numpy(float), n_boot=config.n_boot, seed=config.seed)
+        table.append(dict(rows("lost", lost, arm=name, router=arm.info[name]["router"]["name"], budget=budget)))
+    text = ("router", "control", "arm", "timing_source", "content_source")
+    frame = pd.DataFrame(table).astype(dict.fromkeys(text, object)).fillna(dict.fromkeys(text, ""))
+    result = Result("routing", asdict(config), frame, {**found.details, "facts": facts or {}})
+    return Result(result.study, result.config, frame, result.details, _finding(result))
+
+
+def drawn(result: Result) -> list[dict[str, Any]]:
+    """One row a router: timing source, area, and its paired difference to matched disagreements, best area first within a source."""
+    table = result.table[result.table["control"] == ""]
+    areas = table[(table["quantity"] == "area") & table["value"].notna()]
+    out = []
+    for row in areas.sort_values("value", ascending=False).to_dict("records"):
+        difference = result.estimate("area_difference", router=row["router"], control=recovery.CONTROLS[0])
+        numbers = {"area": {k: row[k] for k in ("value", "lo", "hi", "n")}, "difference": {"value": difference.value, "lo": difference.lo, "hi": difference.hi, "n": difference.n}}
+        out.append({"router": row["router"], "timing_source": row["timing_source"], **numbers, **{k: v for k, v in result.details["facts"].get(row["router"], {}).items() if k in ("auroc", "r2")}})
+    return sorted(out, key=lambda r: SOURCES.index(r["timing_source"]) if r["timing_source"] in SOURCES else 9)
+
+
+def _finding(result: Result) -> str:
+    said = []
+    for source in SOURCES:
+        routers = [r for r in drawn(result) if r["timing_source"] == source]
+        if routers:
+            best = max(routers, key=lambda r: r["area"]["value"])
+            area, difference = best["area"], best["difference"]
+            verdict = "so it matters which disagreements it swaps" if difference["lo"] > 0 else "so there is no evidence that it matters which"
+            said.append(
+                f"{source}: {best['router']} has the largest area of {len(routers)}, {area['value']:.3f} [{area['lo']:.3f}, {area['hi']:.3f}], "
+                f"{difference['value']:.3f} [{difference['lo']:.3f}, {difference['hi']:.3f}] above matched disagreements, {verdict}"
+            )
+    if not said:
+        return "No router has a defined area."
+    return "; ".join(said) + ". Named after the fact: the best of several is a little flattered. A difference whose interval includes 0 refutes the claim for that router."
+
+
+def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
+    """Paired difference of areas of each router to its matched disagreements, grouped by what the router knows."""
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.0, 4.6), layout="constrained")
+    colours = dict(zip(SOURCES, (ARMS["base"], ARMS["hybrid"], ARMS["rl"]), strict=True))
+    found = drawn(result)
+    for i, row in enumerate(found):
+        d, colour = row["difference"], colours.get(row["timing_source"], ARMS["control"])
+        if np.isfinite(d["value"]):
+            ax.plot([d["lo"], d["hi"]], [i, i], color=colour)
+            ax.plot([d["value"]], [i], "o", color=colour)
+    for source, colour in colours.items():
+        ax.plot([], [], "o-", color=colour, label=source)
+    ax.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+    ax.set_yticks(range(len(found)), [f"{r['router']}\narea {r['area']['value']:.2f}" for r in found], fontsize=8)
+    ax.set(xlabel="area minus that of matched disagreements", ylim=(len(found) - 0.5, -0.5))
+    ax.legend(frameon=False, fontsize=8)
+    return ax

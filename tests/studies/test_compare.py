@@ -1,0 +1,78 @@
+"""The studies `routing` and `rivals` on tables whose truth is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from latentreason.errors import InvalidInput
+from latentreason.studies import rivals, routing
+from latentreason.tables import Rollouts, concat
+
+N, SAMPLES = 30, 8
+
+
+def arm(name, rate, share=0.0, info=None, seed=0):
+    rng = np.random.default_rng([seed, len(name)])
+    problem = np.repeat([f"p{i:02d}" for i in range(N)], SAMPLES)
+    correct = rng.random(N * SAMPLES) < rate
+    table = pd.DataFrame({"problem": problem, "sample": np.tile(np.arange(SAMPLES), N), "arm": name, "n_tokens": 40, "n_changed": round(4 * share), "n_routed": 4, "correct": correct})
+    return Rollouts(table, {name: info or {}})
+
+
+def router(name, share, *, control=False, source=None):
+    calibration = {"budget": share, "share_of_D": share}
+    params = {"of": name, "budget": share} if control else {"calibration": calibration, **({"probe": {"timing_source": source}} if source else {})}
+    return {"router": {"name": "matched_disagreement" if control else name, "params": params, "reads": ["base", "base:2"] if source else ["base", "rl"]}}
+
+
+@pytest.fixture
+def tables():
+    hybrids, controls = [], []
+    for name, lift, source in (("on_divergence(js)", 0.2, None), ("on_probe(onset)", 0.0, "base alone"), ("on_value(base)", 0.1, "trained on RL labels")):
+        for share in (0.25, 0.5, 0.75):
+            hybrids.append(arm(f"{name}@{share}", 0.2 + 0.7 * (share + lift), share, router(name, share, source=source)))
+            controls.append(arm(f"c:{name}@{share}", 0.2 + 0.7 * share, share, router(name, share, control=True), seed=1))
+    exchanged = arm("exchanged@0.5", 0.9 - 0.35, 0.5, router("on_divergence(js)", 0.5))
+    return {"base": arm("base", 0.2), "rl": arm("rl", 0.9, 1.0), "hybrid": concat(hybrids), "control": concat(controls), "exchanged": exchanged}
+
+
+def test_routing_tells_what_a_router_knows_and_what_exchange_costs(tables):
+    result = routing.run(**tables, facts={"on_probe(onset)": {"auroc": 0.9}})
+    assert [r["timing_source"] for r in routing.drawn(result)] == ["base alone", "trained on RL labels", "RL model live"]
+    assert routing.drawn(result)[0]["auroc"] == 0.9
+    lost = result.estimate("lost", arm="exchanged@0.5")
+    low, high, mid = (tables[k].per_problem().mean() for k in ("base", "rl", "exchanged"))
+    assert lost.value == pytest.approx((high - mid) / (high - low)) and lost.lo < 0.5 < lost.hi
+    assert result.estimate("area_difference", router="on_divergence(js)", control="matched_disagreement").lo > 0
+    assert "base alone: on_probe(onset)" in result.finding and "no evidence that it matters which" in result.finding
+    assert len(result.plot().get_yticklabels()) == 3
+
+
+def test_rivals_are_judged_at_their_setting_and_by_what_they_use(tables):
+    arms = concat([arm("temperature", 0.25), arm("interpolation", 0.8, seed=2)])
+    facts = {
+        "temperature": {"uses": "labels of calibration problems", "passes": 1, "setting": 0.2, "tried": []},
+        "interpolation": {"uses": "RL weights", "passes": 1, "setting": 0.5, "tried": []},
+    }
+    result = rivals.run(base=tables["base"], rl=tables["rl"], rivals=arms, facts=facts)
+    base, rl, mid = (t.per_problem().mean() for t in (tables["base"], tables["rl"], arms.arm("interpolation")))
+    assert result.estimate("recovery", arm="interpolation").value == pytest.approx((mid - base) / (rl - base))
+    assert "Without anything of the RL model the best rival is temperature at 0.2" in result.finding and "interpolation at 0.5" in result.finding
+    assert len(result.plot().get_yticklabels()) == 2
+
+
+def test_without_a_gain_no_rival_can_be_judged(tables):
+    facts = {"temperature": {"uses": "nothing", "passes": 1, "setting": 1, "tried": []}}
+    result = rivals.run(base=tables["base"], rl=tables["base"], rivals=arm("temperature", 0.25), facts=facts)
+    assert result.finding.startswith("No rival can be judged: RL gain not above 0")
+    result.plot()
+
+
+def test_other_problems_and_arms_without_facts_are_refused(tables):
+    other = Rollouts(tables["rl"].table.assign(problem="x" + tables["rl"].table["problem"]), tables["rl"].info)
+    with pytest.raises(InvalidInput, match="answer different problems"):
+        rivals.run(base=tables["base"], rl=other, rivals=arm("a", 0.5), facts={})
+    with pytest.raises(InvalidInput, match="no facts about the arm 'a'"):
+        rivals.run(base=tables["base"], rl=tables["rl"], rivals=arm("a", 0.5), facts={})
+    with pytest.raises(InvalidInput, match="answer different problems"):
+        routing.run(**{**tables, "exchanged": Rollouts(other.table.assign(arm="exchanged"), {"exchanged": router("x", 0.5)})})
