@@ -1,0 +1,124 @@
+"""Steering with the vector of a category that is read off an activation, token by token: which strategy's vector is added.
+
+A Category is a linear classifier of a residual stream. Read off the base model it is "base alone"; read off the RL model it is an oracle,
+as in the reference (Venhoff et al. 2025, arXiv 2510.07364, A4: the category that the thinking model's activation falls into)::
+
+    onsets = capture_onsets(pair.base, rollouts, lr.tag(rollouts), layers=2)
+    category = fit_category(onsets, layer=2, model="base")
+    hybrid = lr.Hybrid(pair, router, action=steer_by(vectors, category, strength=1.0))
+"""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from latentreason.activations.hf import edit
+from latentreason.activations.sites import Activations, Site
+from latentreason.errors import InvalidInput
+from latentreason.hybrid.actions import STEERED, Action
+from latentreason.models.decoding import Moment, sampled
+
+if TYPE_CHECKING:
+    from latentreason.vectors.steering_vector import VectorSet
+
+
+@dataclass(frozen=True, eq=False)
+class Category:
+    """Which strategy an activation belongs to.
+
+    Attributes:
+        place: of the residual stream, such as "rl:2"; empty for a category at random.
+        labels: the strategies.
+        weights, bias: a linear score for each label.
+        accuracy: share of right labels on problems held out; NaN where none were.
+        seed: of a category at random.
+    """
+
+    place: str
+    labels: tuple[str, ...]
+    weights: Float[Tensor, "label d_model"]
+    bias: Float[Tensor, "label"]
+    accuracy: float = float("nan")
+    seed: int = 0
+
+    def __call__(self, moment: Moment) -> Int[Tensor, "slot"]:
+        """Number of the label of each slot."""
+        model, _, layer = self.place.partition(":")
+        if not model:  # a function of the prefix alone, so that rows of one slot agree
+            mixed = torch.zeros(len(moment.logits[0]), dtype=torch.long, device=moment.slot.device)
+            mixed[moment.slot] = (moment.prefix * (torch.arange(moment.prefix.shape[1], device=moment.slot.device) * 7919 + 104_729)).sum(-1) + self.seed * 1_299_709
+            return (mixed * 2_654_435_761 >> 7) % len(self.labels)
+        resid = moment.decoder.resid[("base", "rl").index(model), int(layer)]
+        return (resid @ self.weights.to(resid.device).T + self.bias.to(resid.device)).argmax(-1)
+
+
+def fit_category(onsets: Activations, *, layer: int, model: str, labels: "tuple[str, ...] | None" = None, seed: int = 0) -> Category:
+    """A logistic classifier of the strategy that opens, from the activations before it (`capture_onsets` of that model's own reading).
+
+    Args:
+        onsets: with the column `strategy`.
+        layer: number of the block.
+        model: "base" or "rl", whose activations these are and which is read while decoding.
+        labels: the strategies; all unless given.
+        seed: of the held-out problems.
+
+    Raises:
+        InvalidInput: fewer than two strategies.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    strategy = onsets.index["strategy"].to_numpy(str)
+    rows = np.isin(strategy, labels) if labels else np.ones(len(strategy), dtype=bool)
+    x, y, problem = onsets.values[Site(layer)].float().numpy()[rows], strategy[rows], onsets.index["problem"].to_numpy(str)[rows]
+    if len(np.unique(y)) < 2:
+        raise InvalidInput(f"A category needs spans of at least two strategies, found {sorted(set(y))}. Give more rollouts.")
+    problems = np.random.default_rng(seed).permutation(np.unique(problem))
+    out = np.isin(problem, problems[: max(1, len(problems) // 5)])
+
+    def fitted(chosen: np.ndarray) -> "object":
+        return make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000)).fit(x[chosen], y[chosen])
+
+    accuracy = float(fitted(~out).score(x[out], y[out])) if len(np.unique(y[~out])) > 1 and out.any() else float("nan")  # type: ignore[attr-defined]
+    scaler, classifier = (step for _, step in fitted(np.ones(len(y), dtype=bool)).steps)  # type: ignore[attr-defined]
+    weights, bias = classifier.coef_ / scaler.scale_, classifier.intercept_ - (classifier.coef_ * scaler.mean_ / scaler.scale_).sum(1)
+    if len(weights) == 1:  # two labels have one boundary
+        weights, bias = np.concatenate([0 * weights, weights]), np.array([0.0, bias[0]])
+    return Category(f"{model}:{layer}", tuple(map(str, classifier.classes_)), torch.tensor(weights, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32), accuracy)
+
+
+def random_category(labels: "tuple[str, ...]", *, seed: int = 0) -> Category:
+    """A category at random, as a function of the prefix: the control of `fit_category`."""
+    return Category("", labels, torch.zeros(len(labels), 1), torch.zeros(len(labels)), seed=seed)
+
+
+def steer_by(vectors: "VectorSet", category: Category, *, strength: float = 1.0) -> Action:
+    """Emit the base model's token with the vector of the category added at the last position only; the cache stays unsteered.
+
+    Args:
+        vectors: of at least the labels of the category; one vector a layer is used at once.
+        category: which strategy, by activation.
+        strength: in units of each vector's `scale`.
+
+    Raises:
+        InvalidInput: a strength that is not finite, or (UnknownName) a category without a vector.
+    """
+    if not abs(strength) < float("inf"):
+        raise InvalidInput(f"strength={strength} is not finite; 1.0 adds the mean difference that the vector was fitted on.")
+    tables = {site: torch.stack([vectors[label, site].vector for label in category.labels]) * strength for site in vectors.for_label(category.labels[0]).sites}
+
+    def tokens(moment: Moment) -> Tensor:
+        lm, distinct = moment.decoder.lms[0], torch.unique(moment.slot)
+        label = category(moment)[distinct]
+        changes = [(site, lambda hidden, _, added=table[label.cpu()]: hidden + added[:, None].to(hidden)) for site, table in tables.items()]
+        with edit(lm, changes):
+            logits, place = moment.decoder.again(0, moment.slot)
+        return sampled(logits, replace(moment, slot=place))
+
+    params = {"category": category.place or f"random, seed {category.seed}", "labels": list(category.labels), "strength": strength, "vectors": vectors.card()}
+    return Action("steer", params, STEERED, frozenset({category.place}) - {""}, tokens=tokens)
