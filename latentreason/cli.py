@@ -214,7 +214,7 @@ def compare(pair: Annotated[str, typer.Option(help="Name of an organism, or BASE
     folder = run_dir(chosen, runs)
     compute(chosen, folder, stages=STAGES | job.STAGES, progress=not quiet)
     page = finish(folder, chosen)
-    for name in ("routing", "rivals"):
+    for name in job.STAGES:
         console.print(f"{name}: {RESULTS[name](folder / 'tables').finding}", markup=False, highlight=False)
     if publish:
         copy_out(folder, Path("artifacts"))

@@ -153,14 +153,15 @@ def _calibrate(run: Run) -> None:
     write_json(run.tables / "facts.json", facts)
 
 
-def _calibrated(run: Run, temperature: str) -> list[Router]:
+def calibrated_routers(run: Run, temperature: str) -> list[Router]:
+    """Routers of the main job with their thresholds, at "t1" or "greedy"."""
     return [rebuilt(spec) for spec in read_json(run.tables / "facts.json")[temperature]["routers"]]
 
 
 def _best(run: Run, temperature: str) -> Router:
     """The best oracle router, at the budget nearest to half of D."""
     name = read_json(run.tables / "facts.json")[temperature]["best_oracle"]
-    return min((r for r in _calibrated(run, temperature) if r.name == name), key=lambda r: abs(r.params["calibration"]["budget"] - 0.5))
+    return min((r for r in calibrated_routers(run, temperature) if r.name == name), key=lambda r: abs(r.params["calibration"]["budget"] - 0.5))
 
 
 def _curves(run: Run, temperature: str) -> None:
@@ -169,7 +170,7 @@ def _curves(run: Run, temperature: str) -> None:
     sampling = replace(run.sampling(run.config.n_samples, temperature), keep_tokens=False, max_rows=65_536)
     ends = {"base": never(), "rl": always(), "timing": at_strategy(), "content": ~at_strategy(), "first_token": first_token(), "not_first_token": ~first_token()}
     routers = dict(ends)
-    for router in _calibrated(run, temperature):
+    for router in calibrated_routers(run, temperature):
         label = f"{router.name}@{router.params['calibration']['budget']:.2f}"
         routers |= {label: router, f"matched_disagreement:{label}": matched_disagreement(router), f"matched_random:{label}": matched_random(router)}
     rollouts = run.sample(f"{temperature}-curves", Arms([Hybrid(run.pair, router, name=name) for name, router in routers.items()]), problems, sampling)

@@ -1,15 +1,16 @@
 """The main job in its tiny size: whole, resumable, and checked by `figures --check`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from latentreason import reproduce as job
+from latentreason import compare, reproduce as job
 from latentreason.cli import app
 from latentreason.errors import ArtifactConflict
-from latentreason.figures.figures import check_figures
+from latentreason.figures.figures import check_figures, load_results
 from latentreason.files import read_table, write_table
 from latentreason.publish import finish
 from latentreason.studies.recompute import RESULTS
@@ -92,3 +93,20 @@ def test_a_truncated_table_is_named(unbroken: Path, tmp_path: Path) -> None:
 def test_the_committed_figures_follow_from_the_committed_tables() -> None:
     root = Path(__file__).parents[1] / "artifacts"
     assert check_figures(root / "results" / "activation", root / "figures") == []
+
+
+def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "STRENGTHS", (1.0,))
+    monkeypatch.setattr(compare, "RIVALS", [replace(rival, grid=rival.grid[-1:]) for rival in compare.RIVALS])
+    before = {file.name: file.read_bytes() for file in (unbroken / "tables").glob("*.parquet")}
+    job.reproduce(job.TINY, unbroken, stages=job.STAGES | compare.STAGES, progress=False)
+    assert all((unbroken / "tables" / name).read_bytes() == data for name, data in before.items())
+    finish(unbroken, job.TINY)
+    results = load_results(unbroken)
+    assert {"routing", "rivals", "steering"} <= set(results)
+    for name in ("routing", "rivals", "steering"):
+        assert results[name].finding
+        assert (unbroken / "figures" / f"{name}.png").stat().st_size > 5000
+    assert check_figures(unbroken, unbroken / "figures") == []
+    sources = set(results["routing"].table["timing_source"])
+    assert {"base alone", "trained on RL labels", "RL model live"} <= sources

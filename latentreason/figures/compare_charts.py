@@ -6,6 +6,7 @@ from latentreason.figures.figure import Figure, Results, caption_end, entry, est
 from latentreason.figures.style import canvas, dots
 from latentreason.studies import rivals, routing
 from latentreason.studies.palette import ARMS
+from latentreason.studies.result import Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -37,13 +38,12 @@ def _draw_routing(results: Results, numbers: dict[str, Any]) -> "Drawing":
     return figure
 
 
-def _rivals(results: Results) -> dict[str, Any]:
-    result = results["rivals"]
+def _rivals(result: Result) -> dict[str, Any]:
     rows = [entry(estimate(result, "recovery", arm=r["arm"]), **{k: r[k] for k in ("arm", "uses", "passes", "setting")}) for r in rivals.drawn(result)]
     return {"rivals": rows, "ends": [entry(estimate(result, "accuracy", arm=arm), arm=arm) for arm in ("base", "rl")]}
 
 
-def _draw_rivals(results: Results, numbers: dict[str, Any]) -> "Drawing":
+def _draw_rivals(numbers: dict[str, Any]) -> "Drawing":
     rows = numbers["rivals"]
     figure, (ax,) = canvas(9.0, 1.2 + 0.55 * max(3, len(rows)))
     labels = [f"{row['arm']} at {row['setting']:g}\nuses {row['uses']}; {row['passes']:g} passes a token" for row in rows]
@@ -63,8 +63,17 @@ ROUTING = Figure(
         f"gain that is lost, by changed tokens over D. {caption_end(results['routing'], 'area')}"
     ),
 )  # fmt: skip
+STEERING = Figure(
+    ("steering",), lambda results: _rivals(results["steering"]), lambda _, numbers: _draw_rivals(numbers),
+    lambda results: (
+        "Vectors in place of tokens at T=1: share of the gain that is recovered when a vector is added at routed tokens, by where the timing (js: "
+        "both models; entropy: base alone), the category and the vectors come from; beside random vectors of the same norms, random categories "
+        "and the RL model's token at the same places (swap). Layer and strength of each arm did best on calibration problems. Lines: base and RL. "
+        f"{caption_end(results['steering'], 'recovery')}"
+    ),
+)  # fmt: skip
 RIVALS = Figure(
-    ("rivals",), _rivals, _draw_rivals,
+    ("rivals",), lambda results: _rivals(results["rivals"]), lambda _, numbers: _draw_rivals(numbers),
     lambda results: (
         "Other ways to the RL gain at T=1, each at the setting of its grid that did best on calibration problems: share of the gain recovered, "
         "what the arm uses (blue: nothing of the RL model) and its forward passes for each token that is handed in. Lines: base and RL. "

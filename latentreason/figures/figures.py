@@ -36,6 +36,7 @@ FIGURES: dict[str, Figure] = {
     "dose": geometry_charts.DOSE,
     "routing": compare_charts.ROUTING,
     "rivals": compare_charts.RIVALS,
+    "steering": compare_charts.STEERING,
     "published": published_chart.PUBLISHED,
 }
 """Name -> figure. One more is one more entry."""

@@ -50,7 +50,7 @@ def weight_changes(pair: ModelPair, *, tolerance: float = 1e-5) -> pd.DataFrame:
             top = float(torch.linalg.matrix_norm(change, 2)) ** 2
             rows.append({
                 "name": name, "n": change.numel(), "unchanged": float((change.abs() <= tolerance).float().mean()),
-                "relative": float(change.norm() / base[name].float().norm()),
+                "relative": float(change.norm() / base[name].detach().float().norm()),
                 "stable_rank": float(change.norm()) ** 2 / top if top else 0.0, "full_rank": min(change.shape),
             })  # fmt: skip
     return pd.DataFrame(rows)

@@ -55,10 +55,10 @@ def routing_result(tables: Path) -> Result:
                        exchanged=Rollouts.load(tables / "routing_exchanged.parquet"), facts=read_json(tables / "routing.json"))  # fmt: skip
 
 
-def rivals_result(tables: Path) -> Result:
-    """Study `rivals`."""
+def rivals_result(tables: Path, name: str) -> Result:
+    """Study `rivals`, of the rival arms ("rivals") or of vectors in place of tokens ("steering")."""
     ends = Rollouts.load(tables / "t1_ends.parquet")
-    return rivals.run(base=ends.arm("base"), rl=ends.arm("rl"), rivals=Rollouts.load(tables / "rivals.parquet"), facts=read_json(tables / "rivals.json"))
+    return rivals.run(base=ends.arm("base"), rl=ends.arm("rl"), rivals=Rollouts.load(tables / f"{name}.parquet"), facts=read_json(tables / f"{name}.json"))
 
 
 def published_result(tables: Path) -> Result:
@@ -76,11 +76,12 @@ RESULTS: dict[str, Callable[[Path], Result]] = {
     "passk": passk_result,
     "geometry": geometry_result,
     "routing": routing_result,
-    "rivals": rivals_result,
+    "rivals": lambda tables: rivals_result(tables, "rivals"),
+    "steering": lambda tables: rivals_result(tables, "steering"),
 }
 """Name of a result file of a run -> how to compute it from a folder of tables."""
 
-OF_THEIR_OWN = {"routing": "routing.json", "rivals": "rivals.json"}
+OF_THEIR_OWN = {"routing": "routing.json", "rivals": "rivals.json", "steering": "steering.json"}
 """Results of jobs after the main one -> the table that is written last. A run without it has no such result."""
 
 AUDITS: dict[str, Callable[[Path], Result]] = {"published": published_result}
