@@ -12,6 +12,7 @@ from latentreason.cli import app
 from latentreason.errors import ArtifactConflict
 from latentreason.figures.figures import check_figures, load_results
 from latentreason.files import read_table, write_table
+from latentreason.hybrid import calibrate
 from latentreason.publish import finish
 from latentreason.studies.recompute import RESULTS
 from latentreason.tables import Rollouts
@@ -96,6 +97,7 @@ def test_the_committed_figures_follow_from_the_committed_tables() -> None:
 
 
 def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "ROUNDS", 1)
     monkeypatch.setattr(compare, "STRENGTHS", (1.0,))
     monkeypatch.setattr(compare, "RIVALS", [replace(rival, grid=rival.grid[-1:]) for rival in compare.RIVALS])
     before = {file.name: file.read_bytes() for file in (unbroken / "tables").glob("*.parquet")}
