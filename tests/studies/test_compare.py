@@ -20,7 +20,7 @@ def arm(name, rate, share=0.0, info=None, seed=0):
 
 
 def router(name, share, *, control=False, source=None):
-    calibration = {"budget": share, "share_of_D": share}
+    calibration = {"budget": share, "share_of_D": share, "accuracy": 0.2 + 0.7 * share**2, "base_accuracy": 0.2, "rl_accuracy": 0.9}
     params = {"of": name, "budget": share} if control else {"calibration": calibration, **({"probe": {"timing_source": source}} if source else {})}
     return {"router": {"name": "matched_disagreement" if control else name, "params": params, "reads": ["base", "base:2"] if source else ["base", "rl"]}}
 
@@ -44,7 +44,9 @@ def test_routing_tells_what_a_router_knows_and_what_exchange_costs(tables):
     low, high, mid = (tables[k].per_problem().mean() for k in ("base", "rl", "exchanged"))
     assert lost.value == pytest.approx((high - mid) / (high - low)) and lost.lo < 0.5 < lost.hi
     assert result.estimate("area_difference", router="on_divergence(js)", control="matched_disagreement").lo > 0
-    assert "base alone: on_probe(onset)" in result.finding and "no evidence that it matters which" in result.finding
+    knots = [0, 0.25, 0.5, 0.75, 1]
+    assert result.details["calibration_area"]["on_probe(onset)"] == pytest.approx(np.trapezoid(np.square(knots), knots))
+    assert "base alone: on_probe(onset) (best of 1 on calibration problems)" in result.finding and "no evidence that it matters which" in result.finding
     assert len(result.plot().get_yticklabels()) == 3
 
 
