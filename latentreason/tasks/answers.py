@@ -9,20 +9,21 @@ Text is only split and compared here, in time linear in its length; what an answ
 import re
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_STATED = re.compile(r"\banswer\b(?:\s+is|\s*[:=])[ \t]*:?[ \t]*([^\n]{1,200})", re.IGNORECASE)
+_STATED = re.compile(r"\banswer\b(?:\s+is|\s*[:=])[ \t]*:?[ \t]*(?=([^\n]{1,200}))", re.IGNORECASE)
 _HASHES = re.compile(r"^####[ \t]*([^\n]{1,200})", re.MULTILINE)
 _BOLD = re.compile(r"\*\*([^*\n]{0,99}\d[^*\n]{0,99})\*\*")
 _NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?\$?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?(?:\\?%)?")
 _GROUPS = re.compile(r"(?<=\d)(?:\\[,!; ]|\{,\}|,\\!|[ \u00a0\u2009\u202f])(?=\d{3}(?!\d))")
 _MIXED = re.compile(r"([-+]?)(\d+)\s+(\d+)/(\d+)")
 _POWER = re.compile(r"([-+]?\d+(?:\.\d+)?)[eE]([-+]?\d+)")
+_PERCENT = re.compile(r"(\d*)\.(\d+)\s*\\?%")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"(?=.*[^\W\d_]{3})[^\W\d_]+(?:[ '-][^\W\d_]+)*")
 
 
 def conclusion(text: str) -> str | None:
     """What follows the last `</think>`: all of a text without a think block, None where a block was not closed."""
-    before, closed, after = text.rpartition("</think>")
+    _, _, after = text.rpartition("</think>")
     return None if "<think>" in after else after
 
 
@@ -62,7 +63,7 @@ def _sentence(rest: str) -> str:
     for pair in (r"\$+([^$]+)\$+", r"\*\*([^*]+)\*\*", r"\\\((.+?)\\\)"):
         if marked := re.match(pair, rest):
             return marked[1].strip()
-    return re.split(r"[.;!?](?:\s|$)|,\s", rest, maxsplit=1)[0].strip()
+    return re.split(r"[.;!?](?:\s|$)|,\s|\s(?:as|because|since|so|which)\s", rest, maxsplit=1)[0].strip()
 
 
 def plain(answer: str) -> str:
@@ -77,7 +78,9 @@ def plain(answer: str) -> str:
     inner = boxed(answer)
     if inner and answer.startswith((r"\boxed", r"\fbox")):
         answer = inner
-    answer = _GROUPS.sub("", answer.replace("\u2212", "-"))
+    answer = _GROUPS.sub("", answer.replace("\u2212", "-").replace("°", r"^\circ"))
+    if percent := _PERCENT.fullmatch(answer):  # a decimal percentage compares as a fraction only
+        return rf"\frac{{{percent[1]}{percent[2]}}}{{1{'0' * len(percent[2])}}}\%"
     if mixed := _MIXED.fullmatch(answer):
         sign, whole, above, below = mixed.groups()
         return f"-({whole}+{above}/{below})" if sign == "-" else f"{whole}+{above}/{below}"

@@ -1,11 +1,11 @@
-"""Is this answer the same mathematics as that one? Asked of math-verify, in a process that can be killed.
+r"""Is this answer the same mathematics as that one? Asked of math-verify, in a process that can be killed.
 
 An answer of a model is untrusted: `9^{9^{9^9}}` would hold the interpreter for ever, and a signal does not reach a loop in C. So
 one worker process does the reading and comparing, under a limit of memory, and is killed at a limit of time; the next question
 starts another. This file is both ends of the pipe: `Worker` asks, and run as a script it answers. It knows nothing about
 problems, grades or where an answer stands in a text. Example::
 
-    WORKER.ask(r"\\frac{1}{2}", "0.5")  # 'correct'
+    WORKER.ask(r"\frac{1}{2}", "0.5")  # 'correct'
 
 Source: math-verify, https://github.com/huggingface/Math-Verify, whose own time limit is a signal in the main thread.
 """
@@ -187,7 +187,8 @@ def compare(answer: str, gold: str) -> str:
     found, expected = read(answer), read(gold)
     if not found or not expected:
         return "unparsed"
-    return "correct" if verify(expected, found, timeout_seconds=None, raise_on_error=True) else "wrong"
+    same = verify(expected, found, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True)
+    return "correct" if same else "wrong"
 
 
 WORKER = Worker()
