@@ -9,14 +9,14 @@ Text is only split and compared here, in time linear in its length; what an answ
 import re
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_STATED = re.compile(r"\banswer\b(?:\s+is|\s*[:=])[ \t]*:?[ \t]*(?=([^\n]{1,200}))", re.IGNORECASE)
-_HASHES = re.compile(r"^####[ \t]*([^\n]{1,200})", re.MULTILINE)
+_STATED = re.compile(r"\banswer\b(?:\s+is|\s*[:=])[ \t]*+:?[ \t]*+(?=(\S[^\n]{0,199}))", re.IGNORECASE)
+_HASHES = re.compile(r"^####[ \t]*+(\S[^\n]{0,199})", re.MULTILINE)
 _BOLD = re.compile(r"\*\*([^*\n]{0,99}\d[^*\n]{0,99})\*\*")
 _NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?\$?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?(?:\\?%)?")
 _GROUPS = re.compile(r"(?<=\d)(?:\\[,!; ]|\{,\}|,\\!|[ \u00a0\u2009\u202f])(?=\d{3}(?!\d))")
+_SEPARATED = re.compile(r"\+?(-?\d{1,3}(?:,\d{3})+(?:\.\d+)?)")
 _MIXED = re.compile(r"([-+]?)(\d+)\s+(\d+)/(\d+)")
 _POWER = re.compile(r"([-+]?\d+(?:\.\d+)?)[eE]([-+]?\d+)")
-_PERCENT = re.compile(r"(\d*)\.(\d+)\s*\\?%")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"(?=.*[^\W\d_]{3})[^\W\d_]+(?:[ '-][^\W\d_]+)*")
 
@@ -51,7 +51,7 @@ def last_answer(text: str) -> str | None:
         return box
     stated = [match for pattern in (_STATED, _HASHES, _BOLD) for match in pattern.finditer(text)]
     if stated:
-        last = max(stated, key=lambda match: match.end())
+        last = max(stated, key=lambda match: match.start(1))
         return last[1].strip() if last.re is not _STATED else _sentence(last[1])
     numbers = [match[0] for match in _NUMBER.finditer(text)]
     return numbers[-1] if numbers else box
@@ -63,7 +63,7 @@ def _sentence(rest: str) -> str:
     for pair in (r"\$+([^$]+)\$+", r"\*\*([^*]+)\*\*", r"\\\((.+?)\\\)"):
         if marked := re.match(pair, rest):
             return marked[1].strip()
-    return re.split(r"[.;!?](?:\s|$)|,\s|\s(?:as|because|since|so|which)\s", rest, maxsplit=1)[0].strip()
+    return re.split(r"[.;!?](?:\s|$)|,\s|\s(?:as|because|since|so|which)\s", rest, maxsplit=1)[0].strip(" *")
 
 
 def plain(answer: str) -> str:
@@ -79,8 +79,8 @@ def plain(answer: str) -> str:
     if inner and answer.startswith((r"\boxed", r"\fbox")):
         answer = inner
     answer = _GROUPS.sub("", answer.replace("\u2212", "-").replace("°", r"^\circ"))
-    if percent := _PERCENT.fullmatch(answer):  # a decimal percentage compares as a fraction only
-        return rf"\frac{{{percent[1]}{percent[2]}}}{{1{'0' * len(percent[2])}}}\%"
+    if separated := _SEPARATED.fullmatch(answer):
+        return separated[1].replace(",", "")
     if mixed := _MIXED.fullmatch(answer):
         sign, whole, above, below = mixed.groups()
         return f"-({whole}+{above}/{below})" if sign == "-" else f"{whole}+{above}/{below}"

@@ -185,6 +185,8 @@ def compare(answer: str, gold: str) -> str:
         return found
 
     found, expected = read(answer), read(gold)
+    if answer.endswith("%") != gold.endswith("%"):  # 12.5% is 12.5 as well as 0.125, where only one of the two has the sign
+        found, expected = found + read(answer.rstrip("\\%")), expected + read(gold.rstrip("\\%"))
     if not found or not expected:
         return "unparsed"
     same = verify(expected, found, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True)

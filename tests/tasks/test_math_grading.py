@@ -53,6 +53,9 @@ HOSTILE = {  # not one of them is the answer 5
     "dollars": "the answer is " + "$" * 1_000_000,
     "hashes": "#### " * 200_000,
     "answers": "answer is " * 100_000,
+    "an answer far away": "answer is" + " " * 1_000_000 + "\n",
+    "bold that never closes": ("**" + "1" * 200) * 5000,
+    "a box far away": r"\boxed" + " " * 1_000_000,
     "backslashes": "\\" * 1_000_000,
     "think": "<think>" * 140_000,
     "spaces": " \n\t\u2003" * 250_000,
@@ -123,7 +126,12 @@ def test_a_task_without_a_grader_and_a_grader_that_does_not_exist_are_named():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(-(10**12), 10**12), st.sampled_from(["{}", "{:,}", "{:+}", "{:+,}"]), st.sampled_from(["", " ", "$", "$ ", r"\$"]), st.sampled_from(["", " ", "$", "."]))
+@given(
+    st.integers(-(10**12), 10**12),
+    st.sampled_from(["{}", "{:,}", "{:+}", "{:+,}"]),
+    st.sampled_from(["", " ", "$", "$ ", r"\$"]),
+    st.sampled_from(["", " ", "$", "."]),
+)
 def test_an_integer_is_right_against_itself_however_it_is_written(n, form, before, after):  # fmt: skip
     text = rf"so \boxed{{{before}{form.format(n)}{after}}}"
     assert grade(text, problem(str(n))).correct and grade(text, problem(str(n)), flexible=True).correct
@@ -131,7 +139,7 @@ def test_an_integer_is_right_against_itself_however_it_is_written(n, form, befor
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(st.sampled_from(list("\\{}[]()$*#.,-+/%^_0123abx \n") + ["\\boxed{", "\\frac{", "answer is "]), max_size=40))
+@given(st.lists(st.sampled_from([*"\\{}[]()$*#.,-+/%^_0123abx \n", "\\boxed{", "\\frac{", "answer is "]), max_size=40).map("".join))
 def test_any_text_gets_a_grade_and_what_is_right_strictly_is_right_flexibly(text):
     if grade(text, problem("1")).correct:
         assert grade(text, problem("1"), flexible=True).correct
@@ -159,7 +167,8 @@ def test_the_memory_of_a_worker_is_limited():
     limits = Path(f"/proc/{WORKER.process.pid}/limits")
     if not limits.exists():
         pytest.skip("no /proc here")
-    assert f"Max address space     {math_worker.MEMORY}" in limits.read_text()
+    address_space = next(line for line in limits.read_text().splitlines() if line.startswith("Max address space"))
+    assert address_space.split()[3:5] == [str(math_worker.MEMORY)] * 2
 
 
 def test_threads_take_turns():
@@ -213,13 +222,12 @@ def test_a_missing_math_verify_is_said_not_graded(tmp_path):
         Worker(str(script)).ask("1", "2")
 
 
-@pytest.mark.slow
 def test_agreement_of_plain_math_verify_with_the_verdicts(capsys):
     """Right or not right, flexible: plain math-verify on the whole text against the human. The table of docs/tasks_and_grading.md."""
     plain = Worker(str(HERE / "plain_math_verify.py"))
-    rows, hostile = {}, [("hostile", text, "5", "", "unparsed") for text in HOSTILE.values()]
+    rows: dict[str, list[int]] = {}
     try:
-        for category, text, gold, _, flexible in CASES + hostile:
+        for category, text, gold, _, flexible in CASES:
             expected = flexible == "correct"
             ours = grade(text, problem(gold), flexible=True).correct
             theirs = plain.ask(text, gold) == "correct"
@@ -229,10 +237,12 @@ def test_agreement_of_plain_math_verify_with_the_verdicts(capsys):
     finally:
         plain.stop()
     cases, ours, theirs = map(sum, zip(*rows.values(), strict=True))
-    table = [f"| {name.replace('_', ' ')} | {n} | {a} | {b} |" for name, (n, a, b) in rows.items()] + [f"| all | {cases} | {ours} | {theirs} |"]
+    table = [f"| {name.replace('_', ' ')} | {n} | {a} | {b} |" for name, (n, a, b) in rows.items()] + [
+        f"| all | {cases} | {ours} | {theirs} |"
+    ]
     with capsys.disabled():
         print("\n" + "\n".join(table))
     assert cases - ours == len(GRADED_OTHERWISE)
-    assert cases - theirs <= 60
+    assert cases - theirs <= 30
     documented = (Path(__file__).parents[2] / "docs" / "tasks_and_grading.md").read_text(encoding="utf-8")
     assert all(line in documented for line in table)
