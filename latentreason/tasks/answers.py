@@ -9,7 +9,7 @@ Text is only split and compared here, in time linear in its length; what an answ
 import re
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_STATED = re.compile(r"\banswer\b(?:\s+is|\s*[:=])[ \t]*+:?[ \t]*+(?=(\S[^\n]{0,199}))", re.IGNORECASE)
+_STATED = re.compile(r"\banswer\b(?:\s+is|\s*[:=])[ \t]*+:?+[ \t]*+(?=(\S[^\n]{0,199}))", re.IGNORECASE)
 _HASHES = re.compile(r"^####[ \t]*+(\S[^\n]{0,199})", re.MULTILINE)
 _BOLD = re.compile(r"\*\*([^*\n]{0,99}\d[^*\n]{0,99})\*\*")
 _NUMBER = re.compile(r"(?<![\w.])[-+\u2212]?\$?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?(?:\\?%)?")

@@ -65,6 +65,8 @@ HOSTILE = {  # not one of them is the answer 5
     "code": r"\boxed{__import__('os').system('true') $(true) `true` {0.__class__} %s %n}",
 }
 
+FRESH = itertools.count(1000)  # answers that are not in the cache
+
 
 def problem(answer: str) -> Problem:
     return Problem("0", "question", answer, "sums", {"grader": "math"})
@@ -92,11 +94,11 @@ def test_the_corpus_is_large_and_what_is_right_strictly_is_right_flexibly():
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_after_a_hostile_answer_the_next_one_is_graded(text, fresh=itertools.count(1000)):  # noqa: B008
+def test_after_a_hostile_answer_the_next_one_is_graded(text):
     began = time.monotonic()
     for flexible in (False, True):
         assert grade(text, problem("5"), flexible=flexible).status in {"wrong", "unparsed", "no_answer"}
-    n = next(fresh)  # not in the cache
+    n = next(FRESH)
     assert grade(rf"\boxed{{\frac{{{2 * n}}}{{2}}}}", problem(str(n))).correct
     assert time.monotonic() - began < 5
 
