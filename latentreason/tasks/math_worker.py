@@ -169,10 +169,8 @@ def serve(judge: Callable[[str, str], str]) -> None:
             reply = judge(*question)
         except MemoryError:
             os._exit(1)  # a fresh process may have enough
-        except ImportError as error:
-            reply = str(error)
-        except Exception:  # sympy and the parser raise whatever they like; no verdict is the verdict
-            reply = "unparsed"
+        except Exception as error:  # sympy and the parser raise whatever they like; no verdict is the verdict
+            reply = str(error) if limit == START_SECONDS else "unparsed"  # of the first, which `_start` asks, the reason is told
         signal.setitimer(signal.ITIMER_REAL, 0)
         _send(replies, reply)
         limit = SECONDS
