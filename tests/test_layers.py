@@ -36,7 +36,7 @@ HOMES = {  # third party -> the files, or folders, that may import it
     "nnsight": ("activations/nnsight.py",),
     "trl": ("organisms/trainers/",),
     "peft": ("organisms/trainers/", "models/adapters.py"),
-    "math_verify": ("tasks/grading.py",),
+    "math_verify": ("tasks/math_worker.py",),
 }
 
 
@@ -140,7 +140,7 @@ def tree(tmp_path: Path):
         "errors.py": "",
         "store.py": "import torch\nfrom latentreason import __version__, errors\n",
         "stats.py": "import numpy\nfrom latentreason.errors import LatentReasonError\n",
-        "tasks/grading.py": "def verify():\n    import math_verify\n",
+        "tasks/math_worker.py": "def verify():\n    import math_verify\n",
         "models/pair.py": "import torch\nfrom latentreason.tasks import problem\nfrom latentreason.models.prompts import render\n",
         "models/adapters.py": "if TYPE_CHECKING:\n    import peft\ndef load():\n    from peft import PeftModel\n",
         "activations/lens.py": "def read():\n    import transformer_lens.utils\n",
@@ -191,7 +191,7 @@ def test_a_good_tree_has_no_violation(tree) -> None:
         ("activations/lens.py", "def f():\n    from nnsight import NNsight", 2, "imports nnsight, which belongs in activations/nnsight.py"),
         ("organisms/zoo.py", "def f():\n    import trl", 2, "imports trl, which belongs in organisms/trainers/"),
         ("models/pair.py", "def f():\n    import peft", 2, "imports peft, which belongs in organisms/trainers/ or models/adapters.py"),
-        ("cli.py", "def f():\n    import math_verify", 2, "imports math_verify, which belongs in tasks/grading.py"),
+        ("cli.py", "def f():\n    import math_verify", 2, "imports math_verify, which belongs in tasks/math_worker.py"),
         ("activations/nnsight.py", "import nnsight", 1, "imports nnsight at module level"),
         ("studies/passk.py", "import torch.nn", 1, "imports torch, but this half reads tables only"),
         ("tables.py", "def f():\n    import transformers", 2, "imports transformers, but this half reads tables only"),
