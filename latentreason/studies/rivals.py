@@ -104,7 +104,7 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
             ax.text(0.02, i, f"undefined: {row['reason']}", va="center", fontsize=7, color="0.4")
     for x in (0, 1):
         ax.axvline(x, color="0.7", linewidth=0.8, zorder=0)
-    labels = [f"{r['arm']} ({r['setting']:g})\nuses {r['uses']}, {r['passes']:g} passes a token" for r in found]
+    labels = [f"{r['arm']} ({r['setting']:g})\nuses {r['uses']}, {r['passes']:g} pass{'es' * (r['passes'] != 1)} a token" for r in found]
     ax.set_yticks(range(len(found)), labels, fontsize=8)
     ax.set(xlabel="share of the RL gain recovered", ylim=(len(found) - 0.5, -0.5))
     return ax
