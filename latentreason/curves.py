@@ -132,7 +132,8 @@ def _unreached(first: float, last: float) -> list[str]:
     """For each point of GRID and the area: why arms from `first` to `last` (in D) say nothing of it; empty where they do."""
     below, beyond = first > min(BUDGETS) + NEAR + 1e-9, last < max(BUDGETS) - NEAR - 1e-9
     reason = f"the arms lie between {first:.2f} and {last:.2f} D"
-    out = [(below and x < first - GRID[1]) or (beyond and x > last + GRID[1]) for x in GRID]
+    step = GRID[1] + 1e-9
+    out = [(below and x < first - step) or (beyond and x > last + step) for x in GRID]
     return [*(reason if o else "" for o in out), reason if below or beyond else ""]
 
 
