@@ -105,9 +105,9 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
     controls = [c for r, f in zip(finals, facts, strict=True) for c in (matched_disagreement(_with(r, f)), matched_random(_with(r, f)))]
     tables = decode(controls)
     for i, fact in enumerate(facts):
-        fact["control_changed_ratio"] = _changed(tables[2 * i]) / fact["changed"] if fact["changed"] else math.nan
+        fact["control_changed_ratio"] = _changed(tables[2 * i]) / fact["changed"] if fact["changed"] else None
         routed = float(np.dot(fact["routed_rate"], _by_stratum(tables[2 * i + 1], edges)["tokens"]))
-        fact["control_routed_ratio"] = float(tables[2 * i + 1]["n_routed"].sum()) / routed if routed else math.nan
+        fact["control_routed_ratio"] = float(tables[2 * i + 1]["n_routed"].sum()) / routed if routed else None
     bar.close()
     return [_with(r, f) for r, f in zip(finals, facts, strict=True)]
 
