@@ -63,20 +63,20 @@ ROUTING = Figure(
         f"gain that is lost, by changed tokens over D. {caption_end(results['routing'], 'area')}"
     ),
 )  # fmt: skip
-STEERING = Figure(
-    ("steering",), lambda results: _rivals(results["steering"]), lambda _, numbers: _draw_rivals(numbers),
-    lambda results: (
-        "Vectors in place of tokens at T=1: share of the gain that is recovered when a vector is added at routed tokens, by where the timing (js: "
-        "both models; entropy: base alone), the category and the vectors come from; beside random vectors of the same norms, random categories "
-        "and the RL model's token at the same places (swap). Layer and strength of each arm did best on calibration problems. Lines: base and RL. "
-        f"{caption_end(results['steering'], 'recovery')}"
-    ),
-)  # fmt: skip
-RIVALS = Figure(
-    ("rivals",), lambda results: _rivals(results["rivals"]), lambda _, numbers: _draw_rivals(numbers),
-    lambda results: (
-        "Other ways to the RL gain at T=1, each at the setting of its grid that did best on calibration problems: share of the gain recovered, "
-        "what the arm uses (blue: nothing of the RL model) and its forward passes for each token that is handed in. Lines: base and RL. "
-        f"{caption_end(results['rivals'], 'recovery')}"
-    ),
-)  # fmt: skip
+def one_row_an_arm(source: str, seen: str) -> Figure:
+    """Recovery of each arm of a result of the study `rivals`, one row an arm; `seen` is what the caption says of it."""
+    return Figure(
+        (source,), lambda results: _rivals(results[source]), lambda _, numbers: _draw_rivals(numbers),
+        lambda results: f"{seen} Lines: base and RL. {caption_end(results[source], 'recovery')}",
+    )  # fmt: skip
+
+
+STEERING = one_row_an_arm("steering", (
+    "Vectors in place of tokens at T=1: share of the gain that is recovered when a vector is added at routed tokens, by where the timing (js: "
+    "both models; entropy: base alone), the category and the vectors come from; beside random vectors of the same norms, random categories "
+    "and the RL model's token at the same places (swap). Layer and strength of each arm did best on calibration problems."
+))  # fmt: skip
+RIVALS = one_row_an_arm("rivals", (
+    "Other ways to the RL gain at T=1, each at the setting of its grid that did best on calibration problems: share of the gain recovered, "
+    "what the arm uses (blue: nothing of the RL model) and its forward passes for each token that is handed in."
+))  # fmt: skip
