@@ -133,11 +133,11 @@ def _search(jobs: Sequence[tuple[Router, float]], shares: Callable[[Sequence[Rou
     best: list[tuple[float, Router]] = [(math.inf, r) for r, _ in jobs]
     for _ in range(ROUNDS if jobs else 0):
         cuts = [np.linspace(low, high, PARTS + 1) for low, high in brackets]
-        tried = {(r.name, cut): with_threshold(r, float(np.exp(cut) if r.search[0] > 0 else cut)) for (r, _), row in zip(jobs, cuts, strict=True) for cut in row[1:-1]}
+        tried = {(id(r), cut): with_threshold(r, float(np.exp(cut) if r.search[0] > 0 else cut)) for (r, _), row in zip(jobs, cuts, strict=True) for cut in row[1:-1]}
         found = dict(zip(tried, shares(list(tried.values())), strict=True))
         for i, ((router, budget), row) in enumerate(zip(jobs, cuts, strict=True)):
-            excess = [found[router.name, cut] - budget for cut in row[1:-1]]
-            best[i] = min([best[i], *((abs(e), tried[router.name, cut]) for e, cut in zip(excess, row[1:-1], strict=True))], key=lambda b: b[0])
+            excess = [found[id(router), cut] - budget for cut in row[1:-1]]
+            best[i] = min([best[i], *((abs(e), tried[id(router), cut]) for e, cut in zip(excess, row[1:-1], strict=True))], key=lambda b: b[0])
             part = sum(e > 0 for e in excess)  # a higher threshold changes fewer tokens
             brackets[i] = (row[part], row[part + 1])
     return [router for _, router in best]

@@ -178,3 +178,14 @@ def test_a_router_that_routes_nowhere_has_rates_of_zero(pair, problems):
     facts = facts_of(calibrated(never(), pair, problems[:10], sampling=DRAW, progress=False))
     assert facts["changed"] == 0 and not any(facts["swap_rate"]) and not any(facts["routed_rate"])
     assert facts["control_changed_ratio"] is None
+
+
+def test_two_routers_of_one_name_keep_their_own_thresholds(pair, problems):
+    """Two probes may bear the same label; what one of them changed must not be taken for the other's."""
+    plain = on_entropy()
+    assert plain.score is not None
+    tenfold = replace(plain, score=lambda step: 10 * on_entropy().score(step))
+    together = calibrate([plain, tenfold], pair, problems, [0.5], sampling=DRAW, progress=False)
+    alone = [calibrate([router], pair, problems, [0.5], sampling=DRAW, progress=False)[0] for router in (plain, tenfold)]
+    assert [r.params["threshold"] for r in together] == [r.params["threshold"] for r in alone]
+    assert together[1].params["threshold"] > 3 * together[0].params["threshold"]
