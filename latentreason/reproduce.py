@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ from latentreason.routing.oracle import on_disagreement
 from latentreason.routing.router import Router
 from latentreason.sampling.local import Sampling, sample
 from latentreason.store import Parts, config_hash
-from latentreason.strategies.grammar import parse, slots
+from latentreason.strategies.language import Language, language
 from latentreason.tables import Rollouts, concat
 from latentreason.tasks.problem import Problem
-from latentreason.tasks.registry import load_task
+from latentreason.tasks.registry import TASKS, load_task
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class RunConfig:
     swaps: int = 4000
     compare_samples: int = 32
     rival_samples: int = 8
+    geometry_samples: int | None = None  # a key that is None does not count in the hash of a run
+    max_new_tokens: int | None = None
 
 
 TINY = RunConfig(n_problems=6, n_samples=4, budgets=(0.5,), routers=("on_divergence(js)", "on_entropy"), calibration_problems=12, calibration_samples=2,
@@ -80,9 +83,15 @@ class Run:
         """Problems of a split, under the run's seed."""
         return load_task(self.config.task, split=split, limit=limit, seed=self.config.seed)
 
+    @cached_property
+    def language(self) -> Language:
+        """How to read the completions."""
+        return language(self.config.task, self.pair.base.tokenizer)
+
     def sampling(self, n: int, temperature: str = "t1") -> Sampling:
         """At temperature 1, or greedy (then n is 1)."""
-        return Sampling(n=n, seed=self.config.seed) if temperature == "t1" else Sampling(n=1, temperature=0.0, seed=self.config.seed)
+        drawn = Sampling(n=n, seed=self.config.seed) if temperature == "t1" else Sampling(n=1, temperature=0.0, seed=self.config.seed)
+        return drawn if self.config.max_new_tokens is None else replace(drawn, max_new_tokens=self.config.max_new_tokens)
 
     def sample(self, name: str, model: Any, problems: list[Problem], sampling: Sampling) -> Rollouts:
         """Sample with finished chunks kept in `parts/NAME`, so that a killed run goes on."""
@@ -91,7 +100,8 @@ class Run:
 
 def identity(config: RunConfig, pair: ModelPair) -> dict[str, Any]:
     """What makes two runs the same: the configuration and the weights."""
-    return {**asdict(config), "weights": [pair.base.fingerprint, pair.rl.fingerprint]}
+    asked = {key: value for key, value in asdict(config).items() if value is not None}
+    return {**asked, "weights": [pair.base.fingerprint, pair.rl.fingerprint]}
 
 
 def run_dir(config: RunConfig, root: Path = Path("artifacts/runs")) -> Path:
@@ -141,21 +151,21 @@ def _calibrate(run: Run) -> None:
         problems = run.problems("calibration", run.config.calibration_problems * scale)
         sampling = run.sampling(run.config.calibration_samples, temperature)
         routers = [named(r) for r in run.config.routers]
-        done = calibrate([*routers, first_token(), at_strategy(), on_disagreement()], run.pair, problems, run.config.budgets, sampling=sampling, progress=run.progress)
+        done = calibrate([*routers, first_token(), at_strategy(run.language), on_disagreement()], run.pair, problems, run.config.budgets, sampling=sampling, progress=run.progress)
         areas = {r.name: calibration_area([d for d in done if d.name == r.name]) for r in routers}
         base_only = [r.name for r in routers if r.reads == frozenset({"base"})]
         facts[temperature] = {
             "routers": [r.spec() for r in done], "calibration_area": areas, "best_oracle": max((r.name for r in routers if "rl" in r.reads), key=lambda a: areas[a], default=""),
             "best_base_only": max(base_only, key=lambda a: areas[a], default=""),
         }  # fmt: skip
-    n_answers = {"chain": 1000}.get(run.config.task)
+    n_answers = TASKS[run.config.task].N_ANSWERS
     facts["passk"] = {"max_k": run.config.passk_samples // 2, "hybrid_max_k": run.config.passk_hybrid_samples // 2, "n_answers": n_answers}
     write_json(run.tables / "facts.json", facts)
 
 
 def calibrated_routers(run: Run, temperature: str) -> list[Router]:
     """Routers of the main job with their thresholds, at "t1" or "greedy"."""
-    return [rebuilt(spec) for spec in read_json(run.tables / "facts.json")[temperature]["routers"]]
+    return [rebuilt(spec, run.language) for spec in read_json(run.tables / "facts.json")[temperature]["routers"]]
 
 
 def _best(run: Run, temperature: str) -> Router:
@@ -168,7 +178,8 @@ def _curves(run: Run, temperature: str) -> None:
     """Ends (base, RL, timing, content) and, for each router, its budgets with both matched controls: in one go, for their prefixes are largely the same."""
     problems = run.problems("test", run.config.n_problems)
     sampling = replace(run.sampling(run.config.n_samples, temperature), keep_tokens=False, max_rows=65_536)
-    ends = {"base": never(), "rl": always(), "timing": at_strategy(), "content": ~at_strategy(), "first_token": first_token(), "not_first_token": ~first_token()}
+    timing = at_strategy(run.language)
+    ends = {"base": never(), "rl": always(), "timing": timing, "content": ~timing, "first_token": first_token(), "not_first_token": ~first_token()}
     routers = dict(ends)
     for router in calibrated_routers(run, temperature):
         label = f"{router.name}@{router.params['calibration']['budget']:.2f}"
@@ -187,28 +198,29 @@ def _strategies(run: Run, temperature: str) -> None:
     problems = run.problems("test", run.config.n_problems)
     rollouts = run.sample(f"{temperature}-strategies", arms, problems, run.sampling(run.config.strategy_samples, temperature))
     rows = []
-    for arm, part in rollouts.table.groupby("arm", sort=False):
-        kinds = np.concatenate([slots(tokens) for tokens in part["token_ids"]])
+    for arm in rollouts.arms:
+        part = rollouts.arm(arm).table
+        kinds = np.concatenate(run.language.kinds(rollouts.arm(arm)))
         counts = pd.DataFrame({"strategy": kinds, "changed": np.concatenate(part["changed"].to_list())}).groupby("strategy")["changed"].agg(["sum", "size"])
         rows += [{"arm": arm, "strategy": s, "changed": int(c["sum"]), "tokens": int(c["size"])} for s, c in counts.iterrows()]
     write_table(run.tables / f"{temperature}_strategies.parquet", pd.DataFrame(rows))
 
 
 def _passk(run: Run) -> None:
-    """Many samples of base, RL and one hybrid; a right answer is also checked for a valid trace."""
-    problems = run.problems("test", run.config.passk_problems)
-    meta, parts = {p.id: p.meta for p in problems}, []
+    """Many samples of base, RL and one hybrid; where the task has a checker, a right answer is also checked for a valid trace."""
+    problems, check = run.problems("test", run.config.passk_problems), run.language.valid
+    asked, parts = {p.id: p for p in problems}, []
     for name, model, n in (
         ("base", run.pair.base, run.config.passk_samples), ("rl", run.pair.rl, run.config.passk_samples),
         ("hybrid", Hybrid(run.pair, _best(run, "t1"), name="hybrid"), run.config.passk_hybrid_samples),
     ):  # fmt: skip
         rollouts = run.sample(f"passk-{name}", model, problems, run.sampling(n))
-        seen: dict[tuple[str, str], bool] = {}
-        for problem, text, correct in zip(rollouts.table["problem"], rollouts.table["text"], rollouts.table["correct"], strict=True):
-            if (problem, text) not in seen:
-                seen[problem, text] = bool(correct) and parse(text, meta[problem]).valid
-        valid = [seen[key] for key in zip(rollouts.table["problem"], rollouts.table["text"], strict=True)]
-        parts.append(Rollouts(rollouts.table.assign(valid=valid), rollouts.info).slim())
+        if check is not None:
+            keys = list(zip(rollouts.table["problem"], rollouts.table["text"], strict=True))
+            right = {key for key, correct in zip(keys, rollouts.table["correct"], strict=True) if correct}
+            valid = {key for key in right if check(key[1], asked[key[0]])}
+            rollouts = Rollouts(rollouts.table.assign(valid=[key in valid for key in keys]), rollouts.info)
+        parts.append(rollouts.slim())
     concat(parts).save(run.tables / "passk.parquet")
 
 
@@ -217,7 +229,7 @@ def _traces(run: Run) -> None:
     problems = {p.id: p for p in run.problems("test", run.config.trace_problems)}
     arms = Arms([Hybrid(run.pair, r, name=n) for n, r in (("base", never()), ("hybrid", _best(run, "t1")), ("rl", always()))])
     table = sample(arms, list(problems.values()), run.sampling(2), progress=run.progress).table
-    words = [run.pair.base.tokenizer.decode([i]) for i in range(run.pair.base.n_vocab)]
+    words = run.pair.base.tokenizer.batch_decode([[i] for i in range(run.pair.base.n_vocab)])
     for column, source in (("tokens", "token_ids"), ("base_tokens", "base_token_ids")):
         table[column] = [[words[i] for i in ids] for ids in table[source]]
     table["question"] = [problems[p].question for p in table["problem"]]
@@ -229,7 +241,7 @@ def _traces(run: Run) -> None:
 def _geometry(run: Run) -> None:
     from latentreason.studies import geometry
 
-    geometry.collect(run.pair, run.config, run.tables)
+    geometry.collect(run.pair, run.config, run.tables, sampling=run.sampling(1))
 
 
 Stage = Callable[[Run], None]

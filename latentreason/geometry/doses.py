@@ -6,7 +6,7 @@ Vectors are fitted on one half of the problems, and so are the layer and the uni
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,8 @@ from latentreason.geometry.decoders import Dose, Doses, Points, logodds, logprob
 from latentreason.geometry.rows import as_table, few, p_value, replicate_weights, resampled, row, undefined
 from latentreason.sampling.local import Sampling, sample
 from latentreason.stats import Estimate, mean_estimate, pooled_ratio
-from latentreason.strategies.grammar import MALFORMED, automaton, scan
-from latentreason.strategies.tagging import tag
+from latentreason.strategies.language import Language
 from latentreason.tables import Rollouts
-from latentreason.tasks import chain
 from latentreason.tasks.problem import Problem
 from latentreason.vectors.contrast import contrast_table, family, fit_onsets
 from latentreason.vectors.steering_vector import SteeringVector
@@ -69,7 +67,7 @@ class Plan:
 
 def dose_table(
     lm: "LM", base: Activations, rl: Activations, rollouts: Rollouts, problems: list[Problem], fitting: list[str], tokens: dict[str, int], *,
-    min_spans: int = 20, n_random: int = 20, n_problems: int = 40, n_samples: int = 4, n_boot: int = 1000, seed: int = 0,
+    language: Language, sampling: Sampling, min_spans: int = 20, n_random: int = 20, n_problems: int = 40, n_samples: int = 4, n_boot: int = 1000, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
     """One row for each label, kind of dose, strength and quantity.
 
@@ -80,6 +78,8 @@ def dose_table(
         problems: all that were sampled.
         fitting: those that vectors, layers and the unit of the bias are fitted on; responses are measured on the others.
         tokens: label -> the token that opens it.
+        language: how to read what is decoded.
+        sampling: how it is drawn; the number of samples, the seed and the rows at once are set here.
         min_spans: fewest spans with the label, and without; half as many in the fitting half.
         n_random: norm-matched random directions; their mean is the kind `random`, and the first of them is decoded.
         n_problems, n_samples: of the free decoding.
@@ -107,7 +107,7 @@ def dose_table(
     for label, plan in plans.items():
         rows += _logprobs(plan, points[family(label), "held out"], STRENGTHS if label in decoded else (0.0, 1.0), n_boot, seed)
     chosen = [p for p in problems if p.id not in set(fitting)][:n_problems]
-    rows += _decoded(lm, [plans[x] for x in decoded], chosen, n_samples, n_boot, seed)
+    rows += _decoded(lm, [plans[x] for x in decoded], chosen, language, replace(sampling, n=n_samples, seed=seed, max_rows=2048), n_boot, seed)  # a slot for each row: the caches of more would be large
     return as_table(rows, "strength", "unit", "directions", "timing_source", "content_source")
 
 
@@ -210,7 +210,7 @@ def _replicates(values: Float[np.ndarray, "direction problem"], n_boot: int, see
     return np.asarray(((directions @ values) * replicate_weights(values.shape[1], n_boot, seed)).sum(1))
 
 
-def _decoded(lm: "LM", plans: list[Plan], problems: list[Problem], n_samples: int, n_boot: int, seed: int) -> list[dict[str, Any]]:
+def _decoded(lm: "LM", plans: list[Plan], problems: list[Problem], language: Language, sampling: Sampling, n_boot: int, seed: int) -> list[dict[str, Any]]:
     """Free decoding under every dose."""
     steered, biased = [], [Dose("base")]
     names: dict[tuple[str, str, float], str] = {}
@@ -222,9 +222,8 @@ def _decoded(lm: "LM", plans: list[Plan], problems: list[Problem], n_samples: in
             biased.append(Dose(name, token=plan.token, bias=strength * plan.nats))
         elif strength:
             steered.append(Dose(name, plan.site, strength * plan.vectors[kind][0]))
-    sampling = Sampling(n=n_samples, seed=seed, max_rows=2048)  # a slot for each row: the caches of more would be large
     tables = [sample(Doses(lm, doses), problems, sampling, progress=False).table for doses in (steered, biased) if doses and names]
-    found = _behaviour(pd.concat(tables, ignore_index=True), [p.label for p in plans], n_boot, seed) if tables else {}
+    found = _behaviour(pd.concat(tables, ignore_index=True), [p.label for p in plans], language, n_boot, seed) if tables else {}
     why = "no held-out problems"
     rows = []
     for plan, kind, strength, quantity in product(plans, CONTENT, STRENGTHS, BEHAVIOUR):
@@ -233,16 +232,16 @@ def _decoded(lm: "LM", plans: list[Plan], problems: list[Problem], n_samples: in
     return rows
 
 
-def _behaviour(table: pd.DataFrame, labels: list[str], n_boot: int, seed: int) -> dict[tuple[str, str], Estimate]:
+def _behaviour(table: pd.DataFrame, labels: list[str], language: Language, n_boot: int, seed: int) -> dict[tuple[str, str], Estimate]:
     """(arm, quantity) -> estimate, where the frequency of a label is the quantity of its name."""
     table = table.sort_values(["arm", "problem", "sample"], ignore_index=True)
-    spans = tag(Rollouts(table)).table
+    spans = language.spans(Rollouts(table)).table
     counts = spans[spans["strategy"].isin(labels)].groupby(["arm", "problem", "sample", "strategy"]).size().unstack(fill_value=0)
     counts = counts.reindex(pd.MultiIndex.from_frame(table[["arm", "problem", "sample"]]), fill_value=0)
     grams = [len(t) - NGRAM + 1 for t in table["token_ids"]]
     distinct = [len({*zip(*(t[i:] for i in range(NGRAM)), strict=False)}) for t in (ids.tolist() for ids in table["token_ids"])]
     columns = {
-        "accuracy": table["correct"], "truncated": table["finish"] == "length", "malformed": malformed(table["token_ids"].tolist()),
+        "accuracy": table["correct"], "truncated": table["finish"] == "length", "malformed": language.malformed(table["token_ids"].tolist()),
         **{label: counts[label] if label in counts else np.zeros(len(table)) for label in labels},
         "repeated": np.maximum(grams, 0) - np.array(distinct), "grams": np.maximum(grams, 0),
     }  # fmt: skip
@@ -254,14 +253,3 @@ def _behaviour(table: pd.DataFrame, labels: list[str], n_boot: int, seed: int) -
             out[arm, name] = mean_estimate(values[name][i], n_boot=n_boot, seed=seed)
         out[arm, "repetition"] = pooled_ratio(values["repeated"][i].sum(1), values["grams"][i].sum(1), n_boot=n_boot, seed=seed)
     return out
-
-
-def malformed(completions: list[np.ndarray]) -> np.ndarray:
-    """Whether each completion of the task `chain` leaves its grammar anywhere; one that is only cut short does not."""
-    length = np.array([len(c) for c in completions])
-    tokens = np.full((len(length), int(length.max(initial=0))), chain.VOCABULARY.index(chain.EOS))
-    for line, completion in zip(tokens, completions, strict=True):
-        line[: len(completion)] = completion
-    names, _ = automaton()
-    seen = np.arange(tokens.shape[1] + 1)[None] <= length[:, None]
-    return np.asarray(((scan(tokens) == names.index(MALFORMED)) & seen).any(1))

@@ -1,5 +1,6 @@
 """The model half of the study `geometry`: sample, read activations, and make its three tables."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,8 @@ from latentreason.geometry.probes import auroc_table
 from latentreason.models.language_model import LM
 from latentreason.models.pair import ModelPair
 from latentreason.sampling.local import Sampling, sample
-from latentreason.strategies.tagging import tag
-from latentreason.tables import Rollouts
-from latentreason.tasks import chain
+from latentreason.strategies.language import Language, opening_tokens
+from latentreason.tables import Rollouts, concat
 from latentreason.tasks.problem import Problem
 from latentreason.vectors.contrast import capture_onsets, family
 
@@ -26,17 +26,19 @@ BINS = 10
 
 
 def measure(
-    pair: ModelPair, problems: list[Problem], *, n_samples: int, min_spans: int, n_halves: int, n_shuffles: int, probe_shuffles: int,
+    pair: ModelPair, problems: list[Problem], language: Language, sampling: Sampling = Sampling(), *, n_samples: int, min_spans: int, n_halves: int, n_shuffles: int, probe_shuffles: int,
     n_random: int, dose_problems: int, dose_samples: int, n_boot: int, seed: int,
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
-    """The tables "cosine", "auroc" and "dose"; see `cosine_table`, `auroc_table` and `dose_table`."""
+    """The tables "cosine", "auroc" and "dose"; see `cosine_table`, `auroc_table` and `dose_table`. `sampling` says how traces are drawn, but for their number."""
     bar = tqdm(total=4, desc="geometry", disable=None)
-    tokens = {**{f"format:{f}": f for f in chain.FORMATS}, **{s: s for s in (*chain.STRATEGIES, chain.ANSWER)}}
-    ids = {label: pair.base.tokenizer.get_vocab()[token] for label, token in tokens.items()}
-    sampling, twin = Sampling(n=n_samples, seed=seed), untrained(pair.base, seed)
-    own = sample(Watched(pair.base, ids), problems, sampling, progress=False)
-    theirs = sample(pair.rl, problems, sampling, progress=False)
-    base, rl, twin_base, twin_rl = (choices(lm, traces) for lm, traces in ((pair.base, own), (pair.rl, theirs), (twin, own), (twin, theirs)))
+    drawn, twin = replace(sampling, n=n_samples, seed=seed), untrained(pair.base, seed)
+    theirs = sample(pair.rl, problems, drawn, progress=False)
+    ids = dict(language.tokens)
+    if not ids:  # shared noise: the same base traces are drawn again below, under watch
+        both = concat([sample(replace(pair.base, name="base"), problems, drawn, progress=False), Rollouts(theirs.table.assign(arm="rl"))])
+        ids = opening_tokens(both, language.spans(both))
+    own = sample(Watched(pair.base, ids), problems, drawn, progress=False)
+    base, rl, twin_base, twin_rl = (choices(lm, traces, language) for lm, traces in ((pair.base, own), (pair.rl, theirs), (twin, own), (twin, theirs)))
     edges = position_edges([base, rl])
     base, rl = with_strata(base, edges), with_strata(rl, edges)
     names = np.array(sorted(p.id for p in problems))
@@ -47,7 +49,7 @@ def measure(
     tables["auroc"] = auroc_table(base, twin_base, fitting, min_spans=min_spans, n_shuffles=probe_shuffles, n_boot=n_boot, seed=seed)
     bar.update()
     doses: dict[str, Any] = {"n_random": n_random, "n_problems": dose_problems, "n_samples": dose_samples, "n_boot": n_boot}
-    tables["dose"] = dose_table(pair.base, base, rl, own, problems, fitting, ids, min_spans=min_spans, seed=seed, **doses)
+    tables["dose"] = dose_table(pair.base, base, rl, own, problems, fitting, ids, language=language, sampling=sampling, min_spans=min_spans, seed=seed, **doses)
     bar.update()
     bar.close()
     return tables
@@ -63,11 +65,11 @@ def untrained(lm: LM, seed: int) -> LM:
     return LM(model.eval().to(lm.device), lm.tokenizer, "untrained", None, lm.n_vocab)
 
 
-def choices(lm: LM, rollouts: Rollouts) -> Activations:
+def choices(lm: LM, rollouts: Rollouts, language: Language) -> Activations:
     """Activations at the choice points of rollouts. The index gets `row` (of the rollouts), `format` of the trace, `absolute` (position in the
     sequence), `previous` (the token that is read) and every column `logprob:LABEL` of the rollouts.
     """
-    onsets = capture_onsets(lm, rollouts, tag(rollouts))
+    onsets = capture_onsets(lm, rollouts, language.spans(rollouts))
     index, table = onsets.index, rollouts.table
     row = pd.MultiIndex.from_frame(table[["problem", "sample"]]).get_indexer(pd.MultiIndex.from_frame(index[["problem", "sample"]]))
     places = list(zip(row.tolist(), index["position"].tolist(), strict=True))

@@ -39,6 +39,7 @@ class Batch:
         top_p: nucleus; 1 keeps all tokens.
         max_new_tokens: length limit of a completion.
         noise: Gumbel noise of (keys, absolute positions).
+        stop: token ids that end a completion, besides each model's end-of-text.
     """
 
     prompts: list[list[int]]
@@ -48,6 +49,7 @@ class Batch:
     top_p: float
     max_new_tokens: int
     noise: Noise
+    stop: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -273,7 +275,7 @@ def decode(lms: "list[LM]", batch: Batch, choose: Choose, sites: Collection[tupl
     row, slot = torch.arange(n_rows, device=device), batch.problem.to(device)
     keys = batch.keys.to(device)
     start = torch.tensor([len(p) for p in batch.prompts], device=device)[slot]
-    eos = torch.tensor(sorted(set().union(*(lm.eos_ids for lm in lms))), device=device)
+    eos = torch.tensor(sorted(batch.stop.union(*(lm.eos_ids for lm in lms))), device=device)
     records: dict[str, Tensor] = {"token_ids": torch.zeros(n_rows, batch.max_new_tokens, dtype=torch.long, device=device)}
     length = torch.zeros(n_rows, dtype=torch.long, device=device)
     stopped = torch.zeros(n_rows, dtype=torch.bool, device=device)

@@ -76,3 +76,23 @@ class Recipe:
             raise InvalidInput(f"Every probability of recipe {self.name!r} must lie in [0, 1].")
         if not 1 <= self.corpus.min_ops <= self.corpus.max_ops <= len(chain.LETTERS):
             raise InvalidInput(f"Need 1 <= min_ops <= max_ops <= {len(chain.LETTERS)}, the number of step letters.")
+
+
+@dataclass(frozen=True)
+class AdapterRecipe:
+    """An organism whose base is a pretrained model that we do not ship, and whose RL model is a LoRA adapter on it.
+
+    `style` is the prompt of the task, of `prompts` x `group` rollouts an update at temperature 1; nobody knows the cause of its gain, so it has no truth.
+    """
+
+    name: str
+    base: str
+    task: str
+    style: str
+    rank: int = 16
+    alpha: int = 32
+    lr: float = 3e-4
+    steps: int = 60
+    prompts: int = 8
+    group: int = 8
+    max_new_tokens: int = 48

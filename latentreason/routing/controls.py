@@ -9,6 +9,7 @@ from torch import Tensor
 from latentreason.errors import InvalidInput
 from latentreason.routing.router import Router, Step, by_threshold
 from latentreason.strategies.grammar import timing_positions
+from latentreason.strategies.language import Language
 
 if TYPE_CHECKING:
     from latentreason.tables import Rollouts
@@ -32,9 +33,21 @@ def first_token() -> Router:
     return Router("first_token", {}, frozenset({"vocabulary"}), lambda step: torch.full((len(step.keys),), step.t == 0, device=step.keys.device))
 
 
-def at_strategy() -> Router:
-    """Where the organism's grammar says that the next token chooses a strategy (or the format)."""
-    return Router("at_strategy", {}, frozenset({"vocabulary"}), lambda step: timing_positions(step.tokens))
+def at_strategy(language: Language | None = None) -> Router:
+    """Where the next token chooses a strategy.
+
+    Args:
+        language: of the task, from `strategies.language`; None for `chain`, whose grammar knows it from the prefix alone. On text it is where
+            the base or the RL model's token (same noise) opens a sentence.
+    """
+    if language is None or language.exact:
+        return Router("at_strategy", {}, frozenset({"vocabulary"}), lambda step: timing_positions(step.tokens))
+
+    def decide(step: Step) -> Tensor:
+        assert step.base_token is not None and step.rl_token is not None  # "sampled" is declared
+        return language.timing(step.tokens, step.base_token, step.rl_token)
+
+    return Router("at_strategy", {}, frozenset({"base", "rl", "sampled", "vocabulary"}), decide)
 
 
 def opposite(router: Router) -> Router:

@@ -10,6 +10,7 @@ from latentreason.routing.base_only import on_entropy
 from latentreason.routing.controls import always, at_strategy, first_token, never
 from latentreason.routing.oracle import on_disagreement, on_divergence
 from latentreason.routing.router import Router
+from latentreason.strategies.language import Language
 
 ROUTERS: dict[str, Callable[..., Router]] = {
     "never": never, "always": always, "first_token": first_token, "at_strategy": at_strategy,
@@ -34,9 +35,9 @@ def named(name: str, **params: Any) -> Router:
     return ROUTERS[head](**params)
 
 
-def rebuilt(spec: Mapping[str, Any]) -> Router:
-    """The router that `Router.spec()` described, its calibration included."""
+def rebuilt(spec: Mapping[str, Any], language: Language | None = None) -> Router:
+    """The router that `Router.spec()` described, its calibration included; `language` is what `at_strategy` reads."""
     params = dict(spec["params"])
     calibration = params.pop("calibration", None)
-    router = named(spec["name"], **params)
+    router = at_strategy(language) if spec["name"] == "at_strategy" else named(spec["name"], **params)
     return router if calibration is None else replace(router, params={**router.params, "calibration": calibration})

@@ -160,3 +160,14 @@ def slots(tokens: Int[np.ndarray, "t"]) -> np.ndarray:
         else:
             kinds.append("digit" if word in chain.DIGITS else "separator" if word in chain.SEPARATORS else "step index" if word in chain.LETTERS else "part" if word in chain.EASY else "end")
     return np.array(kinds, dtype=object)
+
+
+def malformed(completions: list[np.ndarray]) -> np.ndarray:
+    """Whether each completion of the task `chain` leaves its grammar anywhere; one that is only cut short does not."""
+    length = np.array([len(c) for c in completions])
+    tokens = np.full((len(length), int(length.max(initial=0))), chain.VOCABULARY.index(chain.EOS))
+    for line, completion in zip(tokens, completions, strict=True):
+        line[: len(completion)] = completion
+    names, _ = automaton()
+    seen = np.arange(tokens.shape[1] + 1)[None] <= length[:, None]
+    return np.asarray(((scan(tokens) == names.index(MALFORMED)) & seen).any(1))

@@ -28,7 +28,7 @@ say) neither shows nor refutes.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -85,21 +85,28 @@ class Config:
     seed: int = 0
 
 
-def collect(pair: Any, run_config: Any, out: str | Path, config: Config | None = None) -> None:
+def collect(pair: Any, run_config: Any, out: str | Path, config: Config | None = None, sampling: Any = None) -> None:
     """Measure a pair on the fit split and write `geometry_NAME.parquet` for each of `TABLES`, and the key "geometry" of `facts.json`.
 
     Args:
         pair: a ModelPair.
-        run_config: with `task`, `geometry_problems` and `seed`.
+        run_config: with `task`, `geometry_problems` and `seed`; `geometry_samples` where it is not None.
         out: the folder of a run's tables.
         config: by default the usual settings with the run's seed, and doses on a fifth of the problems, 40 at most.
+        sampling: how traces are drawn, but for their number.
     """
     from latentreason.geometry.measure import measure
+    from latentreason.sampling.local import Sampling
+    from latentreason.strategies.language import language
     from latentreason.tasks.registry import load_task
 
-    config = config or Config(seed=run_config.seed, dose_problems=max(1, min(40, run_config.geometry_problems // 5)))
+    if config is None:
+        config = Config(seed=run_config.seed, dose_problems=max(1, min(40, run_config.geometry_problems // 5)))
+        if run_config.geometry_samples is not None:
+            config = replace(config, n_samples=run_config.geometry_samples, dose_samples=min(config.dose_samples, run_config.geometry_samples))
     settings = {name: value for name, value in asdict(config).items() if name != "reliability"}
-    tables = measure(pair, load_task(run_config.task, split="fit", limit=run_config.geometry_problems, seed=run_config.seed), **settings)
+    problems = load_task(run_config.task, split="fit", limit=run_config.geometry_problems, seed=run_config.seed)
+    tables = measure(pair, problems, language(run_config.task, pair.base.tokenizer), sampling or Sampling(), **settings)
     for name in TABLES:
         write_table(Path(out) / f"geometry_{name}.parquet", tables[name])
     facts = Path(out) / "facts.json"

@@ -29,6 +29,9 @@ STRATEGIES = ("so", "run", "leap", "split", "check")
 SEPARATORS = (",", ";")
 ANSWER = "ans"
 
+N_ANSWERS = 1000
+"""Possible answers, for the guessing floor of pass@k."""
+
 
 def _each(change: Callable[[int], int]) -> Callable[[State], State]:
     return lambda s: (change(s[0]) % 10, change(s[1]) % 10, change(s[2]) % 10)

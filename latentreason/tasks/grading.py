@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Literal, cast
 
 from latentreason.errors import unknown_name
-from latentreason.tasks import answers, chain
+from latentreason.tasks import answers, arith, chain
 from latentreason.tasks.math_worker import WORKER
 from latentreason.tasks.problem import Problem
 
@@ -55,8 +55,10 @@ def grade(text: str, problem: Problem, *, flexible: bool = False, truncated: boo
     """
     if problem.task == "chain":
         extracted = (chain.last_state if flexible else chain.final_answer)(text)
+    elif problem.task == "arith":
+        extracted = (arith.last_number if flexible else arith.final_answer)(text)
     elif "grader" not in problem.meta:
-        raise unknown_name("task", problem.task, ["chain"])
+        raise unknown_name("task", problem.task, ["arith", "chain"])
     elif problem.meta["grader"] == "math":
         conclusion = answers.conclusion(text)
         extracted = None if conclusion is None else (answers.last_answer if flexible else answers.boxed)(conclusion)
@@ -66,7 +68,7 @@ def grade(text: str, problem: Problem, *, flexible: bool = False, truncated: boo
         return Grade("truncated" if truncated else "no_answer")
     if extracted == "":
         return Grade("truncated" if truncated else "unparsed")
-    if problem.task == "chain":
+    if problem.task in ("chain", "arith"):
         return Grade("correct" if extracted == problem.answer else "wrong", extracted)
     return Grade(_same_mathematics(extracted, problem.answer) if len(extracted) <= MAX_ANSWER else "unparsed", extracted)
 

@@ -3,10 +3,10 @@
 from types import ModuleType
 
 from latentreason.errors import InvalidInput, unknown_name
-from latentreason.tasks import chain
+from latentreason.tasks import arith, chain
 from latentreason.tasks.problem import SPLITS, Problem
 
-TASKS: dict[str, ModuleType] = {"chain": chain}
+TASKS: dict[str, ModuleType] = {"chain": chain, "arith": arith}
 """Name -> module with `load(*, split, limit, seed) -> list[Problem]`."""
 
 

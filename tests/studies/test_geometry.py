@@ -18,7 +18,7 @@ from latentreason.errors import InvalidInput
 from latentreason.files import read_table, write_json
 from latentreason.geometry.cosines import ByProblem, centred, cosine, cosine_table
 from latentreason.geometry.decoders import Dose, Doses, Points, Watched, logodds, logprob, read_again
-from latentreason.geometry.doses import CONTENT, DECODED, STRENGTHS, _behaviour, malformed
+from latentreason.geometry.doses import CONTENT, DECODED, STRENGTHS, _behaviour
 from latentreason.geometry.measure import choices, measure, position_edges, untrained, with_strata
 from latentreason.geometry.probes import HeldOut, auroc_table
 from latentreason.hybrid.actions import logit_bias, steer
@@ -32,6 +32,8 @@ from latentreason.organisms.trainers.pretrain import new_model, pretrain
 from latentreason.organisms.zoo import ACTIVATION
 from latentreason.routing.controls import always
 from latentreason.sampling.local import Sampling, sample
+from latentreason.strategies.grammar import malformed
+from latentreason.strategies.language import language
 from latentreason.studies import geometry
 from latentreason.studies.recompute import geometry_result
 from latentreason.studies.result import Result
@@ -47,6 +49,7 @@ RECIPE = Recipe(
 )  # fmt: skip
 SMALL = geometry.Config(min_spans=6, n_halves=4, n_shuffles=100, probe_shuffles=1, n_random=3, n_boot=50, dose_problems=3, dose_samples=2)
 IDS = {word: i for i, word in enumerate(chain.VOCABULARY)}
+LANGUAGE = language("chain", chain_tokenizer())
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Run:
     task: str = "chain"
     geometry_problems: int = 16
     seed: int = 0
+    geometry_samples: int | None = None
 
 
 def changed(lm: LM, size: float, name: str) -> LM:
@@ -322,7 +326,7 @@ def test_the_untrained_twin_has_the_weights_of_a_new_model_and_disturbs_no_rando
 
 def test_choices_know_the_token_that_is_read_the_format_and_the_stratum(pair: ModelPair) -> None:
     rollouts = sample(Watched(pair.base, {"so": IDS["so"]}), load_task("chain", split="fit", limit=6), Sampling(n=3), progress=False)
-    onsets = choices(pair.base, rollouts)
+    onsets = choices(pair.base, rollouts, LANGUAGE)
     assert len(onsets) > 20
     for row in onsets.index.itertuples():
         trace = rollouts.table.iloc[row.row]
@@ -347,7 +351,7 @@ def test_behaviour_under_a_dose_is_counted_by_trace_and_problem() -> None:
     finish = ["stop", "stop", "length", "length"]
     ids = [np.array([IDS[w] for w in t.split()] + [IDS["<eos>"]] * (f == "stop")) for t, f in zip(texts, finish, strict=True)]
     keys = {"arm": "base", "problem": ["p", "p", "q", "q"], "sample": [0, 1, 0, 1], "finish": finish, "correct": [True, False, False, False]}
-    got = _behaviour(pd.DataFrame({**keys, "text": texts, "token_ids": ids}), ["check", "so", "leap"], 50, 0)
+    got = _behaviour(pd.DataFrame({**keys, "text": texts, "token_ids": ids}), ["check", "so", "leap"], LANGUAGE, 50, 0)
     expected = {"check": 0.5, "so": 1.0, "leap": 0.0, "accuracy": 0.25, "truncated": 0.5, "malformed": 0.25}
     assert {name: got["base", name].value for name in expected} == expected
     grams = [[tuple(t[i : i + 8]) for i in range(len(t) - 7)] for t in map(list, ids)]
@@ -498,7 +502,7 @@ def test_the_result_survives_saving_and_its_figures_can_be_drawn(result: Result,
 def test_the_same_seed_gives_the_same_tables(pair: ModelPair, tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("latentreason.geometry.measure.dose_table", lambda *args, **settings: pd.DataFrame())  # seconds
     settings = {name: value for name, value in asdict(SMALL).items() if name != "reliability"}
-    again = measure(pair, load_task("chain", split="fit", limit=16, seed=0), **settings)
+    again = measure(pair, load_task("chain", split="fit", limit=16, seed=0), LANGUAGE, **settings)
     for name in ("cosine", "auroc"):
         pd.testing.assert_frame_equal(again[name], read_table(tables / f"geometry_{name}.parquet"), check_dtype=False, atol=1e-6)
 
@@ -517,5 +521,5 @@ def test_a_pair_that_has_learnt_nothing_gives_reasons_instead_of_numbers(tmp_pat
 def test_rollouts_are_not_changed_by_reading_them(pair: ModelPair) -> None:
     rollouts = sample(pair.base, load_task("chain", split="fit", limit=3), Sampling(n=2), progress=False)
     before = rollouts.table.copy(deep=True)
-    choices(pair.base, rollouts)
+    choices(pair.base, rollouts, LANGUAGE)
     pd.testing.assert_frame_equal(Rollouts(rollouts.table).table, before)
