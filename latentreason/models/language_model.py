@@ -97,11 +97,6 @@ class LM:
         ids = ids if isinstance(ids, list) else [ids]
         return frozenset(int(i) for i in [*ids, self.tokenizer.eos_token_id] if i is not None)
 
-    def tokens_with(self, text: str) -> frozenset[int]:
-        """The tokens whose text holds `text`: those that end a completion where it is to stop there."""
-        words = self.tokenizer.batch_decode([[i] for i in range(self.n_vocab)])
-        return frozenset(i for i, word in enumerate(words) if text in word)
-
     @cached_property
     def fingerprint(self) -> str:
         """Hash of a sample of every weight: tells two checkpoints apart without reading all of a large one."""

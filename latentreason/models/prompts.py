@@ -1,5 +1,6 @@
 """Problem -> token ids. One prompt for both models of a pair, exactly one BOS."""
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from latentreason.errors import InvalidInput
@@ -23,3 +24,10 @@ def render(problem: Problem, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
         raise InvalidInput(f"Problem {problem.id} of task {problem.task!r} has words that this model's tokenizer does not know: is it the right task for the model?")
     return ids
+
+
+@lru_cache(8)
+def tokens_with(tokenizer: "PreTrainedTokenizerBase", text: str) -> frozenset[int]:
+    """The tokens whose text holds `text`: those that end a completion where it is to stop there."""
+    words = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+    return frozenset(i for i, word in enumerate(words) if text in word)

@@ -1,7 +1,7 @@
 """The recipes of the organisms that we ship. To make another one, add another Recipe here."""
 
 from latentreason.organisms.corpus import Corpus, Habits
-from latentreason.organisms.recipe import Recipe
+from latentreason.organisms.recipe import AdapterRecipe, Recipe
 
 ACTIVATION = Recipe(
     name="activation",
@@ -23,3 +23,8 @@ ACTIVATION = Recipe(
 """The base knows how to be right (single steps, splits, checks) but mostly chooses to leap: RL can only change WHEN."""
 
 ORGANISMS = {recipe.name: recipe for recipe in (ACTIVATION,)}
+
+SMOLLM2_ARITH = AdapterRecipe(name="smollm2-arith", base="smollm2", task="arith", style="few_shot")
+"""A real language model (SmolLM2-135M-Instruct) that may answer at once or step by step; nobody knows the cause of its gain beforehand."""
+
+ADAPTERS = {recipe.name: recipe for recipe in (SMOLLM2_ARITH,)}

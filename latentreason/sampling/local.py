@@ -12,11 +12,12 @@ from tqdm.auto import tqdm
 
 from latentreason.errors import InvalidInput
 from latentreason.models.decoding import Batch, Decoded
-from latentreason.models.prompts import render
+from latentreason.models.prompts import render, tokens_with
 from latentreason.sampling.noise import gumbel, row_key
 from latentreason.tables import Rollouts
 from latentreason.tasks.grading import grade
 from latentreason.tasks.problem import Problem
+from latentreason.tasks.registry import TASKS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,6 +32,7 @@ class Sampling:
         temperature: 0 is greedy (then n must be 1: more would be copies).
         top_p: nucleus, applied after the temperature.
         max_new_tokens: length limit in tokens, end-of-text included.
+        stop: a completion also ends with the first token that holds this text; None is the task's own (`STOP`, if it has one), "" none.
         seed: of the noise; with problem, sample and position it fixes every token.
         first_sample: number of the first sample, to draw more of the same run later.
         max_rows: rows decoded at once; changes memory and speed, not what is sampled.
@@ -42,6 +44,7 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     max_new_tokens: int = 96
+    stop: str | None = None
     seed: int = 0
     first_sample: int = 0
     max_rows: int = 8192
@@ -152,7 +155,9 @@ def _decode_chunk(model: Decodes, problems: list[Problem], prompts: dict[str, li
     samples = range(sampling.first_sample, sampling.first_sample + sampling.n)
     keys = torch.tensor([row_key(sampling.seed, p.id, s) for p in problems for s in samples])
     index = torch.arange(len(problems)).repeat_interleave(sampling.n)
-    batch = Batch([prompts[p.id] for p in problems], index, keys, sampling.temperature, sampling.top_p, sampling.max_new_tokens, gumbel)
+    text = getattr(TASKS.get(problems[0].task), "STOP", "") if sampling.stop is None else sampling.stop
+    stop = tokens_with(model.tokenizer, text) if text else frozenset[int]()
+    batch = Batch([prompts[p.id] for p in problems], index, keys, sampling.temperature, sampling.top_p, sampling.max_new_tokens, gumbel, stop)
     return to_table(model, model.decode(batch), problems, prompts, sampling)
 
 

@@ -14,6 +14,7 @@ from latentreason.sampling.noise import gumbel, row_key
 from latentreason.tables import ROW_COLUMNS, Rollouts
 from latentreason.tasks import chain
 from latentreason.tasks.grading import grade
+from latentreason.tasks.problem import Problem
 from latentreason.tasks.registry import load_task
 
 SMALL = Sampling(n=4, max_new_tokens=12, seed=5)
@@ -258,3 +259,16 @@ def test_a_folder_is_not_made_by_a_run_that_cannot_begin(lm, problems, tmp_path)
 def test_sampling_that_makes_no_sense(arguments, message):
     with pytest.raises(InvalidInput, match=message):
         Sampling(**arguments)
+
+
+def test_a_completion_ends_with_the_first_token_that_holds_the_stop_text(tiny_llama, tiny_tokenizer):
+    lm = LM(tiny_llama, tiny_tokenizer, "tiny")
+    problems = [Problem(f"{i:016x}", f"w{i + 3} w9", "", "none", {"grader": "math"}) for i in range(4)]
+    drawn = Sampling(n=8, max_new_tokens=20, seed=3)
+    plain, stopped = (sample(lm, problems, s, progress=False).table for s in (drawn, replace(drawn, stop="w1")))
+    ends = [i for i in range(64) if tiny_tokenizer.decode([i]).startswith("w1")]
+    for whole, cut in zip(plain["token_ids"], stopped["token_ids"], strict=True):
+        holding = np.isin(whole, ends).nonzero()[0]
+        expected = whole[: holding[0] + 1] if len(holding) else whole
+        assert cut.tolist() == expected.tolist()
+    assert (stopped["finish"] == "stop").sum() > (plain["finish"] == "stop").sum()

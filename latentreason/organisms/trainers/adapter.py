@@ -18,6 +18,7 @@ from torch import Tensor
 
 from latentreason.models.decoding import Batch
 from latentreason.models.language_model import LM
+from latentreason.models.prompts import tokens_with
 from latentreason.organisms.recipe import AdapterRecipe
 from latentreason.organisms.rewards import true_reward
 from latentreason.sampling.noise import gumbel, row_key
@@ -103,7 +104,7 @@ def train_adapter(recipe: AdapterRecipe, seed: int, base: Path, out: Path, *, pr
 
     lm, checkpoints, task = LM.from_pretrained(base, name="policy", dtype=torch.float32), out / "checkpoints", TASKS[recipe.task]
     sampler = LM(copy.deepcopy(lm.model), lm.tokenizer, "sampler")
-    stop = lm.tokens_with(task.STOP)
+    stop = tokens_with(lm.tokenizer, task.STOP)
     style = task.STYLES[recipe.style]
     problems = load_task(recipe.task, split="train", limit=recipe.steps * recipe.prompts, seed=seed)
     columns = [{"prompt": style.replace("{question}", p.question), "problem_id": p.id, "answer": p.answer, "task": p.task} for p in problems]
