@@ -28,7 +28,7 @@ from latentreason.store import Parts, config_hash
 from latentreason.strategies.grammar import parse, slots
 from latentreason.tables import Rollouts, concat
 from latentreason.tasks.problem import Problem
-from latentreason.tasks.registry import load_task
+from latentreason.tasks.registry import TASKS, load_task
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _calibrate(run: Run) -> None:
             "routers": [r.spec() for r in done], "calibration_area": areas, "best_oracle": max((r.name for r in routers if "rl" in r.reads), key=lambda a: areas[a], default=""),
             "best_base_only": max(base_only, key=lambda a: areas[a], default=""),
         }  # fmt: skip
-    n_answers = {"chain": 1000}.get(run.config.task)
+    n_answers = TASKS[run.config.task].n_answers
     facts["passk"] = {"max_k": run.config.passk_samples // 2, "hybrid_max_k": run.config.passk_hybrid_samples // 2, "n_answers": n_answers}
     write_json(run.tables / "facts.json", facts)
 
