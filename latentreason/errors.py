@@ -5,7 +5,7 @@ This file knows nothing about models or tables. Example::
     try:
         lr.load_task("chian", split="test")
     except lr.LatentReasonError as error:
-        print(error)  # Unknown task 'chian'. Did you mean 'chain'? Known: chain.
+        print(error)  # Unknown task 'chian'. Did you mean 'chain'? Known: aime24, aime25, ...
 """
 
 import difflib
@@ -49,6 +49,10 @@ class ArtifactConflict(LatentReasonError, OSError):
 
 class ArtifactWriteError(LatentReasonError, OSError):
     """The disk refused a write: full, read-only or not ours. What stood there before is untouched."""
+
+
+class MissingData(LatentReasonError, FileNotFoundError):
+    """A benchmark whose file is not at hand, and that cannot be fetched."""
 
 
 class MissingDependency(LatentReasonError, ImportError):

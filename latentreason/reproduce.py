@@ -20,6 +20,7 @@ from latentreason.files import read_json, write_json, write_table
 from latentreason.hybrid.calibrate import calibrate, calibration_area
 from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.models.pair import ModelPair
+from latentreason.models.prompts import Prompt
 from latentreason.routing.controls import always, at_strategy, first_token, matched_disagreement, matched_random, never
 from latentreason.routing.named import named, rebuilt
 from latentreason.routing.oracle import on_disagreement
@@ -57,6 +58,8 @@ class RunConfig:
     rival_samples: int = 8
     geometry_samples: int | None = None  # a key that is None does not count in the hash of a run
     max_new_tokens: int | None = None
+    style: str | None = None  # of the prompt; None is the task's own
+    chat: bool | None = None
 
 
 TINY = RunConfig(n_problems=6, n_samples=4, budgets=(0.5,), routers=("on_divergence(js)", "on_entropy"), calibration_problems=12, calibration_samples=2,
@@ -90,8 +93,9 @@ class Run:
 
     def sampling(self, n: int, temperature: str = "t1") -> Sampling:
         """At temperature 1, or greedy (then n is 1)."""
-        drawn = Sampling(n=n, seed=self.config.seed) if temperature == "t1" else Sampling(n=1, temperature=0.0, seed=self.config.seed)
-        return drawn if self.config.max_new_tokens is None else replace(drawn, max_new_tokens=self.config.max_new_tokens)
+        config, prompt = self.config, Prompt(self.config.style, bool(self.config.chat))
+        drawn = Sampling(n=n, seed=config.seed, prompt=prompt) if temperature == "t1" else Sampling(n=1, temperature=0.0, seed=config.seed, prompt=prompt)
+        return drawn if config.max_new_tokens is None else replace(drawn, max_new_tokens=config.max_new_tokens)
 
     def sample(self, name: str, model: Any, problems: list[Problem], sampling: Sampling) -> Rollouts:
         """Sample with finished chunks kept in `parts/NAME`, so that a killed run goes on."""
@@ -158,7 +162,7 @@ def _calibrate(run: Run) -> None:
             "routers": [r.spec() for r in done], "calibration_area": areas, "best_oracle": max((r.name for r in routers if "rl" in r.reads), key=lambda a: areas[a], default=""),
             "best_base_only": max(base_only, key=lambda a: areas[a], default=""),
         }  # fmt: skip
-    n_answers = TASKS[run.config.task].N_ANSWERS
+    n_answers = TASKS[run.config.task].n_answers
     facts["passk"] = {"max_k": run.config.passk_samples // 2, "hybrid_max_k": run.config.passk_hybrid_samples // 2, "n_answers": n_answers}
     write_json(run.tables / "facts.json", facts)
 

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from latentreason.errors import InvalidInput
 from latentreason.models.decoding import Batch, Decoded
-from latentreason.models.prompts import render, tokens_with
+from latentreason.models.prompts import Prompt, facts, in_thought, render, reply, tokens_with
 from latentreason.sampling.noise import gumbel, row_key
 from latentreason.tables import Rollouts
 from latentreason.tasks.grading import grade
@@ -32,12 +32,13 @@ class Sampling:
         temperature: 0 is greedy (then n must be 1: more would be copies).
         top_p: nucleus, applied after the temperature.
         max_new_tokens: length limit in tokens, end-of-text included.
-        stop: a completion also ends with the first token that holds this text; None is the task's own (`STOP`, if it has one), "" none.
+        stop: a completion also ends with the first token that holds this text; None is the task's own, "" none.
         seed: of the noise; with problem, sample and position it fixes every token.
         first_sample: number of the first sample, to draw more of the same run later.
         max_rows: rows decoded at once; changes memory and speed, not what is sampled.
         keep_tokens: keep what is known token by token; without it the table has one number a rollout and a sweep of many
             arms fits into memory.
+        prompt: how a problem is put to the model, the same for all arms that are sampled together.
     """
 
     n: int = 16
@@ -49,6 +50,7 @@ class Sampling:
     first_sample: int = 0
     max_rows: int = 8192
     keep_tokens: bool = True
+    prompt: Prompt = Prompt()
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.max_new_tokens < 1 or self.max_rows < 1:
@@ -90,7 +92,8 @@ def sample(model: Decodes, problems: list[Problem], sampling: Sampling = Samplin
         Rows by arm, within it by problem in the order given, within it by sample.
 
     Raises:
-        InvalidInput: no problems, a problem twice, or something that cannot be sampled from.
+        InvalidInput: no problems, a problem twice, something that cannot be sampled from, or a prompt that the tokenizer cannot make.
+        UnknownName: a prompt style that the task does not have.
         ArtifactConflict: `out` holds another run.
     """
     if not isinstance(model, Decodes):
@@ -102,8 +105,9 @@ def sample(model: Decodes, problems: list[Problem], sampling: Sampling = Samplin
         raise InvalidInput("The list of problems is empty; load some with load_task.")
     if len({p.id for p in problems}) < len(problems):
         raise InvalidInput("A problem stands in the list twice; its samples would be identical copies.")
-    prompts = {p.id: render(p, model.tokenizer) for p in problems}
-    info = {arm: dict(getattr(model, "info", {}).get(arm, {})) for arm in model.arms}
+    prompts = {p.id: render(p, model.tokenizer, sampling.prompt) for p in problems}
+    said = facts(problems, model.tokenizer, sampling.prompt)
+    info = {arm: {**getattr(model, "info", {}).get(arm, {}), "prompt": said} for arm in model.arms}
     bar = tqdm(total=len(problems), desc=f"sample {model.arms[0] if len(model.arms) == 1 else f'{len(model.arms)} arms'}", unit="problem", disable=not progress)
     tables = []
     for table in _tables(model, problems, prompts, sampling, out):
@@ -130,11 +134,13 @@ def _chunks(ordered: list[Problem], prompts: dict[str, list[int]], size: int) ->
 def _tables(model: Decodes, problems: list[Problem], prompts: dict[str, list[int]], sampling: Sampling, out: str | Path | None) -> Iterator[pd.DataFrame]:
     """Chunk by chunk; with `out`, what is there is read, and what is not is decoded and written."""
     from latentreason.files import read_table
-    from latentreason.store import Parts
+    from latentreason.store import Parts, config_hash
 
     parts, index = None, 0
     if out is not None:
         config = {"arms": model.arms, "info": getattr(model, "info", {}), "problems": {p.id: p.question for p in problems}}
+        # the ids, too: a chat template may put the date into its prompts
+        config |= {"prompts": config_hash({"facts": facts(problems, model.tokenizer, sampling.prompt), "ids": prompts})}
         parts = Parts(Path(out), {**config, "sampling": {k: v for k, v in asdict(sampling).items() if k != "max_rows"}})
         for index in parts.done():
             table = read_table(parts.file(index))
@@ -155,7 +161,8 @@ def _decode_chunk(model: Decodes, problems: list[Problem], prompts: dict[str, li
     samples = range(sampling.first_sample, sampling.first_sample + sampling.n)
     keys = torch.tensor([row_key(sampling.seed, p.id, s) for p in problems for s in samples])
     index = torch.arange(len(problems)).repeat_interleave(sampling.n)
-    text = getattr(TASKS.get(problems[0].task), "STOP", "") if sampling.stop is None else sampling.stop
+    task = TASKS.get(problems[0].task)
+    text = (task.stop if task is not None else "") if sampling.stop is None else sampling.stop
     stop = tokens_with(model.tokenizer, text) if text else frozenset[int]()
     batch = Batch([prompts[p.id] for p in problems], index, keys, sampling.temperature, sampling.top_p, sampling.max_new_tokens, gumbel, stop)
     return to_table(model, model.decode(batch), problems, prompts, sampling)
@@ -178,8 +185,14 @@ def to_table(model: Decodes, decoded: Decoded, problems: list[Problem], prompts:
     tokens = records["token_ids"]
     _, first, back = np.unique(np.column_stack([index, length, tokens]), axis=0, return_index=True, return_inverse=True)
     texts = model.tokenizer.batch_decode([tokens[i, : length[i]].tolist() for i in first], skip_special_tokens=True)  # equal completions are graded once
-    strict = [grade(text, problems[index[i]], truncated=not stopped[i]) for text, i in zip(texts, first, strict=True)]
-    flexible = [grade(text, problems[index[i]], flexible=True, truncated=not stopped[i]) for text, i in zip(texts, first, strict=True)]
+    strict, flexible = [], []
+    thinking = [in_thought(prompts[p.id], model.tokenizer) for p in problems]
+    for text, i in zip(texts, first, strict=True):
+        problem = problems[index[i]]
+        said = reply(text, problem, sampling.prompt, thinking=thinking[index[i]])
+        cut = not stopped[i] and said.endswith(text)  # where the model went on to another question, it had finished this one
+        strict.append(grade(said, problem, truncated=cut))
+        flexible.append(grade(said, problem, flexible=True, truncated=cut))
     columns["correct"] = np.array([g.correct for g in strict])[back]
     columns["grade_strict"] = np.array([g.status for g in strict], dtype=object)[back]
     columns["grade_flexible"] = np.array([g.status for g in flexible], dtype=object)[back]

@@ -21,6 +21,36 @@ _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"(?=.*[^\W\d_]{3})[^\W\d_]+(?:[ '-][^\W\d_]+)*")
 
 
+_THINK = re.compile(r"</?think>")
+
+
+def opens_thought(prompt: str) -> bool:
+    r"""Does a prompt end inside a think block, as those of many reasoning models do? Then its completion begins in thought.
+
+    >>> opens_thought("<|assistant|>\n<think>\n"), opens_thought("Think, <think> so </think>")
+    (True, False)
+    """
+    return prompt.rstrip().endswith("<think>")
+
+
+def thoughts(text: str, opened: bool = False) -> list[tuple[int, int]]:
+    """Where think blocks are, in characters, tags not included; `opened`: the text begins inside one.
+
+    A block that was never closed lasts to the end; a first tag that closes makes the text begin inside.
+
+    >>> thoughts("<think>6 + 7</think>13"), thoughts("6 + 7</think>13")
+    ([(7, 12)], [(0, 5)])
+    """
+    found, start = [], 0 if opened else -1
+    for number, tag in enumerate(_THINK.finditer(text)):
+        if tag[0] == "<think>":
+            start = tag.end() if start < 0 else start
+        elif start >= 0 or number == 0:
+            found.append((max(start, 0), tag.start()))
+            start = -1
+    return found if start < 0 else [*found, (start, len(text))]
+
+
 def conclusion(text: str) -> str | None:
     """What follows the last `</think>`: all of a text without a think block, None where a block was not closed."""
     _, _, after = text.rpartition("</think>")
@@ -57,6 +87,18 @@ def last_answer(text: str) -> str | None:
     return numbers[-1] if numbers else box
 
 
+def last_line(text: str) -> str | None:
+    """The last box; else the last of "answer is X" and "#### X"; else the last line that is not blank, of the last 200 characters."""
+    box = boxed(text)
+    if box:
+        return box
+    stated = [match for pattern in (_STATED, _HASHES) for match in pattern.finditer(text)]
+    if stated:
+        last = max(stated, key=lambda match: match.start(1))
+        return last[1].strip() if last.re is not _STATED else _sentence(last[1])
+    return box if box is not None else text.strip()[-200:].rpartition("\n")[2].strip() or None
+
+
 def _sentence(rest: str) -> str:
     """What is stated, up to the end of its sentence: a formula between dollars, bold text, or the words before a full stop."""
     rest = rest.strip()
@@ -87,6 +129,15 @@ def plain(answer: str) -> str:
     if power := _POWER.fullmatch(answer):
         return f"{power[1]}\\cdot 10^{{{power[2]}}}"
     return answer
+
+
+def bare(answer: str) -> str:
+    r"""The spelling of an answer that is compared as text: no markup, quotes or full stop around it, single spaces, lower case.
+
+    >>> bare(r"\text{Yes}."), bare('"MEET  ME"')
+    ('yes', 'meet me')
+    """
+    return " ".join(_TEXT.sub(r"\1", answer).replace(r"\_", "_").split()).strip(" .$*`'\"").casefold()
 
 
 def words(answer: str) -> str | None:

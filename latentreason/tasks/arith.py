@@ -21,9 +21,6 @@ SHOTS = (("7 + 8 + 4", 19), ("3 * 6 + 5", 23), ("9 + 6 - 7", 8), ("6 + 2 + 7 + 8
 STOP = "\n"
 """A completion ends with its line: a few-shot prompt would go on to the next question."""
 
-N_ANSWERS = None
-"""The possible answers are not equally likely, so no guessing floor is drawn."""
-
 OPERATIONS: dict[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 FAMILIES: dict[str, tuple[str, ...]] = {
     "sum of 3": ("+", "+"),

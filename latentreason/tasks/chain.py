@@ -16,6 +16,7 @@ nor how a trace is parsed (`strategies/grammar.py`).
 import random
 from collections.abc import Callable
 
+from latentreason.tasks import styles
 from latentreason.tasks.problem import Problem, content_hash, split_of
 
 State = tuple[int, int, int]
@@ -61,6 +62,9 @@ OPERATIONS = (*EASY, *HARD, *RARE)
 VOCABULARY = (PAD, BOS, EOS, *DIGITS, *LETTERS, *CUES, ":", "=", *OPERATIONS, *FORMATS, *STRATEGIES, *SEPARATORS, ANSWER)
 N_ANSWERS = 1000
 """Number of possible answers: the guessing floor of pass@k is 1 - (1 - 1/N_ANSWERS)^k."""
+
+STYLES = {"plain": styles.PLAIN}
+"""The question is the prompt: organisms know no other words."""
 
 
 def apply(operation: str, state: State) -> State:

@@ -4,12 +4,13 @@ Model output is untrusted text: here it is only ever split and compared. Mathema
 own, with limits (`math_worker.py`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, cast
 
 from latentreason.errors import unknown_name
-from latentreason.tasks import answers, arith, chain
+from latentreason.tasks import answers, arith, chain, countdown
 from latentreason.tasks.math_worker import WORKER
 from latentreason.tasks.problem import Problem
 
@@ -40,12 +41,26 @@ class Grade:
         return self.status == "correct"
 
 
+@dataclass(frozen=True)
+class Grader:
+    """How a kind of answer is found and judged.
+
+    Attributes:
+        strict, flexible: text -> the answer, in the wrapper that the task asks for and in any; None without one, "" where it cannot be told.
+        judge: answer and problem -> correct, wrong or unparsed.
+    """
+
+    strict: Callable[[str], str | None]
+    flexible: Callable[[str], str | None]
+    judge: Callable[[str, Problem], Status]
+
+
 def grade(text: str, problem: Problem, *, flexible: bool = False, truncated: bool = False) -> Grade:
     """Grade one completion.
 
     Args:
         text: the completion, without special tokens.
-        problem: the problem that it answers; one with `meta["grader"] == "math"` is graded as mathematics, by value.
+        problem: the problem that it answers; `meta["grader"]` (of a problem of `chain`, the task) is a key of `GRADERS`.
         flexible: accept the last answer-like string in any wrapper.
         truncated: the completion hit the length limit.
 
@@ -53,24 +68,30 @@ def grade(text: str, problem: Problem, *, flexible: bool = False, truncated: boo
         UnknownName: a task or grader that does not exist.
         MissingDependency: the answer is mathematical and math-verify cannot be imported.
     """
-    if problem.task == "chain":
-        extracted = (chain.last_state if flexible else chain.final_answer)(text)
-    elif problem.task == "arith":
-        extracted = (arith.last_number if flexible else arith.final_answer)(text)
-    elif "grader" not in problem.meta:
-        raise unknown_name("task", problem.task, ["arith", "chain"])
-    elif problem.meta["grader"] == "math":
-        conclusion = answers.conclusion(text)
-        extracted = None if conclusion is None else (answers.last_answer if flexible else answers.boxed)(conclusion)
-    else:
-        raise unknown_name("grader", str(problem.meta["grader"]), ["math"])
+    name = str(problem.meta.get("grader", problem.task))
+    if name not in GRADERS:
+        raise unknown_name("grader", name, GRADERS) if "grader" in problem.meta else unknown_name("task", name, ["arith", "chain"])
+    grader = GRADERS[name]
+    extracted = (grader.flexible if flexible else grader.strict)(text)
     if extracted is None:
         return Grade("truncated" if truncated else "no_answer")
     if extracted == "":
         return Grade("truncated" if truncated else "unparsed")
-    if problem.task in ("chain", "arith"):
-        return Grade("correct" if extracted == problem.answer else "wrong", extracted)
-    return Grade(_same_mathematics(extracted, problem.answer) if len(extracted) <= MAX_ANSWER else "unparsed", extracted)
+    return Grade(grader.judge(extracted, problem) if len(extracted) <= MAX_ANSWER else "unparsed", extracted)
+
+
+def _concluded(find: Callable[[str], str | None]) -> Callable[[str], str | None]:
+    """`find` in what follows the think block."""
+
+    def found(text: str) -> str | None:
+        after = answers.conclusion(text)
+        return None if after is None else find(after)
+
+    return found
+
+
+def _same_text(extracted: str, problem: Problem) -> Status:
+    return "correct" if answers.bare(extracted) == answers.bare(problem.answer) else "wrong"
 
 
 @lru_cache(CACHED)
@@ -85,3 +106,13 @@ def _same_mathematics(extracted: str, gold: str) -> Status:
     if said:
         return "unparsed"
     return cast(Status, WORKER.ask(answer, expected))
+
+
+GRADERS = {
+    "chain": Grader(chain.final_answer, chain.last_state, lambda extracted, problem: "correct" if extracted == problem.answer else "wrong"),
+    "arith": Grader(arith.final_answer, arith.last_number, lambda extracted, problem: "correct" if extracted == problem.answer else "wrong"),
+    "math": Grader(_concluded(answers.boxed), _concluded(answers.last_answer), lambda extracted, problem: _same_mathematics(extracted, problem.answer)),
+    "text": Grader(_concluded(answers.boxed), _concluded(answers.last_line), _same_text),
+    "countdown": Grader(_concluded(answers.boxed), _concluded(countdown.last_expression), countdown.judge),
+}
+"""Name -> grader."""

@@ -20,7 +20,7 @@ class Problem:
         question: the prompt text that a model completes.
         answer: the reference answer, as text.
         task: name of the task, the key of `TASKS`.
-        meta: what the task needs to check a trace (operations, start state, ...); `"grader": "math"` for an answer that is compared as mathematics.
+        meta: what the task needs to check a trace (operations, start state, ...); `"grader"` names the grader where it is not that of the task (`"math"`: compared as mathematics).
     """
 
     id: str

@@ -104,8 +104,8 @@ def train_adapter(recipe: AdapterRecipe, seed: int, base: Path, out: Path, *, pr
 
     lm, checkpoints, task = LM.from_pretrained(base, name="policy", dtype=torch.float32), out / "checkpoints", TASKS[recipe.task]
     sampler = LM(copy.deepcopy(lm.model), lm.tokenizer, "sampler")
-    stop = tokens_with(lm.tokenizer, task.STOP)
-    style = task.STYLES[recipe.style]
+    stop = tokens_with(lm.tokenizer, task.stop)
+    style = task.styles[recipe.style]
     problems = load_task(recipe.task, split="train", limit=recipe.steps * recipe.prompts, seed=seed)
     columns = [{"prompt": style.replace("{question}", p.question), "problem_id": p.id, "answer": p.answer, "task": p.task} for p in problems]
     config = GRPOConfig(
