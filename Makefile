@@ -14,7 +14,7 @@ setup: $(STAMP)  ## the virtual environment .venv with every extra, JupyterLab i
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[tasks,train,notebooks,docs,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[tasks,train,gguf,notebooks,docs,dev]'
 	touch $(STAMP)
 
 reproduce: $(STAMP)  ## the main result on the built-in pair, computed afresh: tables, figures, report

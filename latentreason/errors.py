@@ -10,6 +10,7 @@ This file knows nothing about models or tables. Example::
 
 import difflib
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 
 class LatentReasonError(Exception):
@@ -69,3 +70,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UnknownName(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+
+
+def required(package: str, extra: str, what: str) -> None:
+    """Raises MissingDependency unless an optional package is installed; `extra` is the one of ours that brings it.
+
+    >>> required("no_such_package", "train", "A LoRA adapter")
+    Traceback (most recent call last):
+    latentreason.errors.MissingDependency: A LoRA adapter needs the package no_such_package. Install it: pip install 'latentreason[train]'
+    """
+    if find_spec(package) is None:
+        raise MissingDependency(f"{what} needs the package {package}. Install it: pip install 'latentreason[{extra}]'")

@@ -36,7 +36,7 @@ from latentreason.files import DISK, FIX, hidden, plain, read_arrow, read_json, 
 SCHEMA = 1
 
 _MANIFEST, _PARTS = "manifest.json", "config.json"  # what makes a directory an artifact, or a Parts directory
-_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "peft", "trl", "transformer-lens", "nnsight")
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "gguf", "peft", "trl", "transformer-lens", "nnsight")
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 
 

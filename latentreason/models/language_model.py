@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from latentreason.errors import CorruptArtifact, InvalidInput, NonFinite
+from latentreason.errors import NonFinite
 from latentreason.models.decoding import Batch, Decoded, decode, sampled
+from latentreason.models.loading import adopted, check_generates, load
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,46 +35,55 @@ class LM:
     n_vocab: int = 0
 
     def __post_init__(self) -> None:
-        rows = self.model.get_output_embeddings().weight.shape[0]
-        object.__setattr__(self, "n_vocab", self.n_vocab or min(rows, len(self.tokenizer)))
+        check_generates(self.model, self.name)
+        real = 1 + max(self.tokenizer.get_vocab().values())  # not its length: ids may have gaps
+        object.__setattr__(self, "n_vocab", self.n_vocab or min(self.n_rows, real))
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, revision: str | None = None, dtype: torch.dtype | str = "auto",
-                        device_map: Any = None, name: str | None = None) -> "LM":  # fmt: skip
-        """Load a hub id or a local directory.
+    def from_pretrained(cls, source: Any, *, revision: str | None = None, dtype: torch.dtype | str = "auto", device_map: Any = None,
+                        gguf_file: str | None = None, trust_remote_code: bool = False, tokenizer: Any = None, name: str | None = None) -> "LM":  # fmt: skip
+        """Load a hub id, a local directory or a GGUF file, or take a model that is loaded already.
+
+        Args:
+            source: the id or path; or a `PreTrainedModel`, which is never changed and needs its `tokenizer`.
+            revision: branch, tag or commit of a hub id.
+            dtype: "auto" is that of the checkpoint; of a GGUF file, float32.
+            device_map: as in transformers; needs accelerate.
+            gguf_file: name of a GGUF file in the source, which is unpacked (a path that ends in .gguf does without).
+            trust_remote_code: run Python code that comes with the model. Never by default.
+            tokenizer: in place of the source's own.
+            name: what tables and messages call the model; by default the source.
 
         Raises:
-            InvalidInput: the source is neither a directory nor a model that can be found.
+            InvalidInput: nothing usable at the source; the message says why, and the fix.
             CorruptArtifact: a weight file is cut short.
             NonFinite: a weight is NaN or Inf.
+            MissingDependency: GGUF or `device_map` without the packages that they need.
         """
-        from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        path = Path(source)
-        if not path.exists() and "/" in str(source) and (len(path.parts) != 2 or path.parent.is_dir()):  # a hub id is one word, or OWNER/NAME
-            raise InvalidInput(f"No model at {str(source)!r}: give a local directory with config.json, or a hub id. There is no such directory.")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype, device_map=device_map)
-        except (OSError, ValueError) as error:  # ValueError: a directory without a tokenizer, or an unknown architecture
-            raise InvalidInput(f"No model at {str(source)!r}: give a local directory with config.json, or a hub id that is cached. ({error})") from error
-        except SafetensorError as error:
-            raise CorruptArtifact(f"The weights at {str(source)!r} are cut short or damaged ({error}): fetch or copy them again.") from error
-        lm = cls(model.eval(), tokenizer, name or str(source), revision)
+        if isinstance(source, str | Path):
+            model, tokenizer = load(source, revision=revision, dtype=dtype, device_map=device_map, gguf_file=gguf_file, trust_remote_code=trust_remote_code, tokenizer=tokenizer)
+            name = name or str(source)
+        else:
+            model = adopted(source, tokenizer, dtype, device_map, gguf_file)
+        lm = cls(model, tokenizer, name or model.name_or_path or type(model).__name__, getattr(model.config, "_commit_hash", None) or revision)
         lm.check_finite()
         return lm
 
     def check_finite(self) -> None:
-        """Raises NonFinite, naming the first weight with a NaN or Inf."""
+        """Raises NonFinite, naming the first weight with a NaN or Inf. Weights that are offloaded are not read."""
         for name, weight in self.model.named_parameters():
-            if not torch.isfinite(weight).all():
+            if not weight.is_meta and not torch.isfinite(weight).all():
                 raise NonFinite(f"Weight {name!r} of {self.name!r} holds NaN or Inf. Use a checkpoint from before the divergence, or a wider dtype.")
 
     @property
     def device(self) -> torch.device:
         """Where the embeddings live; inputs go there."""
         return torch.device(self.model.device)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the logits: the real tokens, and what padding stands behind them."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
 
     @property
     def n_layers(self) -> int:
@@ -111,6 +121,13 @@ class LM:
         """Facts that the table carries."""
         return {self.name: {"weights": self.fingerprint, "revision": self.revision}}
 
+    @property
+    def summary(self) -> str:
+        """Name, parameters, dtype and device."""
+        weights = list(self.model.parameters())
+        dtypes, devices = ("+".join(sorted({str(kind).removeprefix("torch.") for kind in kinds})) for kinds in ({w.dtype for w in weights}, {w.device for w in weights}))
+        return f"{self.name} {shown(sum(w.numel() for w in weights))} parameters, {dtypes}, {devices}"
+
     def decode(self, batch: Batch) -> Decoded:
         """Sample completions of a batch: this is all that `sample` asks of a model."""
         return decode([self], batch, lambda step: ({"token_ids": sampled(step.logits[0], step)}))
@@ -119,3 +136,15 @@ class LM:
     def arms(self) -> tuple[str, ...]:
         """A model alone is one arm, under its own name."""
         return (self.name,)
+
+
+def shown(count: int) -> str:
+    """A count of parameters as people write it.
+
+    >>> shown(134515008), shown(1_234), shown(7_600_000_000)
+    ('134.5M', '1.2K', '7.6B')
+    """
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if count >= size:
+            return f"{count / size:.1f}{letter}"
+    return str(count)

@@ -59,7 +59,7 @@ def weight_changes(pair: ModelPair, *, tolerance: float = 1e-5) -> pd.DataFrame:
 def _changes(pair: ModelPair) -> dict[str, Tensor]:
     base, rl = (dict(lm.model.named_parameters()) for lm in (pair.base, pair.rl))
     if {n: w.shape for n, w in base.items()} != {n: w.shape for n, w in rl.items()}:
-        raise InvalidInput(f"{pair.base.name!r} and {pair.rl.name!r} have different weights, so they have no difference: give a base and the RL model trained from it.")
+        raise InvalidInput(f"{pair.base.name!r} and {pair.rl.name!r} have different weights, so they have no difference: give a base and the RL model trained from it (a LoRA pair with merge=True).")
     return {name: rl[name].detach().float() - weight.detach().float() for name, weight in base.items()}
 
 

@@ -1,5 +1,6 @@
 """ModelPair: a base model and its RL model, with proof that they share their tokens."""
 
+import sys
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import Any
 import torch
 
 from latentreason.errors import InvalidInput, VocabMismatch, unknown_name
-from latentreason.models.language_model import LM
+from latentreason.files import read_json
+from latentreason.models.adapters import is_adapter, with_adapter
+from latentreason.models.language_model import LM, shown
+from latentreason.models.smollm2 import fetched
 from latentreason.store import open_artifact
 
 
@@ -28,41 +32,104 @@ class ModelPair:
         base, rl = self.base.tokenizer.get_vocab(), self.rl.tokenizer.get_vocab()
         differ = sorted({t for t in base.keys() | rl.keys() if base.get(t) != rl.get(t)}, key=lambda t: (base.get(t, rl.get(t, 0)), t))
         if differ:
-            shown = ", ".join(f"{t!r} ({base.get(t)} / {rl.get(t)})" for t in differ[:10])
-            raise VocabMismatch(f"{self.base.name!r} and {self.rl.name!r} differ in {len(differ)} real tokens, so their ids cannot be exchanged. First (base id / RL id): {shown}. Use two models with one tokenizer.")
+            first = ", ".join(f"{t!r} ({base.get(t)} / {rl.get(t)})" for t in differ[:10])
+            raise VocabMismatch(f"{self.base.name!r} and {self.rl.name!r} differ in {len(differ)} real tokens, so their ids cannot be exchanged. First (base id / RL id): {first}. Use two models with one tokenizer.")
+        if self.base.device != self.rl.device:
+            raise InvalidInput(f"{self.base.name!r} is on {self.base.device}, {self.rl.name!r} on {self.rl.device}, but the two decode in step. Load both on one device, as in device_map={{'': 'cuda:0'}}, or spread each over all with device_map='auto'.")
+
+    def __repr__(self) -> str:
+        """One line: parameters, dtype and device of both, real and padded vocabulary, agreement of the tokenizers."""
+        base, rl = self.base, self.rl
+        held = {w.data_ptr() for w in base.model.parameters()}
+        weights = list(rl.model.parameters())
+        own = sum(w.numel() for w in weights if w.data_ptr() not in held)
+        shared = f" ({shown(own)} of its own)" if own < sum(w.numel() for w in weights) else ""
+        rows = f"{base.n_rows}" if base.n_rows == rl.n_rows else f"{base.n_rows} and {rl.n_rows}"
+        unlike = [what for what in ("chat_template", "bos_token", "eos_token") if getattr(base.tokenizer, what) != getattr(rl.tokenizer, what)]
+        agree = "tokenizers agree" + (f" but for {', '.join(unlike)}" if unlike else "")
+        return f"{self.name}: {base.summary}; {rl.summary}{shared}; {min(base.n_vocab, rl.n_vocab)} real tokens, padded to {rows}; {agree}"
 
     def exchanged(self) -> "ModelPair":
         """The same two models with their roles exchanged: the RL model decodes, and the base model's tokens are put in."""
         return ModelPair(self.rl, self.base, f"{self.name}, exchanged")
 
     @classmethod
-    def from_pretrained(cls, base: str | Path, rl: str | Path, *, dtype: torch.dtype | str = "auto", device_map: Any = None,
-                        revisions: tuple[str | None, str | None] = (None, None)) -> "ModelPair":  # fmt: skip
-        """Load both models from hub ids or local directories; see `LM.from_pretrained`."""
-        return cls(
-            LM.from_pretrained(base, revision=revisions[0], dtype=dtype, device_map=device_map, name="base"),
-            LM.from_pretrained(rl, revision=revisions[1], dtype=dtype, device_map=device_map, name="rl"),
-            f"{Path(base).name}-{Path(rl).name}",
-        )
+    def from_pretrained(cls, base: Any, rl: Any = None, *, adapter: str | Path | None = None, merge: bool = False, revisions: tuple[str | None, str | None] = (None, None),
+                        dtype: torch.dtype | str = "auto", device_map: Any = None, gguf_file: str | tuple[str | None, str | None] | None = None,
+                        trust_remote_code: bool = False, tokenizer: Any = None, verbose: bool = True) -> "ModelPair":  # fmt: skip
+        """Any two models: hub ids, local directories, GGUF files, loaded models; or a base and a LoRA adapter on it.
+
+        Args:
+            base, rl: sources as in `LM.from_pretrained`. A local adapter directory as `rl` is an `adapter`.
+            adapter: LoRA directory or hub id, in place of `rl`.
+            merge: of an adapter: True adds it to a copy of the base (two models in memory), False shares the base's weights (one).
+            revisions: of base and RL model (or adapter).
+            dtype, device_map, trust_remote_code: for both.
+            gguf_file: name of the GGUF file in both sources, or one name (or None) each.
+            tokenizer: of those models that are given loaded.
+            verbose: print the pair's `repr` to standard error.
+
+        Raises:
+            VocabMismatch: the models' real tokens differ.
+            InvalidInput, CorruptArtifact, NonFinite, MissingDependency: see `LM.from_pretrained` and `with_adapter`; or two devices.
+        """
+        if adapter is None and is_adapter(rl):
+            rl, adapter = None, rl
+        if (rl is None) == (adapter is None):
+            raise InvalidInput("A pair is base and rl, or base and adapter=: give one of the two.")
+        files = gguf_file if isinstance(gguf_file, tuple) else (gguf_file, gguf_file)
+
+        def loaded(source: Any, index: int, name: str) -> LM:
+            path = isinstance(source, str | Path)
+            return LM.from_pretrained(source, revision=revisions[index] if path else None, dtype=dtype, device_map=device_map, gguf_file=files[index],
+                                      trust_remote_code=trust_remote_code, tokenizer=None if path else tokenizer, name=name)  # fmt: skip
+
+        first = loaded(base, 0, "base")
+        second = loaded(rl, 1, "rl") if adapter is None else with_adapter(first, adapter, merge=merge, revision=revisions[1])
+        pair = cls(first, second, f"{_called(base)}-{_called(rl if adapter is None else adapter)}")
+        if verbose:
+            print(pair, file=sys.stderr)
+        return pair
 
     @classmethod
-    def named(cls, name: str) -> "ModelPair":
-        """What a command line calls a pair: the name of an organism, or BASE,RL (two local directories or hub ids)."""
+    def named(cls, name: str, *, verbose: bool = False) -> "ModelPair":
+        """What a command line calls a pair: the name of an organism, or BASE,RL (two local directories or hub ids, or base and adapter)."""
         base, comma, rl = name.partition(",")
-        return cls.from_pretrained(base, rl) if comma else cls.from_organism(name)
+        return cls.from_pretrained(base, rl, verbose=verbose) if comma else cls.from_organism(name, verbose=verbose)
 
     @classmethod
-    def from_organism(cls, name: str = "activation") -> "ModelPair":
-        """The built-in pair of an organism, from the checkout or from the installed wheel.
+    def from_organism(cls, name: str = "activation", *, verbose: bool = False) -> "ModelPair":
+        """A pair that comes with the package (from the checkout or the installed wheel); prints nothing unless asked.
+
+        Its folder holds `base/` and `rl/`, or an `adapter/` and a `base.json` that names a model to fetch: {"base": "smollm2"}.
 
         Raises:
             UnknownName: no such organism.
-            CorruptArtifact: a file of it is missing, cut short or edited.
+            CorruptArtifact: a file of it, or of the model that it stands on, is missing, cut short or edited.
+            InvalidInput: the model that it stands on has not been fetched.
         """
         folder = organism_dir(name)
         open_artifact(folder)
-        pair = cls.from_pretrained(folder / "base", folder / "rl")
-        return cls(pair.base, pair.rl, name)
+        if (folder / "adapter").is_dir():
+            facts = read_json(folder / "base.json")
+            pair = cls.from_pretrained(fetched(str(facts["base"])), adapter=folder / "adapter", verbose=False)
+        else:
+            pair = cls.from_pretrained(folder / "base", folder / "rl", verbose=False)
+        pair = cls(pair.base, pair.rl, name)
+        if verbose:
+            print(pair, file=sys.stderr)
+        return pair
+
+
+def _called(source: Any) -> str:
+    return Path(source if isinstance(source, str | Path) else source.name_or_path or type(source).__name__).name
+
+
+def organism_dirs() -> dict[str, Path]:
+    """Name -> folder of every pair at hand; those of the checkout hide those of the wheel."""
+    package = Path(str(resources.files("latentreason")))
+    roots = [package.parent / "artifacts" / "organisms", package / "_organisms"]
+    return {folder.name: folder for root in reversed(roots) if root.is_dir() for folder in root.iterdir() if any((folder / part).is_dir() for part in ("base", "adapter"))}
 
 
 def organism_dir(name: str) -> Path:
@@ -71,9 +138,7 @@ def organism_dir(name: str) -> Path:
     Raises:
         UnknownName: no weights of that name are shipped.
     """
-    package = Path(str(resources.files("latentreason")))
-    roots = [package.parent / "artifacts" / "organisms", package / "_organisms"]
-    found = {folder.name: folder for root in reversed(roots) if root.is_dir() for folder in root.iterdir() if (folder / "base").is_dir()}
+    found = organism_dirs()
     if name not in found:
         if not found:
             raise InvalidInput("No organism weights are installed; train some with `latentreason organisms train activation`.")
