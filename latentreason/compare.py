@@ -62,14 +62,14 @@ def _routing(run: Run) -> None:
     fitted, facts = learned(run)
     plain = [on_entropy(), on_margin(), opposite(on_entropy()), on_divergence("js"), on_likelihood_gain(), on_entropy_drop(), opposite(on_divergence("js"))]
     problems, budgets = run.problems("calibration", run.config.calibration_problems), run.config.budgets
-    sampling = run.sampling(run.config.calibration_samples)
+    sampling = replace(run.sampling(run.config.calibration_samples), max_rows=run.rows)
     done = calibrate([*plain, *fitted], run.pair, problems, budgets, sampling=sampling, progress=run.progress)
     routers: dict[str, Router] = {"base": never(), "rl": always()}
     for router in done:
         label = f"{router.name}@{router.params['calibration']['budget']:.2f}"
         routers |= {label: router, f"matched_disagreement:{label}": matched_disagreement(router)}
     test = run.problems("test", run.config.n_problems)
-    drawing = replace(run.sampling(run.config.compare_samples), keep_tokens=False, max_rows=65_536)
+    drawing = replace(run.sampling(run.config.compare_samples), keep_tokens=False, max_rows=run.rows)
     arms = Arms([Hybrid(run.pair, router, name=name) for name, router in routers.items()])
     run.sample("routing", arms, test, drawing).save(run.tables / "routing.parquet")
 
@@ -134,7 +134,7 @@ def _steering(run: Run) -> None:
 
     settings = [(layer, strength) for layer in layers for strength in STRENGTHS]
     tried = {f"{arm}|{layer}|{strength:g}": (arm, layer, strength) for arm in arms for layer, strength in settings}
-    drawing = replace(run.sampling(run.config.calibration_samples), keep_tokens=False, max_rows=65_536)
+    drawing = replace(run.sampling(run.config.calibration_samples), keep_tokens=False, max_rows=run.rows)
     table = run.sample("steering-tried", Arms([hybrid(name, *where) for name, where in tried.items()]), run.problems("calibration", run.config.calibration_problems), drawing).table
     accuracy = table.groupby("arm")["correct"].mean()
     facts: dict[str, Any] = {}
@@ -150,7 +150,7 @@ def _steering(run: Run) -> None:
     swapped = [Hybrid(pair, router, name=f"{short}, swap") for short, router in routers.items()]
     for short in routers:
         facts[f"{short}, swap"] = {"uses": "RL timing, RL token" if short == "js" else "base timing, RL token", "setting": 1.0, "tried": []}
-    drawing = replace(run.sampling(run.config.rival_samples * 2), keep_tokens=False, max_rows=65_536)
+    drawing = replace(run.sampling(run.config.rival_samples * 2), keep_tokens=False, max_rows=run.rows)
     found = run.sample("steering", Arms([*swapped, *final]), run.problems("test", run.config.n_problems), drawing)
     found.save(run.tables / "steering.parquet")
     arms_of = found.table.groupby("arm")

@@ -7,17 +7,19 @@ from latentreason.models.pair import ModelPair
 from latentreason.routing.controls import always, at_strategy, first_token, never
 from latentreason.sampling.local import Sampling, sample
 from latentreason.stats import Estimate, gap_recovered, mean_estimate, pooled_ratio
+from latentreason.strategies.language import language
+from latentreason.tasks import chain
 from latentreason.tasks.registry import load_task
 
 
-def picture(pair: ModelPair, *, seed: int = 0, n_problems: int = 200, n_samples: int = 16, progress: bool = True) -> pd.DataFrame:
+def picture(pair: ModelPair, task: str = "chain", *, seed: int = 0, n_problems: int = 200, n_samples: int = 16, progress: bool = True) -> pd.DataFrame:
     """Accuracy of base and RL model, D, and what the first token, timing and content positions recover, at temperature 1 and greedy.
 
     Returns:
         One row an estimate: seed, temperature, quantity, arm, value, lo, hi, n, text.
     """
-    problems = load_task("chain", split="test", limit=n_problems)
-    routers = {"base": never(), "rl": always(), "first_token": first_token(), "timing": at_strategy(), "content": ~at_strategy()}
+    problems, timing = load_task(task, split="test", limit=n_problems), at_strategy(language(task, pair.base.tokenizer))
+    routers = {"base": never(), "rl": always(), "first_token": first_token(), "timing": timing, "content": ~timing}
     arms = Arms([Hybrid(pair, router, name=name) for name, router in routers.items()])
     rows: list[dict[str, object]] = []
 
@@ -37,7 +39,7 @@ def picture(pair: ModelPair, *, seed: int = 0, n_problems: int = 200, n_samples:
                 add(temperature, "gap recovered", name, gap_recovered(grades["base"], grades["rl"], grades[name]))
         formats = rollouts.table["text"].str.split().str[0].fillna("")
         for name in ("base", "rl"):
-            for form in ("direct", "go", "think", "code"):
+            for form in chain.FORMATS if task == "chain" else ():
                 share = (formats == form)[rollouts.table["arm"] == name].groupby(rollouts.table["problem"]).mean()
                 add(temperature, f"format {form}", name, mean_estimate(share.to_numpy(float)))
     return pd.DataFrame(rows)

@@ -60,6 +60,7 @@ class RunConfig:
     max_new_tokens: int | None = None
     style: str | None = None  # of the prompt; None is the task's own
     chat: bool | None = None
+    max_rows: int | None = None  # at once; None is what suits small models
 
 
 TINY = RunConfig(n_problems=6, n_samples=4, budgets=(0.5,), routers=("on_divergence(js)", "on_entropy"), calibration_problems=12, calibration_samples=2,
@@ -95,7 +96,13 @@ class Run:
         """At temperature 1, or greedy (then n is 1)."""
         config, prompt = self.config, Prompt(self.config.style, bool(self.config.chat))
         drawn = Sampling(n=n, seed=config.seed, prompt=prompt) if temperature == "t1" else Sampling(n=1, temperature=0.0, seed=config.seed, prompt=prompt)
+        drawn = replace(drawn, max_rows=config.max_rows)
         return drawn if config.max_new_tokens is None else replace(drawn, max_new_tokens=config.max_new_tokens)
+
+    @property
+    def rows(self) -> int:
+        """Rows of many arms at once: they share most of their prefixes."""
+        return self.config.max_rows or 65_536
 
     def sample(self, name: str, model: Any, problems: list[Problem], sampling: Sampling) -> Rollouts:
         """Sample with finished chunks kept in `parts/NAME`, so that a killed run goes on."""
@@ -104,7 +111,7 @@ class Run:
 
 def identity(config: RunConfig, pair: ModelPair) -> dict[str, Any]:
     """What makes two runs the same: the configuration and the weights."""
-    asked = {key: value for key, value in asdict(config).items() if value is not None}
+    asked = {key: value for key, value in asdict(config).items() if value is not None and key != "max_rows"}
     return {**asked, "weights": [pair.base.fingerprint, pair.rl.fingerprint]}
 
 
@@ -153,7 +160,7 @@ def _calibrate(run: Run) -> None:
     facts: dict[str, Any] = {}
     for temperature, scale in (("t1", 1), ("greedy", 2)):
         problems = run.problems("calibration", run.config.calibration_problems * scale)
-        sampling = run.sampling(run.config.calibration_samples, temperature)
+        sampling = replace(run.sampling(run.config.calibration_samples, temperature), max_rows=run.rows)
         routers = [named(r) for r in run.config.routers]
         done = calibrate([*routers, first_token(), at_strategy(run.language), on_disagreement()], run.pair, problems, run.config.budgets, sampling=sampling, progress=run.progress)
         areas = {r.name: calibration_area([d for d in done if d.name == r.name]) for r in routers}
@@ -181,7 +188,7 @@ def _best(run: Run, temperature: str) -> Router:
 def _curves(run: Run, temperature: str) -> None:
     """Ends (base, RL, timing, content) and, for each router, its budgets with both matched controls: in one go, for their prefixes are largely the same."""
     problems = run.problems("test", run.config.n_problems)
-    sampling = replace(run.sampling(run.config.n_samples, temperature), keep_tokens=False, max_rows=65_536)
+    sampling = replace(run.sampling(run.config.n_samples, temperature), keep_tokens=False, max_rows=run.rows)
     timing = at_strategy(run.language)
     ends = {"base": never(), "rl": always(), "timing": timing, "content": ~timing, "first_token": first_token(), "not_first_token": ~first_token()}
     routers = dict(ends)

@@ -52,6 +52,11 @@ class Doses:
         """The model's."""
         return self.lm.tokenizer
 
+    @property
+    def lms(self) -> "tuple[LM, ...]":
+        """The model."""
+        return (self.lm,)
+
     def decode(self, batch: Batch) -> Decoded:
         """Rows of the batch for the first dose, then for the second, and so on. Doses share no prefix, so a slot has one dose."""
         n, size = len(self.doses), len(batch.problem)
@@ -89,6 +94,11 @@ class Watched:
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The model's."""
         return self.lm.tokenizer
+
+    @property
+    def lms(self) -> "tuple[LM, ...]":
+        """The model."""
+        return (self.lm,)
 
     def decode(self, batch: Batch) -> Decoded:
         """Decode like the model."""

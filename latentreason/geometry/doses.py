@@ -107,7 +107,7 @@ def dose_table(
     for label, plan in plans.items():
         rows += _logprobs(plan, points[family(label), "held out"], STRENGTHS if label in decoded else (0.0, 1.0), n_boot, seed)
     chosen = [p for p in problems if p.id not in set(fitting)][:n_problems]
-    rows += _decoded(lm, [plans[x] for x in decoded], chosen, language, replace(sampling, n=n_samples, seed=seed, max_rows=2048), n_boot, seed)  # a slot for each row: the caches of more would be large
+    rows += _decoded(lm, [plans[x] for x in decoded], chosen, language, replace(sampling, n=n_samples, seed=seed, max_rows=min(2048, sampling.max_rows or 2048)), n_boot, seed)  # a slot for each row: the caches of more would be large
     return as_table(rows, "strength", "unit", "directions", "timing_source", "content_source")
 
 

@@ -16,10 +16,14 @@ from tqdm.auto import tqdm
 from latentreason.errors import InvalidInput
 from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.models.pair import ModelPair
+from latentreason.models.prompts import render
 from latentreason.routing.controls import always, matched_disagreement, matched_random, never
 from latentreason.routing.router import Router, with_threshold
-from latentreason.sampling.local import Sampling, sample
+from latentreason.sampling.local import Sampling, rows_that_fit, sample
 from latentreason.tasks.problem import Problem, split_of
+
+SHARED = 4
+"""How many more rows fit than `rows_that_fit` says, because arms share prefixes."""
 
 ROUNDS, PARTS = 3, 8
 """Rounds of the search, and into how many parts each cuts what is left: 512 steps in all (of 2.4% from 1e-4 to 20)."""
@@ -64,10 +68,12 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
     if leaked := sum(split_of(p.id) == "test" for p in problems):
         raise InvalidInput(f"{leaked} of {len(problems)} problems belong to the test split by their hash, which calibration must not see: pass load_task(..., split='calibration').")
     bar = tqdm(total=ROUNDS + 6, desc="calibrate", disable=not progress)
+    positions = sampling.max_new_tokens + max(len(render(p, pair.base.tokenizer, sampling.prompt)) for p in problems)
+    rows = sampling.max_rows or SHARED * rows_that_fit(Hybrid(pair, always()), positions)
 
     def decode(arms: Sequence[Router], keep_tokens: bool = True) -> list[pd.DataFrame]:
         hybrids = [Hybrid(pair, router, name=f"{i}") for i, router in enumerate(arms)]
-        drawn = replace(sampling, keep_tokens=keep_tokens, max_rows=max(sampling.max_rows, 65_536))  # arms share prefixes: more rows cost little
+        drawn = replace(sampling, keep_tokens=keep_tokens, max_rows=rows)
         table = sample(Arms(hybrids), problems, drawn, progress=False).table
         bar.update()
         groups = dict(list(table.groupby("arm")))

@@ -14,6 +14,7 @@ from torch import Tensor
 from latentreason.errors import InvalidInput
 from latentreason.hybrid.actions import BASE, Action, swap
 from latentreason.models.decoding import Batch, Decoded, Moment, decode, sampled
+from latentreason.models.language_model import LM
 from latentreason.models.pair import ModelPair
 from latentreason.routing.base_only import entropy
 from latentreason.routing.oracle import js
@@ -58,6 +59,11 @@ class Hybrid:
         return self.pair.base.tokenizer
 
     @property
+    def lms(self) -> tuple[LM, ...]:
+        """The models that decode."""
+        return (self.pair.base, self.pair.rl)
+
+    @property
     def info(self) -> dict[str, dict[str, Any]]:
         """Facts that the table carries."""
         return {self.arms[0]: {"router": self.router.spec(), "action": self.action.spec(), "pair": self.pair.name, "weights": [self.pair.base.fingerprint, self.pair.rl.fingerprint]}}
@@ -88,6 +94,11 @@ class Arms:
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The pair's."""
         return self.hybrids[0].tokenizer
+
+    @property
+    def lms(self) -> tuple[LM, ...]:
+        """The models that decode."""
+        return self.hybrids[0].lms
 
     @property
     def info(self) -> dict[str, dict[str, Any]]:

@@ -86,6 +86,17 @@ class Decoded:
     stopped: Bool[Tensor, "row"]
 
 
+WORTH_SHARING = 16
+"""Tokens that all prompts must begin with before these are read once for all of them."""
+
+
+def common_prefix(prompts: list[list[int]]) -> int:
+    """Tokens that all prompts begin with, leaving at least one to each; 0 where there is one prompt."""
+    first, last = min(prompts), max(prompts)  # in the order of lists, these two differ first
+    most = min(map(len, prompts)) - 1 if len(prompts) > 1 else 0
+    return next((i for i in range(most) if first[i] != last[i]), most)
+
+
 def nucleus(logits: Float[Tensor, "*row vocab"], top_p: float) -> Float[Tensor, "*row vocab"]:
     """Logits with everything outside the smallest set of probability `top_p` at -inf."""
     if top_p >= 1.0:
@@ -131,6 +142,17 @@ class SlotLayer(DynamicLayer):
         if old.numel():
             grown[:, :, : self.length] = old[:, :, : self.length]
         return grown
+
+    def begin(self, one: "SlotLayer", pad: Tensor, length: int) -> None:
+        """Become the first `length` positions of several slots that begin alike, each after so much padding; `one` holds a single slot without any."""
+        self.lazy_initialization(one.keys, one.values)
+        self.length = length
+        for name in ("keys", "values"):
+            held = getattr(one, name)
+            new = held.new_zeros(len(pad), held.shape[1], length + self.room, held.shape[3])
+            for p in pad.unique().tolist():
+                new[pad == p, :, p:length] = held[:, :, : length - p]
+            setattr(self, name, new)
 
     def get_seq_length(self) -> int:
         """Positions held, not counting the spare room."""
@@ -182,7 +204,19 @@ class PrefixDecoder:
         self.caches = [Cache(layers=list[Any](layers)) for layers in self.layers]
         self.length = 0
         self.sites, self.resid = sites, dict[tuple[int, int], Tensor]()
-        self.logits = self._forward(ids)
+        shared = common_prefix(prompts)
+        if shared >= WORTH_SHARING:
+            self._share(torch.tensor(prompts[0][:shared], device=self.device))
+        self.logits = self._forward(ids[:, self.length :])
+
+    def _share(self, prefix: Int[Tensor, "pos"]) -> None:
+        """Read the tokens that all prompts begin with once, and lay their keys and values behind the padding of every slot."""
+        n, self.length = len(prefix), len(prefix)
+        for lm, layers in zip(self.lms, self.layers, strict=True):
+            single = [SlotLayer() for _ in layers]
+            lm.model(input_ids=prefix[None].to(lm.device), past_key_values=Cache(layers=list[Any](single)), use_cache=True, logits_to_keep=1)
+            for one, layer in zip(single, layers, strict=True):
+                layer.begin(one, self.pad.to(lm.device), n)
 
     def _forward(self, ids: Int[Tensor, "slot new"]) -> list[Float[Tensor, "slot vocab"]]:
         positions = torch.arange(self.length, self.length + ids.shape[1], device=self.device)[None] - self.pad[:, None]

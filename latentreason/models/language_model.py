@@ -100,6 +100,19 @@ class LM:
         """Largest number of positions, None where the config names none."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that one position of one row takes in the key-value cache."""
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return int(2 * self.n_layers * heads * width * self.model.dtype.itemsize)
+
+    @property
+    def lms(self) -> "tuple[LM, ...]":
+        """The models that decode: this one."""
+        return (self,)
+
     @cached_property
     def eos_ids(self) -> frozenset[int]:
         """The tokens that end a completion."""

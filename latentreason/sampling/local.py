@@ -22,6 +22,8 @@ from latentreason.tasks.registry import TASKS
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from latentreason.models.language_model import LM
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -35,7 +37,7 @@ class Sampling:
         stop: a completion also ends with the first token that holds this text; None is the task's own, "" none.
         seed: of the noise; with problem, sample and position it fixes every token.
         first_sample: number of the first sample, to draw more of the same run later.
-        max_rows: rows decoded at once; changes memory and speed, not what is sampled.
+        max_rows: rows decoded at once; changes memory and speed, not what is sampled. None: as many as `rows_that_fit`.
         keep_tokens: keep what is known token by token; without it the table has one number a rollout and a sweep of many
             arms fits into memory.
         prompt: how a problem is put to the model, the same for all arms that are sampled together.
@@ -48,12 +50,12 @@ class Sampling:
     stop: str | None = None
     seed: int = 0
     first_sample: int = 0
-    max_rows: int = 8192
+    max_rows: int | None = None
     keep_tokens: bool = True
     prompt: Prompt = Prompt()
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.max_new_tokens < 1 or self.max_rows < 1:
+        if self.n < 1 or self.max_new_tokens < 1 or (self.max_rows is not None and self.max_rows < 1):
             raise InvalidInput("n, max_new_tokens and max_rows must be at least 1.")
         if not 0 <= self.temperature < float("inf") or not 0 < self.top_p <= 1:
             raise InvalidInput("temperature must not be negative and top_p must lie in (0, 1].")
@@ -62,6 +64,12 @@ class Sampling:
 
 
 GREEDY = Sampling(n=1, temperature=0.0)
+
+MEMORY = 4e9
+"""Bytes for key-value caches and logits of the rows decoded at once, where the caller does not say how many rows."""
+
+MAX_ROWS = 8192
+"""More rows at once are not faster."""
 
 
 @runtime_checkable
@@ -76,6 +84,13 @@ class Decodes(Protocol):
     def decode(self, batch: Batch) -> Decoded:
         """Rows of the batch, repeated for each arm (arm after arm)."""
         ...
+
+
+def rows_that_fit(model: Decodes, positions: int) -> int:
+    """Rows of so many positions that fit into `MEMORY` if none shares its prefix with another; at most `MAX_ROWS`."""
+    lms: tuple[LM, ...] = getattr(model, "lms", ())
+    bytes_a_row = sum(lm.cache_bytes * positions + 16 * lm.n_rows for lm in lms)  # logits in fp32, with noise and what is computed from them
+    return max(1, min(MAX_ROWS, int(MEMORY // bytes_a_row))) if lms else MAX_ROWS
 
 
 def sample(model: Decodes, problems: list[Problem], sampling: Sampling = Sampling(), *, out: str | Path | None = None, progress: bool = True) -> Rollouts:
@@ -149,7 +164,9 @@ def _tables(model: Decodes, problems: list[Problem], prompts: dict[str, list[int
             yield table
         index += bool(parts.done())
     ordered = sorted(problems, key=lambda p: (len(prompts[p.id]), p.id))
-    size = max(1, sampling.max_rows // (sampling.n * len(model.arms)))
+    longest = max((len(prompts[p.id]) for p in problems), default=0)
+    rows = sampling.max_rows or rows_that_fit(model, longest + sampling.max_new_tokens)
+    size = max(1, rows // (sampling.n * len(model.arms)))
     for i, chunk in enumerate(_chunks(ordered, prompts, size), index):
         table = _decode_chunk(model, chunk, prompts, sampling)
         if parts is not None:

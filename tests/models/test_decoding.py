@@ -9,7 +9,7 @@ from transformers.generation.logits_process import TopPLogitsWarper
 
 from latentreason.errors import ContextTooLong, InvalidInput, NonFinite
 from latentreason.models import decoding
-from latentreason.models.decoding import Batch, PrefixDecoder, nucleus, sampled
+from latentreason.models.decoding import Batch, PrefixDecoder, common_prefix, nucleus, sampled
 from latentreason.models.language_model import LM
 from latentreason.sampling.noise import gumbel
 
@@ -275,3 +275,33 @@ def test_the_model_and_its_tokenizer_stay_as_they_are(make_lm):
     assert (lm.model.config.to_dict(), lm.model.generation_config.to_dict(), lm.tokenizer.padding_side, lm.model.training) == before
     assert all(torch.equal(weight, weights[name]) for name, weight in lm.model.state_dict().items())
     assert [{*m._forward_hooks, *m._forward_pre_hooks} for m in lm.model.modules()] == hooks
+
+
+@pytest.mark.parametrize("lengths", [(3, 3, 3), (1, 5, 2), (4, 1, 1)])
+def test_a_prefix_that_all_prompts_share_is_read_once_and_changes_nothing(tiny_model, tiny_tokenizer, monkeypatch, lengths):
+    lm = LM(tiny_model, tiny_tokenizer, "tiny")
+    generator = torch.Generator().manual_seed(0)
+    prefix = torch.randint(3, 64, (20,), generator=generator).tolist()
+    prompts = [prefix + torch.randint(3, 64, (n,), generator=generator).tolist() for n in lengths]
+    read = []
+    original = type(lm.model).forward
+
+    def counted(self, input_ids=None, **kwargs):
+        read.append(input_ids.numel())
+        return original(self, input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(type(lm.model), "forward", counted)
+    with torch.inference_mode():
+        together = PrefixDecoder([lm], prompts)
+        assert read[0] == common_prefix(prompts) >= 20 and sum(read) <= 20 + len(prompts) * max(lengths) + 5
+        for prompt, logits in zip(prompts, together.logits[0], strict=True):
+            torch.testing.assert_close(logits, lm.model(torch.tensor([prompt])).logits[0, -1], atol=1e-5, rtol=1e-5)
+        slot = together.extend(torch.tensor([0, 1, 2, 2]), torch.tensor([5, 6, 7, 8]))
+        for row, (i, token) in enumerate(((0, 5), (1, 6), (2, 7), (2, 8))):
+            expected = lm.model(torch.tensor([[*prompts[i], token]])).logits[0, -1]
+            torch.testing.assert_close(together.logits[0][slot[row]], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_common_prefix_leaves_a_token_to_each_prompt():
+    assert common_prefix([[1, 2, 3], [1, 2, 4]]) == 2 and common_prefix([[1, 2], [1, 2]]) == 1
+    assert common_prefix([[1, 2, 3]]) == 0 and common_prefix([[1], [2, 3]]) == 0 and common_prefix([[1, 2, 3], [1, 2, 3, 4], [1, 9, 9]]) == 1
