@@ -154,8 +154,9 @@ def figures(names: Annotated[list[str] | None, typer.Argument(help="Which figure
             out: Annotated[Path | None, typer.Option(help="Folder of the figures; of a run its own, else artifacts/figures.")] = None) -> None:  # fmt: skip
     """Draw figures from results, or check that they follow from the committed tables."""
     from latentreason.figures.figures import check_figures, make_figures
+    from latentreason.publish import figures_of
 
-    folder = out or (Path("artifacts/figures") if results == RESULTS_DIR else results / "figures")
+    folder = out or figures_of(results)
     if not check:
         written = make_figures(results, folder, names or None)
         console.print(f"{len(written)} figures in {folder}: {', '.join(file.stem for file in written)}")
@@ -178,19 +179,16 @@ def report(run: Path) -> None:
 
 @app.command(epilog="Example: latentreason reproduce --publish")
 def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism; default activation.")] = None, seed: Annotated[int | None, typer.Option(help="Default 0.")] = None,
-              config: Annotated[Path | None, typer.Option(help="TOML file with keys of RunConfig, such as n_problems = 50.")] = None,
+              config: Annotated[str | None, typer.Option(help="TOML file with keys of RunConfig, such as n_problems = 50; or the name of one that comes with the package.")] = None,
               tiny: Annotated[bool, typer.Option("--tiny", help="A run of seconds whose numbers mean nothing.")] = False,
               runs: Path = Path("artifacts/runs"), publish: Annotated[bool, typer.Option("--publish", help="Copy results and figures to the committed places.")] = False,
               quiet: Quiet = False) -> None:  # fmt: skip
     """The main job: sample, calibrate, route, extract, study, draw, report. Resumes its own unfinished run."""
-    from latentreason.config import load_config
+    from latentreason.plan import chosen_config
     from latentreason.publish import finish, headlines, publish as copy_out
-    from latentreason.reproduce import TINY, RunConfig, reproduce as compute, run_dir, run_name
+    from latentreason.reproduce import reproduce as compute, run_dir, run_name
 
-    if tiny and config is not None:
-        raise InvalidInput("--tiny and --config both say how large the run is: give one of them.")
-    chosen = TINY if tiny else RunConfig() if config is None else load_config(RunConfig, config)
-    chosen = replace(chosen, pair=chosen.pair if pair is None else pair, seed=chosen.seed if seed is None else seed)
+    chosen = chosen_config(pair, config, seed, tiny=tiny)
     folder = run_dir(chosen, runs)
     compute(chosen, folder, progress=not quiet)
     page = finish(folder, chosen)
@@ -227,16 +225,24 @@ def organisms_train(name: str, seed: int = 0, out: Annotated[Path | None, typer.
                     quiet: Quiet = False) -> None:  # fmt: skip
     """Train an organism's base and RL model again, and draw its picture in numbers. Killed, it resumes."""
     from latentreason.errors import unknown_name
+    from latentreason.models.pair import ModelPair
+    from latentreason.organisms import adapter
     from latentreason.organisms.train import train
-    from latentreason.organisms.zoo import ORGANISMS
+    from latentreason.organisms.zoo import ADAPTERS, ORGANISMS
     from latentreason.picture import picture
     from latentreason.publish import publish_seed
 
-    if name not in ORGANISMS:
-        raise unknown_name("organism", name, ORGANISMS)
     root = Path("artifacts/runs/organisms")
-    folder = train(ORGANISMS[name], out or root / f"{name}-{seed}", seed=seed, work=root / f"{name}-{seed}-work", progress=not quiet)
-    table = picture(_pair(f"{folder / 'base'},{folder / 'rl'}", quiet), seed=seed, progress=not quiet)
+    how: dict[str, Any] = {"seed": seed, "work": root / f"{name}-{seed}-work", "progress": not quiet}
+    out, size = out or root / f"{name}-{seed}", dict[str, Any]()
+    if name in ADAPTERS:
+        folder = adapter.train(ADAPTERS[name], out, **how)
+        size = {"task": ADAPTERS[name].task, "n_problems": 64, "n_samples": 4}
+    elif name in ORGANISMS:
+        folder = train(ORGANISMS[name], out, **how)
+    else:
+        raise unknown_name("organism", name, [*ORGANISMS, *ADAPTERS])
+    table = picture(ModelPair.from_folder(folder, name), **size, seed=seed, progress=not quiet)
     _show(table[["temperature", "quantity", "arm", "text"]], f"{name}, seed {seed}")
     if publish:
         console.print(f"Tables: {publish_seed(folder, table, Path('artifacts/results') / name / 'seeds' / str(seed))}")
@@ -245,8 +251,10 @@ def organisms_train(name: str, seed: int = 0, out: Annotated[Path | None, typer.
 @organisms.command("list")
 def organisms_list() -> None:
     """The recipes, and the cause of the RL gain that each was built to have (what the instrument must find)."""
-    from latentreason.organisms.zoo import ORGANISMS
+    from latentreason.organisms.zoo import ADAPTERS, ORGANISMS
 
+    for adapter in ADAPTERS.values():
+        console.print(f"{adapter.name}: the RL gain is of unknown cause; {adapter.steps} steps of GRPO of a LoRA adapter on {adapter.base}")
     for recipe in ORGANISMS.values():
         console.print(f"{recipe.name}: the RL gain is {recipe.truth or 'of unknown cause'}; {recipe.pretrain.steps} steps of pretraining, {recipe.rl.steps} of RL")
 

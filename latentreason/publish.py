@@ -31,7 +31,15 @@ def publish(folder: Path, artifacts: Path) -> None:
     copy_tree(folder / "tables", target / "tables")
     for file in (*folder.glob("*.parquet"), *(folder / f"{n}.json" for n in load_results(folder)), folder / "run.json"):
         shutil.copyfile(file, target / file.name)
-    make_figures(target, artifacts / "figures")
+    make_figures(target, figures_of(target))
+
+
+def figures_of(results: Path) -> Path:
+    """Where the figures of a folder of results go: of a run into its own, of committed results of the built-in pair to `artifacts/figures`, of others below it."""
+    if results.parent.name != "results":
+        return results / "figures"
+    root = results.parent.parent / "figures"
+    return root if results.name == RunConfig().pair else root / results.name
 
 
 def _facts(folder: Path, config: RunConfig) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import pandas as pd
 from latentreason.files import read_json, write_json, write_table
 from latentreason.hybrid.calibrate import calibrate, calibration_area
 from latentreason.hybrid.decode import Arms, Hybrid
+from latentreason.models.language_model import LM
 from latentreason.models.pair import ModelPair
 from latentreason.models.prompts import Prompt
 from latentreason.routing.controls import always, at_strategy, first_token, matched_disagreement, matched_random, never
@@ -249,6 +250,45 @@ def _traces(run: Run) -> None:
     write_table(run.tables / "traces.parquet", table[columns])
 
 
+TEMPERATURES_TRIED = (0.2, 0.4, 0.6, 0.8)
+
+
+def _elicitation(run: Run) -> None:
+    """What of the gain better asking recovers: the base greedily, at its best temperature (by calibration problems), after each other prompt of the
+    task, and under the flexible grade. Tasks with a single prompt have no such stage.
+    """
+    styles, own = TASKS[run.config.task].styles, run.sampling(1).prompt.style
+    if len(styles) < 2:
+        return
+    test, calibration = run.problems("test", run.config.n_problems), run.problems("calibration", run.config.calibration_problems)
+    drawing = replace(run.sampling(run.config.n_samples), keep_tokens=False)
+    trying = replace(run.sampling(run.config.calibration_samples), keep_tokens=False)
+    tried = [{"setting": t, "accuracy": float(run.sample(f"elicitation-{t}", run.pair.base, calibration, replace(trying, temperature=t)).table["correct"].mean())} for t in TEMPERATURES_TRIED]
+    best = max(tried, key=lambda t: t["accuracy"])["setting"]
+    greedy: dict[str, Any] = {"n": 1, "temperature": 0.0}
+    asked: dict[str, tuple[LM, Sampling]] = {
+        "base, greedy": (run.pair.base, replace(drawing, **greedy)),
+        "base, best temperature": (run.pair.base, replace(drawing, temperature=best)),
+        "RL, greedy": (run.pair.rl, replace(drawing, **greedy)),
+    }
+    for style in [s for s in styles if s != (own or next(iter(styles)))]:
+        prompt = replace(drawing.prompt, style=style)
+        asked |= {f"base, {style}": (run.pair.base, replace(drawing, prompt=prompt)), f"base, {style}, greedy": (run.pair.base, replace(drawing, prompt=prompt, **greedy))}
+    parts, facts = [], dict[str, Any]()
+    for i, (arm, (lm, sampling)) in enumerate(asked.items()):
+        table = run.sample(f"elicitation-arm-{i}", lm, test, sampling).slim().table
+        parts.append(Rollouts(table.assign(arm=arm), {arm: {}}))
+        uses = "the RL model" if lm is run.pair.rl else "labels of calibration problems" if "best" in arm else "nothing" if sampling.prompt == drawing.prompt else "another prompt"
+        facts[arm] = {"uses": uses, "passes": 1, "setting": sampling.temperature, "tried": tried if "best" in arm else []}
+    for arm, lm in (("base, flexible grade", run.pair.base), ("RL, flexible grade", run.pair.rl)):
+        table = run.sample(f"elicitation-{lm.name}", lm, test, drawing).slim().table
+        parts.append(Rollouts(table.assign(arm=arm, correct=table["grade_flexible"] == "correct"), {arm: {}}))
+        facts[arm] = {"uses": "the RL model" if lm is run.pair.rl else "nothing", "passes": 1, "setting": 1.0, "tried": []}
+    both = concat(parts)
+    Rollouts(both.table.drop(columns=["grade_strict", "grade_flexible"]), both.info).save(run.tables / "elicitation.parquet")
+    write_json(run.tables / "elicitation.json", facts)
+
+
 def _geometry(run: Run) -> None:
     from latentreason.studies import geometry
 
@@ -265,4 +305,5 @@ STAGES: dict[str, Stage] = {
     "passk": _passk,
     "traces": _traces,
     "geometry": _geometry,
+    "elicitation": _elicitation,
 }

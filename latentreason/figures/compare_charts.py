@@ -80,3 +80,7 @@ RIVALS = one_row_an_arm("rivals", (
     "Other ways to the RL gain at T=1, each at the setting of its grid that did best on calibration problems: share of the gain recovered, "
     "what the arm uses (blue: nothing of the RL model) and its forward passes for each token that is handed in."
 ))  # fmt: skip
+ELICITATION = one_row_an_arm("elicitation", (
+    "What better asking recovers of the RL gain at T=1: the base greedily, at the temperature that did best on calibration problems, after other "
+    "prompts, and by the last number in place of the sentence that the prompt asks for (flexible grade)."
+))  # fmt: skip

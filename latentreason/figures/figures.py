@@ -37,6 +37,7 @@ FIGURES: dict[str, Figure] = {
     "routing": compare_charts.ROUTING,
     "rivals": compare_charts.RIVALS,
     "steering": compare_charts.STEERING,
+    "elicitation": compare_charts.ELICITATION,
     "published": published_chart.PUBLISHED,
 }
 """Name -> figure. One more is one more entry."""

@@ -108,17 +108,22 @@ class ModelPair:
             CorruptArtifact: a file of it, or of the model that it stands on, is missing, cut short or edited.
             InvalidInput: the model that it stands on has not been fetched.
         """
-        folder = organism_dir(name)
+        pair = cls.from_folder(organism_dir(name), name)
+        if verbose:
+            print(pair, file=sys.stderr)
+        return pair
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, name: str) -> "ModelPair":
+        """The pair in the folder of an organism; raises as `from_organism`."""
+        folder = Path(folder)
         open_artifact(folder)
         if (folder / "adapter").is_dir():
             facts = read_json(folder / "base.json")
             pair = cls.from_pretrained(fetched(str(facts["base"])), adapter=folder / "adapter", verbose=False)
         else:
             pair = cls.from_pretrained(folder / "base", folder / "rl", verbose=False)
-        pair = cls(pair.base, pair.rl, name)
-        if verbose:
-            print(pair, file=sys.stderr)
-        return pair
+        return cls(pair.base, pair.rl, name)
 
 
 def _called(source: Any) -> str:

@@ -78,10 +78,11 @@ RESULTS: dict[str, Callable[[Path], Result]] = {
     "routing": routing_result,
     "rivals": lambda tables: rivals_result(tables, "rivals"),
     "steering": lambda tables: rivals_result(tables, "steering"),
+    "elicitation": lambda tables: rivals_result(tables, "elicitation"),
 }
 """Name of a result file of a run -> how to compute it from a folder of tables."""
 
-OF_THEIR_OWN = {"routing": "routing.json", "rivals": "rivals.json", "steering": "steering.json"}
+OF_THEIR_OWN = {"routing": "routing.json", "rivals": "rivals.json", "steering": "steering.json", "elicitation": "elicitation.json"}
 """Results of jobs after the main one -> the table that is written last. A run without it has no such result."""
 
 AUDITS: dict[str, Callable[[Path], Result]] = {"published": published_result}

@@ -290,7 +290,7 @@ def test_a_table_of_arms_is_the_tables_of_its_hybrids(make_organisms, problems):
         alone = sample(hybrid, problems, SMALL, progress=False)
         part = together.arm(hybrid.name)
         assert part.info == alone.info and isinstance(hybrid, Decodes)
-            assert all(part.info[arm].items() >= facts.items() for arm, facts in hybrid.info.items())
+        assert all(part.info[arm].items() >= facts.items() for arm, facts in hybrid.info.items())
         names = ["problem", "sample", "arm", "n_tokens", "n_routed", "n_changed", "finish", "correct", "grade_strict", "grade_flexible", "text", "seed"]
         order = ["problem", "sample"]
         one, other = (t.sort_values(order, ignore_index=True) for t in (part.table, alone.table))
