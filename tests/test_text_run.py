@@ -1,0 +1,56 @@
+"""The whole main job on natural text: random models, a byte tokenizer and the task `arith`. Nothing in it may need the organisms' language."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from latentreason import reproduce as job
+from latentreason.figures.figures import check_figures, load_results
+from latentreason.files import read_json, read_table
+from latentreason.publish import finish
+
+SMALL = replace(job.TINY, task="arith", n_problems=4, n_samples=2, max_new_tokens=12, calibration_problems=4, passk_problems=3, passk_samples=4, passk_hybrid_samples=4,
+                geometry_problems=6, geometry_samples=1)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two random Llamas that read bytes, as BASE,RL."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    plain = Tokenizer(models.BPE(vocab={"<eos>": 0, **{letter: i + 1 for i, letter in enumerate(letters)}}, merges=[]))
+    plain.pre_tokenizer, plain.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<eos>", pad_token="<eos>")
+    config = LlamaConfig(vocab_size=257, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+                         max_position_embeddings=512, eos_token_id=0, pad_token_id=0, initializer_range=0.3)  # fmt: skip
+    root = tmp_path_factory.mktemp("pair")
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    for name in ("base", "rl"):
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(0.05 * torch.randn_like(weight))
+    return f"{root / 'base'},{root / 'rl'}"
+
+
+def test_the_main_job_runs_on_text_and_says_why_nothing_can_be_told(folders: str, tmp_path: Path) -> None:
+    config = replace(SMALL, pair=folders)
+    job.reproduce(config, tmp_path / "base-rl-0", progress=False)
+    page = finish(tmp_path / "base-rl-0", config)
+    results = load_results(tmp_path / "base-rl-0")
+    assert {"recovery", "recovery_greedy", "passk", "geometry", "elicitation"} <= set(results)
+    gap = results["recovery"].table.query("quantity == 'recovery'")
+    assert gap["value"].isna().all() and (gap["reason"] != "").all()  # random models solve nothing, so there is no gain to recover
+    assert check_figures(tmp_path / "base-rl-0", tmp_path / "base-rl-0" / "figures") == []
+    traces = read_table(tmp_path / "base-rl-0" / "tables" / "traces.parquet")
+    assert set(traces["arm"]) == {"base", "hybrid", "rl"}
+    kinds = set(read_table(tmp_path / "base-rl-0" / "tables" / "t1_strategies.parquet")["strategy"])
+    assert "content" in kinds and not kinds & {"so", "leap", "digit", "format"}
+    assert "base, few_shot_steps" in read_json(tmp_path / "base-rl-0" / "tables" / "elicitation.json")
+    assert page.read_text().count("<figure") >= 6
