@@ -20,6 +20,19 @@ def test_a_router_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert rollouts.arms == ["on_surprise@0.50"] and rollouts.table["n_changed"].sum() > 0
 
 
+def test_the_pairs_of_the_page_on_loading(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = DOCS.parent / "artifacts" / "organisms" / "activation"
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(folder / "base"), LoraConfig(target_modules="all-linear"))
+    tuned.save_pretrained(tmp_path / "lora")
+    block = re.findall(r"```python\n(.*?)```", (DOCS / "loading.md").read_text(), re.DOTALL)[0]
+    scope: dict[str, object] = {"BASE": folder / "base", "RL": str(folder / "rl"), "LORA": tmp_path / "lora"}
+    exec(compile(block, "loading.md", "exec"), scope)
+    assert repr(scope["pair"]).startswith("base-lora: base ")
+
+
 def test_every_link_between_documents_leads_somewhere() -> None:
     for page in [DOCS.parent / "README.md", *DOCS.glob("*.md")]:
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):

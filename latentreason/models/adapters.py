@@ -61,7 +61,7 @@ def with_adapter(base: LM, adapter: str | Path, *, merge: bool = False, revision
         loaded = tuned.load_adapter(str(folder), "default", torch_device=str(base.device))
         problems = [f"no module for {key}" for key in loaded.unexpected_keys] + [f"no weights for {key}" for key in loaded.missing_keys]
     except (ValueError, RuntimeError) as error:  # target modules that the base lacks; other shapes
-        problems = [line.strip() for line in str(error).splitlines()][-1:]
+        problems = [line.strip(" .\t") for line in str(error).splitlines()][-1:]
     if problems:
         raise InvalidInput(f"The adapter at {str(adapter)!r} does not fit {here or base.name!r} ({problems[0]}): it was made for another base. It names {named!r}; give that one.")
     model: Any = tuned.merge_and_unload() if merge else tuned.get_base_model()

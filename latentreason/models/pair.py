@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from latentreason.errors import InvalidInput, VocabMismatch, unknown_name
+from latentreason.errors import CorruptArtifact, InvalidInput, VocabMismatch, unknown_name
 from latentreason.files import read_json
 from latentreason.models.adapters import is_adapter, with_adapter
 from latentreason.models.language_model import LM, shown
@@ -120,7 +120,9 @@ class ModelPair:
         open_artifact(folder)
         if (folder / "adapter").is_dir():
             facts = read_json(folder / "base.json")
-            pair = cls.from_pretrained(fetched(str(facts["base"])), adapter=folder / "adapter", verbose=False)
+            if not (isinstance(facts, dict) and isinstance(facts.get("base"), str)):
+                raise CorruptArtifact(f"{folder / 'base.json'} names no base. Fix: {{\"base\": \"smollm2\"}}, or the name of another model that can be fetched.")
+            pair = cls.from_pretrained(fetched(facts["base"]), adapter=folder / "adapter", verbose=False)
         else:
             pair = cls.from_pretrained(folder / "base", folder / "rl", verbose=False)
         return cls(pair.base, pair.rl, name)

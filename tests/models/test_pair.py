@@ -57,6 +57,32 @@ def test_a_pair_from_directories_names_its_arms(make_tiny, tiny_tokenizer, tmp_p
         ModelPair.from_pretrained(tmp_path / "one", tmp_path / "two")
 
 
+def test_the_line_of_a_pair_says_parameters_dtype_device_vocabulary_and_agreement(make_tiny, tiny_tokenizer, tmp_path, capsys):
+    wide = copy.deepcopy(make_tiny("llama", 1)).to(torch.bfloat16)
+    wide.resize_token_embeddings(80, mean_resizing=False)
+    chat = copy.deepcopy(tiny_tokenizer)
+    chat.chat_template = "{{ messages }}"
+    for name, model, tokenizer in (("base", make_tiny("llama"), tiny_tokenizer), ("tuned", wide, chat)):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    pair = ModelPair.from_pretrained(tmp_path / "base", tmp_path / "tuned")
+    line = "base-tuned: base 32.0K parameters, float32, cpu; rl 33.0K parameters, bfloat16, cpu; 64 real tokens, padded to 64 and 80; tokenizers agree but for chat_template"
+    said = capsys.readouterr()
+    assert repr(pair) == line and said.err.splitlines()[-1] == line and said.out == ""
+    ModelPair.from_pretrained(tmp_path / "base", tmp_path / "base", verbose=False)
+    assert "parameters" not in capsys.readouterr().err
+    per_layer = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32
+    assert sum(w.numel() for w in make_tiny("llama").parameters()) == 3 * per_layer + 2 * 64 * 32 + 32 == 31_968
+
+
+def test_ids_with_gaps_are_all_real_tokens(make_tiny):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    gaps = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "b": 7, "c": 50}, unk_token="a")), eos_token="b")
+    assert len(gaps) == 3 and LM(make_tiny("llama"), gaps, "gaps").n_vocab == 51
+
+
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """A package directory of our own, without organisms."""
