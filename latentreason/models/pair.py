@@ -122,7 +122,7 @@ class ModelPair:
             facts = read_json(folder / "base.json")
             if not (isinstance(facts, dict) and isinstance(facts.get("base"), str)):
                 raise CorruptArtifact(f"{folder / 'base.json'} names no base. Fix: {{\"base\": \"smollm2\"}}, or the name of another model that can be fetched.")
-            pair = cls.from_pretrained(fetched(facts["base"]), adapter=folder / "adapter", verbose=False)
+            pair = cls.from_pretrained(fetched(facts["base"]), adapter=folder / "adapter", merge=True, verbose=False)  # faster, and the rivals mix weights
         else:
             pair = cls.from_pretrained(folder / "base", folder / "rl", verbose=False)
         return cls(pair.base, pair.rl, name)
