@@ -61,6 +61,7 @@ class RunConfig:
     max_new_tokens: int | None = None
     style: str | None = None  # of the prompt; None is the task's own
     chat: bool | None = None
+    quick_calibration: bool | None = None  # see `calibrate`
     max_rows: int | None = None  # at once; None is what suits small models
 
 
@@ -163,7 +164,7 @@ def _calibrate(run: Run) -> None:
         problems = run.problems("calibration", run.config.calibration_problems * scale)
         sampling = replace(run.sampling(run.config.calibration_samples, temperature), max_rows=run.rows)
         routers = [named(r) for r in run.config.routers]
-        done = calibrate([*routers, first_token(), at_strategy(run.language), on_disagreement()], run.pair, problems, run.config.budgets, sampling=sampling, progress=run.progress)
+        done = calibrate([*routers, first_token(), at_strategy(run.language), on_disagreement()], run.pair, problems, run.config.budgets, sampling=sampling, quick=bool(run.config.quick_calibration), progress=run.progress)
         areas = {r.name: calibration_area([d for d in done if d.name == r.name]) for r in routers}
         base_only = [r.name for r in routers if r.reads == frozenset({"base"})]
         facts[temperature] = {

@@ -57,8 +57,18 @@ def calibrated(router: Router, pair: ModelPair, problems: list[Problem], changed
 
 
 def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem], budgets: Sequence[float], *,
-              sampling: Sampling = Sampling(n=4), progress: bool = True) -> list[Router]:  # fmt: skip
+              sampling: Sampling = Sampling(n=4), quick: bool = False, progress: bool = True) -> list[Router]:  # fmt: skip
     """Each router at each budget (routers without a threshold once), in the order router by router.
+
+    Args:
+        routers: with a threshold, or without.
+        pair: the two models.
+        problems: of the calibration split.
+        budgets: of changed tokens, as shares of D.
+        sampling: at the temperature that the hybrids will run at.
+        quick: try few thresholds, around those that the scores along the RL model's own completions suggest, and correct the controls once: a
+            third of the decoding, for models whose forward passes are dear. Budgets are met less closely; what was achieved is recorded.
+        progress: show a progress bar.
 
     Raises:
         InvalidInput: a budget outside (0, 1], problems of the test split, or a pair in which nothing can be routed.
@@ -67,25 +77,28 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
         raise InvalidInput(f"Budgets {list(budgets)} must be shares of D in (0, 1].")
     if leaked := sum(split_of(p.id) == "test" for p in problems):
         raise InvalidInput(f"{leaked} of {len(problems)} problems belong to the test split by their hash, which calibration must not see: pass load_task(..., split='calibration').")
-    bar = tqdm(total=ROUNDS + 6, desc="calibrate", disable=not progress)
+    bar = tqdm(total=5 if quick else ROUNDS + 6, desc="calibrate", disable=not progress)
     positions = sampling.max_new_tokens + max(len(render(p, pair.base.tokenizer, sampling.prompt)) for p in problems)
     rows = sampling.max_rows or SHARED * rows_that_fit(Hybrid(pair, always()), positions)
 
-    def decode(arms: Sequence[Router], keep_tokens: bool = True) -> list[pd.DataFrame]:
+    def decode(arms: Sequence[Router], keep_tokens: bool = True, watched: Sequence[Router] = ()) -> list[pd.DataFrame]:
         hybrids = [Hybrid(pair, router, name=f"{i}") for i, router in enumerate(arms)]
         drawn = replace(sampling, keep_tokens=keep_tokens, max_rows=rows)
-        table = sample(Arms(hybrids), problems, drawn, progress=False).table
+        table = sample(Arms(hybrids, watched), problems, drawn, progress=False).table
         bar.update()
         groups = dict(list(table.groupby("arm")))
         return [groups[f"{i}"] for i in range(len(arms))]
 
-    start, full = decode([never(), always()])
+    scored = [r for r in routers if r.score is not None]
+    start, full = decode([never(), always()], watched=scored if quick else ())
     d = _changed(full)
     if d == 0:
         raise InvalidInput("The RL model changes no token of the base model on the calibration problems: there is nothing to route.")
     edges = _edges(full)
     jobs = [(r, b) for r in routers for b in (budgets if r.score is not None else [math.nan])]
-    chosen = _search([(r, b) for r, b in jobs if r.score is not None], lambda arms: [_changed(table) / d for table in decode(arms, False)])
+    searched = [(r, b) for r, b in jobs if r.score is not None]
+    brackets = [_suggested(full, scored.index(r), b) for r, b in searched] if quick else None
+    chosen = _search(searched, lambda arms: [_changed(table) / d for table in decode(arms, False)], brackets)
     finals = [chosen.pop(0) if r.score is not None else r for r, _ in jobs]
 
     tables = decode(finals)
@@ -101,7 +114,7 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
             "accuracy": float(table["correct"].mean()), "base_accuracy": float(start["correct"].mean()), "rl_accuracy": float(full["correct"].mean()),
             "n_problems": len(problems), "n_samples": sampling.n, "temperature": sampling.temperature,
         })  # fmt: skip
-    for _ in range(3):  # a control walks through other prefixes than the hybrid, so its rates are corrected by what they achieve
+    for _ in range(1 if quick else 3):  # a control walks through other prefixes than the hybrid, so its rates are corrected by what they achieve
         controls = [matched_disagreement(_with(r, f)) for r, f in zip(finals, facts, strict=True)]
         for fact, table in zip(facts, decode(controls), strict=True):
             count = _by_stratum(table, edges)
@@ -129,24 +142,35 @@ def calibration_area(routers: Sequence[Router]) -> float:
     return float(np.trapezoid(y, x))
 
 
-def _search(jobs: Sequence[tuple[Router, float]], shares: Callable[[Sequence[Router]], list[float]]) -> list[Router]:
+def _search(jobs: Sequence[tuple[Router, float]], shares: Callable[[Sequence[Router]], list[float]], suggested: Sequence[list[float]] | None = None) -> list[Router]:
     """Each job's router with the threshold whose share of D (`shares` measures it) is nearest to the job's budget.
 
     Each round cuts the bracket of thresholds (of their logarithms, where the range is positive) into equal parts and keeps one; of
-    all thresholds tried, the best is taken.
+    all thresholds tried, the best is taken. Where thresholds are suggested, these are tried in a single round.
     """
     brackets = [tuple(map(math.log, r.search)) if r.search[0] > 0 else r.search for r, _ in jobs]
     best: list[tuple[float, Router]] = [(math.inf, r) for r, _ in jobs]
-    for _ in range(ROUNDS if jobs else 0):
-        cuts = [np.linspace(low, high, PARTS + 1) for low, high in brackets]
-        tried = {(id(r), cut): with_threshold(r, float(np.exp(cut) if r.search[0] > 0 else cut)) for (r, _), row in zip(jobs, cuts, strict=True) for cut in row[1:-1]}
+    for _ in range((1 if suggested else ROUNDS) if jobs else 0):
+        cuts = [np.linspace(low, high, PARTS + 1)[1:-1] for low, high in brackets]
+        thresholds = suggested or [[float(np.exp(cut) if r.search[0] > 0 else cut) for cut in row] for (r, _), row in zip(jobs, cuts, strict=True)]
+        tried = {(id(r), at): with_threshold(r, at) for (r, _), row in zip(jobs, thresholds, strict=True) for at in row}
         found = dict(zip(tried, shares(list(tried.values())), strict=True))
-        for i, ((router, budget), row) in enumerate(zip(jobs, cuts, strict=True)):
-            excess = [found[id(router), cut] - budget for cut in row[1:-1]]
-            best[i] = min([best[i], *((abs(e), tried[id(router), cut]) for e, cut in zip(excess, row[1:-1], strict=True))], key=lambda b: b[0])
-            part = sum(e > 0 for e in excess)  # a higher threshold changes fewer tokens
-            brackets[i] = (row[part], row[part + 1])
+        for i, ((router, budget), row) in enumerate(zip(jobs, thresholds, strict=True)):
+            excess = [found[id(router), at] - budget for at in row]
+            best[i] = min([best[i], *((abs(e), tried[id(router), at]) for e, at in zip(excess, row, strict=True))], key=lambda b: b[0])
+            if not suggested:
+                part = sum(e > 0 for e in excess)  # a higher threshold changes fewer tokens
+                bounds = [brackets[i][0], *cuts[i], brackets[i][1]]
+                brackets[i] = (bounds[part], bounds[part + 1])
     return [router for _, router in best]
+
+
+def _suggested(full: pd.DataFrame, index: int, budget: float) -> list[float]:
+    """Thresholds that would change about the budget on the RL model's own completions: the score's quantiles at the tokens that it changes."""
+    changed = np.concatenate(full["changed"].to_list())
+    scores = np.concatenate(full[f"score:{index}"].to_list())[changed]
+    levels = np.clip(1 - budget + np.array([-0.2, -0.1, 0.0, 0.1, 0.2]), 0.01, 0.99)
+    return sorted({float(s) for s in np.quantile(scores, levels)})
 
 
 def _with(router: Router, facts: dict[str, Any]) -> Router:

@@ -75,9 +75,15 @@ class Hybrid:
 
 @dataclass(frozen=True)
 class Arms:
-    """Several hybrids of one pair, decoded together. `sample(Arms(hybrids), problems)` gives one table with all arms."""
+    """Several hybrids of one pair, decoded together. `sample(Arms(hybrids), problems)` gives one table with all arms.
+
+    Attributes:
+        hybrids: the arms.
+        watched: routers with a score, to be recorded at every token of every arm: columns `score:0`, `score:1` and so on.
+    """
 
     hybrids: Sequence[Hybrid]
+    watched: Sequence[Router] = ()
 
     def __post_init__(self) -> None:
         if not self.hybrids or any(h.pair is not self.hybrids[0].pair for h in self.hybrids):
@@ -119,7 +125,7 @@ class Arms:
             InvalidInput: a layer that the model does not have.
         """
         pair, found = self.hybrids[0].pair, set()
-        for place in {p for h in self.hybrids for p in h.router.reads | h.action.reads if ":" in p}:
+        for place in {p for r in [*(h.router.reads | h.action.reads for h in self.hybrids), *(w.reads for w in self.watched)] for p in r if ":" in p}:
             model, layer = place.split(":")
             lm = {"base": pair.base, "rl": pair.rl}[model]
             if int(layer) >= lm.n_layers:
@@ -158,9 +164,10 @@ class Arms:
             if len(where):
                 token[where] = rl_token[where] if hybrid.action.name == "swap" else hybrid.action.tokens(moment.rows(where))
                 source[where] = hybrid.action.source
+        watched = {f"score:{i}": (scores[r.score] if r.score in scores else r.score(prefix))[moment.slot] for i, r in enumerate(self.watched) if r.score is not None}
         js_, entropy_ = scores[js] if js in scores else js(prefix), entropy(prefix)
         return {
             "token_ids": token, "base_token_ids": base_token, "source": source, "routed": routed, "changed": token != base_token,
             "disagree": base_token != rl_token, "base_logprob": prefix.base_logprobs[moment.slot, token],
-            "rl_logprob": prefix.rl_logprobs[moment.slot, token], "base_entropy": entropy_[moment.slot], "divergence": js_[moment.slot],
+            "rl_logprob": prefix.rl_logprobs[moment.slot, token], "base_entropy": entropy_[moment.slot], "divergence": js_[moment.slot], **watched,
         }  # fmt: skip

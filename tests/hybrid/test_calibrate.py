@@ -189,3 +189,20 @@ def test_two_routers_of_one_name_keep_their_own_thresholds(pair, problems):
     alone = [calibrate([router], pair, problems, [0.5], sampling=DRAW, progress=False)[0] for router in (plain, tenfold)]
     assert [r.params["threshold"] for r in together] == [r.params["threshold"] for r in alone]
     assert together[1].params["threshold"] > 3 * together[0].params["threshold"]
+
+
+def test_a_quick_search_comes_near_the_budget_with_few_thresholds(pair, problems):
+    routers = [on_entropy(), on_divergence("js")]
+    done = calibrate(routers, pair, problems, [0.4, 0.7], sampling=DRAW, quick=True, progress=False)
+    assert [r.name for r in done] == [r.name for r in routers for _ in range(2)]
+    for router in done:
+        facts = facts_of(router)
+        assert abs(facts["share_of_D"] - facts["budget"]) < 0.15, (router.name, facts["budget"], facts["share_of_D"])
+        assert facts["control_changed_ratio"] is not None
+
+
+def test_scores_are_recorded_where_they_are_watched(pair, problems):
+    table = sample(Arms([Hybrid(pair, always(), name="rl")], [on_entropy(), on_divergence("js")]), problems[:4], DRAW, progress=False).table
+    for entropy, js, first, second in zip(table["base_entropy"], table["divergence"], table["score:0"], table["score:1"], strict=True):
+        np.testing.assert_allclose(entropy, first, atol=1e-6)
+        np.testing.assert_allclose(js, second, atol=1e-6)
