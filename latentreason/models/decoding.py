@@ -116,11 +116,11 @@ class PrefixDecoder:
         """
         if not prompts or not all(prompts):
             raise InvalidInput("Nothing to decode: give at least one problem, and prompts of at least one token.")
-        self.lms, self.device = lms, lms[0].device
+        self.lms, self.device, self.ahead = lms, lms[0].device, False
         self.n_vocab = min(lm.n_vocab for lm in lms)
         self.eager = {m: Reader(lm, prompts, self.n_vocab, self.device, [layer for model, layer in sites if model == m]) for m, lm in enumerate(lms) if m not in lazy}
         self.lazy = {m: LazyReader(lms[m], prompts, self.n_vocab, self.device) for m in lazy}
-        self.readers: list[Reader | LazyReader] = [{**self.eager, **self.lazy}[m] for m in range(len(lms))]
+        self.readers: list[Reader | LazyReader] = [self.lazy[m] if m in self.lazy else self.eager[m] for m in range(len(lms))]
 
     @property
     def logits(self) -> list[Float[Tensor, "slot vocab"]]:
@@ -164,7 +164,13 @@ class PrefixDecoder:
             reader.forget(n)
 
     def again(self, model: int, slot: Int[Tensor, "row"]) -> tuple[Float[Tensor, "some vocab"], Int[Tensor, "row"]]:
-        """Logits of the last position once more for some slots, for the caller to edit: see `Reader.again`."""
+        """Logits of the last position once more for some slots, for the caller to edit: see `Reader.again`.
+
+        Raises:
+            InvalidInput: the models have read ahead, so that the last position is another.
+        """
+        if self.ahead:
+            raise InvalidInput("The models have read ahead of this token. An action that reads the last position again must say so, with reads={'again'}, and runs in mode='lockstep'.")
         return self.eager[model].again(slot)
 
     def _each_reader(self, method: str, *slots: Tensor) -> None:

@@ -78,7 +78,8 @@ class LazyReader:
         at = at + begin
         # a token costs about 6 d_model, and 1 for each key that it meets; in a packed row it meets the keys of all slots
         packed = total * (6 * lm.d_model + some * end) < some * most * (6 * lm.d_model + end) and lm.model.config._attn_implementation in ("eager", "sdpa")
-        keep: Any = n
+        keep: int | Tensor = n
+        mask: Tensor | None
         if packed:
             ids, positions = self.ids[distinct[row], at][None], (at - pad[row])[None]
             mask = _own_prefix(row, at, pad, end, lm.model.dtype)
