@@ -27,7 +27,7 @@ def speculate(lms: list[LM], batch: Batch, choose: Choose, block: int | None = N
         block: tokens in a block; None adapts it to how often tokens are replaced.
     """
     check_context(lms, batch)
-    decoder = PrefixDecoder(lms, batch.prompts, lazy=(1,))
+    decoder = PrefixDecoder(lms, batch.prompts, lazy=(1,), rl_prompts=batch.rl_prompts)
     decoder.ahead = True
     ledger, slot = Ledger(lms, batch, decoder), batch.problem.to(decoder.device)
     tokens, t, blocks_cut = ledger.records["token_ids"], 0, 0

@@ -37,7 +37,9 @@ class Batch:
         temperature: 0 is greedy.
         top_p: nucleus; 1 keeps all tokens.
         max_new_tokens: length limit of a completion.
-        noise: Gumbel noise of (keys, absolute positions).
+        noise: Gumbel noise of (keys, absolute positions); positions count from the start of `prompts`.
+        rl_prompts: what the RL model of a pair sees in place of `prompts`, such as its own chat prompt; None for the same prompt. A model
+            alone takes `prompts`.
     """
 
     prompts: list[list[int]]
@@ -47,6 +49,11 @@ class Batch:
     top_p: float
     max_new_tokens: int
     noise: Noise
+    rl_prompts: list[list[int]] | None = None
+
+    def prompts_of(self, model: int) -> list[list[int]]:
+        """What a model reads before the completions: number 0 is the model alone, or the base model of a pair."""
+        return self.prompts if model == 0 or self.rl_prompts is None else self.rl_prompts
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,8 @@ def sampled(logits: Float[Tensor, "slot vocab"], step: Moment) -> Int[Tensor, "a
 class PrefixDecoder:
     """What some models have read of the prefixes in the slots: the same slots for all of them, and the same completions."""
 
-    def __init__(self, lms: "list[LM]", prompts: list[list[int]], sites: Collection[tuple[int, int]] = (), *, lazy: Collection[int] = ()) -> None:
+    def __init__(self, lms: "list[LM]", prompts: list[list[int]], sites: Collection[tuple[int, int]] = (), *, lazy: Collection[int] = (),
+                 rl_prompts: list[list[int]] | None = None) -> None:  # fmt: skip
         """Reads the prompts (padded on the left, with explicit positions).
 
         Args:
@@ -110,16 +118,20 @@ class PrefixDecoder:
             prompts: token ids.
             sites: (model, layer) whose residual stream at the last position is to be kept in `resid`.
             lazy: models that read when they are asked, not at each step. They have no `logits`; see `LazyReader.ask`.
+            rl_prompts: of every model but the first; None for the same prompts. Each model counts positions from the start of its own.
 
         Raises:
-            InvalidInput: no prompts, or an empty one.
+            InvalidInput: no prompts, an empty one, or one model's prompts for fewer problems.
         """
-        if not prompts or not all(prompts):
+        own = [prompts if m == 0 or rl_prompts is None else rl_prompts for m in range(len(lms))]
+        if not prompts or not all(prompts) or not all(own[-1]):
             raise InvalidInput("Nothing to decode: give at least one problem, and prompts of at least one token.")
+        if len(own[-1]) != len(prompts):
+            raise InvalidInput(f"{len(prompts)} problems have {len(own[-1])} prompts for the RL model; give one a problem, or none for the same prompts.")
         self.lms, self.device, self.ahead = lms, lms[0].device, False
         self.n_vocab = min(lm.n_vocab for lm in lms)
-        self.eager = {m: Reader(lm, prompts, self.n_vocab, self.device, [layer for model, layer in sites if model == m]) for m, lm in enumerate(lms) if m not in lazy}
-        self.lazy = {m: LazyReader(lms[m], prompts, self.n_vocab, self.device) for m in lazy}
+        self.eager = {m: Reader(lm, own[m], self.n_vocab, self.device, [layer for model, layer in sites if model == m]) for m, lm in enumerate(lms) if m not in lazy}
+        self.lazy = {m: LazyReader(lms[m], own[m], self.n_vocab, self.device) for m in lazy}
         self.readers: list[Reader | LazyReader] = [self.lazy[m] if m in self.lazy else self.eager[m] for m in range(len(lms))]
 
     @property
@@ -217,8 +229,8 @@ class Ledger:
 
 def check_context(lms: "list[LM]", batch: Batch) -> None:
     """Raises ContextTooLong where a prompt and its completion do not fit."""
-    longest = max(map(len, batch.prompts), default=0)
-    for lm in lms:
+    for model, lm in enumerate(lms):
+        longest = max(map(len, batch.prompts_of(model)), default=0)
         if lm.context is not None and longest + batch.max_new_tokens - 1 > lm.context:  # the last token is never read
             raise ContextTooLong(f"Prompt of {longest} tokens and max_new_tokens={batch.max_new_tokens} exceed the {lm.context} positions of {lm.name!r}. Lower max_new_tokens or shorten the prompt.")
 
@@ -235,7 +247,7 @@ def decode(lms: "list[LM]", batch: Batch, choose: Choose, sites: Collection[tupl
         ContextTooLong: a prompt and its completion do not fit.
     """
     check_context(lms, batch)
-    decoder = PrefixDecoder(lms, batch.prompts, sites, lazy=lazy)
+    decoder = PrefixDecoder(lms, batch.prompts, sites, lazy=lazy, rl_prompts=batch.rl_prompts)
     ledger, slot = Ledger(lms, batch, decoder), batch.problem.to(decoder.device)
     for t in range(batch.max_new_tokens):
         tokens = ledger.records["token_ids"]

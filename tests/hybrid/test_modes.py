@@ -140,10 +140,10 @@ def test_lazy_is_lockstep_for_every_router_that_reads_the_base_alone(pair, batch
     assert len(routed) > 5
 
 
-@pytest.mark.parametrize(("pair", "batch"), [(LLAMA, ONE), (GPT2, EIGHT)], indirect=["pair"], ids=["llama", "gpt2"])
-def test_and_each_of_them_alone(pair, batch):
+@one_family
+def test_and_each_of_them_alone(pair):
     for router in BASE_ONLY.values():
-        assert_same(pair, batch, Hybrid(pair, router).decode(batch), Hybrid(pair, router, mode="lazy").decode(batch), router=router)
+        assert_same(pair, ONE, Hybrid(pair, router).decode(ONE), Hybrid(pair, router, mode="lazy").decode(ONE), router=router)
 
 
 @pytest.mark.parametrize("action", [*ACTIONS.values(), steer(vectors(), strength=1.5), steer_by(vectors(), random_category(("check",)))], ids=lambda a: a.name)
@@ -193,13 +193,10 @@ def test_in_a_batch_each_row_reads_its_own_tokens_only(pair):
 
 @one_family
 def test_end_of_text_of_the_model_that_lags_ends_the_row(pair):
-    ended = set()
-    for router in (always(), random_places("half", [0], [0.5])):
-        batch = make_batch(8, max_new_tokens=60)
-        one, other = (Hybrid(pair, router, mode=mode).decode(batch) for mode in ("lockstep", "lazy"))
-        assert_same(pair, batch, one, other, router=router)
-        ended |= {(row[-1], source[-1]) for row, source in zip(rows(other), rows(other, "source"), strict=True)}
-    assert (EOS, 1) in ended
+    router, batch = random_places("half", [0], [0.5]), make_batch(32, max_new_tokens=20)
+    one, other = (Hybrid(pair, router, mode=mode).decode(batch) for mode in ("lockstep", "lazy"))
+    assert_same(pair, batch, one, other, router=router)
+    assert {(EOS, 0), (EOS, 1)} <= {(row[-1], source[-1]) for row, source in zip(rows(other), rows(other, "source"), strict=True)}
 
 
 # --- speculative -------------------------------------------------------------------------------------------------------
