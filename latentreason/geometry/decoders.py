@@ -7,7 +7,7 @@ model runs, which is several times as fast as `Arms` (a pass a dose, and the RL 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +16,8 @@ from torch import Tensor
 from latentreason.activations.editing import BACKENDS
 from latentreason.activations.hf import Change
 from latentreason.activations.sites import Site
-from latentreason.models.decoding import Batch, Decoded, Moment, PrefixDecoder, SlotLayer, decode, sampled
+from latentreason.models.cache import seen
+from latentreason.models.decoding import Batch, Decoded, Moment, PrefixDecoder, decode, sampled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -137,18 +138,17 @@ def read_again(decoder: PrefixDecoder, changes: Sequence[tuple[Site, Change]]) -
 
     As `PrefixDecoder.again`, but no cache is copied: the last position is overwritten and put back.
     """
-    lm, last = decoder.lms[0], decoder.length - 1
-    layers = cast("list[SlotLayer]", decoder.caches[0].layers)
-    kept = [(layer.keys[:, :, last].clone(), layer.values[:, :, last].clone()) for layer in layers]
-    mask = (torch.arange(decoder.length, device=decoder.device)[None] >= decoder.pad[:, None]).long() if bool((decoder.pad > 0).any()) else None
-    for layer in layers:
+    reader = decoder.eager[0]
+    lm, last = reader.lm, reader.length - 1
+    kept = [(layer.keys[:, :, last].clone(), layer.values[:, :, last].clone()) for layer in reader.layers]
+    for layer in reader.layers:
         layer.length = last
     try:
         with BACKENDS["hf"].edit(lm, changes):
-            places = (last - decoder.pad)[:, None]
-            result = lm.model(input_ids=decoder.last[:, None], attention_mask=mask, position_ids=places, past_key_values=decoder.caches[0], use_cache=True)
+            mask, places = seen(reader.length, reader.pad), (last - reader.pad)[:, None]
+            result = lm.model(input_ids=reader.last[:, None], attention_mask=mask, position_ids=places, past_key_values=reader.cache, use_cache=True)
     finally:
-        for layer, (keys, values) in zip(layers, kept, strict=True):
+        for layer, (keys, values) in zip(reader.layers, kept, strict=True):
             layer.length = last + 1
             layer.keys[:, :, last], layer.values[:, :, last] = keys, values
     logits: Tensor = result.logits[:, -1, : decoder.n_vocab].float()

@@ -25,14 +25,14 @@ class Action:
     Attributes:
         name, params: for tables and manifests.
         source: code that marks its tokens in the table.
-        reads: places of the residual stream that it needs, such as "rl:2".
+        reads: "rl" (the RL model's logits), "again" (`moment.decoder.again`), and places of the residual stream such as "rl:2".
         tokens: (moment of the routed rows) -> token of each. `moment.logits` are [base, RL].
     """
 
     name: str
     params: Mapping[str, Any] = field(default_factory=dict)
     source: int = RL
-    reads: frozenset[str] = frozenset()
+    reads: frozenset[str] = frozenset({"rl"})
     tokens: Callable[[Moment], Int[Tensor, "row"]] = field(default=lambda moment: sampled(moment.logits[1], moment), compare=False, repr=False)
 
     def spec(self) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def steer(vectors: "VectorSet", *, label: str | None = None, strength: float = 1
             logits, place = moment.decoder.again(0, moment.slot)
         return sampled(logits, replace(moment, slot=place))
 
-    return Action("steer", {"label": label, "strength": strength, "vectors": vectors.card()}, STEERED, tokens=tokens)
+    return Action("steer", {"label": label, "strength": strength, "vectors": vectors.card()}, STEERED, frozenset({"again"}), tokens)
 
 
 def logit_bias(token_id: int, bias: float) -> Action:
@@ -115,4 +115,4 @@ def logit_bias(token_id: int, bias: float) -> Action:
         biased[:, token_id] += bias
         return sampled(biased, moment)
 
-    return Action("logit_bias", {"token_id": token_id, "bias": bias}, STEERED, tokens=tokens)
+    return Action("logit_bias", {"token_id": token_id, "bias": bias}, STEERED, frozenset(), tokens)

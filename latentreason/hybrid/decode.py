@@ -2,17 +2,21 @@
 
 `Arms` decodes several hybrids of one pair in one go: under shared noise they have most of their prefixes in common, so a
 whole sweep of thresholds costs little more than one arm.
+
+The tokens do not depend on the mode, which says how the RL model runs: "lockstep" reads every token when it is emitted, "lazy" reads when
+a router asks, "speculative" reads blocks that the base model drafted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from latentreason.errors import InvalidInput
+from latentreason.errors import InvalidInput, unknown_name
 from latentreason.hybrid.actions import BASE, Action, swap
+from latentreason.hybrid.speculative import speculate
 from latentreason.models.decoding import Batch, Decoded, Moment, decode, sampled
 from latentreason.models.language_model import LM
 from latentreason.models.pair import ModelPair
@@ -22,6 +26,18 @@ from latentreason.routing.router import Router, Score, Step
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+MODES: dict[str, Callable[[str], bool]] = {
+    "lockstep": lambda read: False,
+    "lazy": lambda read: read in ("rl", "sampled") or read.startswith("rl:"),
+    "speculative": lambda read: read == "again" or ":" in read,
+}
+"""How the RL model runs -> whether a router or an action that reads this is ruled out (swaps and the like may read "rl" anywhere)."""
+
+WHY = {
+    "lazy": "They need the RL model at every token: use mode='lockstep', or 'speculative'.",
+    "speculative": "The base model has read ahead by then: use mode='lockstep'.",
+}
 
 
 @dataclass(frozen=True)
@@ -33,19 +49,26 @@ class Hybrid:
         router: WHEN.
         action: WHAT, by default the RL model's token.
         name: of the arm in tables; by default the router's, with its budget where it was calibrated.
+        mode: "lockstep"; "lazy", for routers that read the base model alone (then `rl_logprob` and `divergence` are NaN where the RL model
+            was not asked, and there is no `disagree`); or "speculative", for few rows at a time and routers that read logits and tokens.
 
     Raises:
-        InvalidInput: a router that is not a Router, such as a function that was not called.
+        InvalidInput: a router that is not a Router, such as a function that was not called; or a mode that the router or the action rules out.
     """
 
     pair: ModelPair
     router: Router
     action: Action = swap()
     name: str = ""
+    mode: str = "lockstep"
 
     def __post_init__(self) -> None:
         if not isinstance(self.router, Router):
             raise InvalidInput(f"A Hybrid needs a Router, found {self.router!r}. Call the function that makes it, as in on_entropy().")
+        if self.mode not in MODES:
+            raise unknown_name("mode", self.mode, MODES)
+        if barred := sorted(read for read in self.router.reads | (self.action.reads - {"rl"}) if MODES[self.mode](read)):
+            raise InvalidInput(f"Hybrid(mode={self.mode!r}) cannot run {self.router.name!r} with {self.action.name!r}, which read {', '.join(map(repr, barred))}. {WHY[self.mode]}")
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -66,7 +89,8 @@ class Hybrid:
     @property
     def info(self) -> dict[str, dict[str, Any]]:
         """Facts that the table carries."""
-        return {self.arms[0]: {"router": self.router.spec(), "action": self.action.spec(), "pair": self.pair.name, "weights": [self.pair.base.fingerprint, self.pair.rl.fingerprint]}}
+        facts: dict[str, Any] = {"router": self.router.spec(), "action": self.action.spec(), "pair": self.pair.name, "weights": [self.pair.base.fingerprint, self.pair.rl.fingerprint]}
+        return {self.arms[0]: facts if self.mode == "lockstep" else {**facts, "mode": self.mode}}
 
     def decode(self, batch: Batch) -> Decoded:
         """Decode like an LM."""
@@ -90,6 +114,8 @@ class Arms:
             raise InvalidInput("Arms needs at least one hybrid, all of the same ModelPair object.")
         if len(set(self.arms)) < len(self.arms):
             raise InvalidInput(f"Arms have equal names {sorted(self.arms)}; give each Hybrid a name.")
+        if len({h.mode for h in self.hybrids}) > 1:
+            raise InvalidInput("Arms are decoded together, so all must have one mode; give each mode an Arms of its own.")
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -116,7 +142,12 @@ class Arms:
         n, size = len(self.hybrids), len(batch.problem)
         pair = self.hybrids[0].pair
         wide = replace(batch, problem=batch.problem.repeat(n), keys=batch.keys.repeat(n))
-        return decode([pair.base, pair.rl], wide, lambda moment: self._choose(moment, wide.keys, size), self._sites())
+        lms, mode = [pair.base, pair.rl], self.hybrids[0].mode
+
+        def choose(moment: Moment) -> dict[str, Tensor]:
+            return self._choose(moment, wide.keys, size)
+
+        return speculate(lms, wide, choose) if mode == "speculative" else decode(lms, wide, choose, self._sites(), lazy=(1,) if mode == "lazy" else ())
 
     def _sites(self) -> list[tuple[int, int]]:
         """(model, layer) of each place that a router or an action reads.
@@ -135,39 +166,65 @@ class Arms:
 
     def _choose(self, moment: Moment, keys: Tensor, size: int) -> dict[str, Tensor]:
         """One step of all arms. What depends on the prefix alone is computed by slot, then read by row."""
-        base_logits, rl_logits = moment.logits
-        n_slots = len(base_logits)
+        base_logits, rl_logits = moment.logits[0], moment.logits[1] if len(moment.logits) > 1 else None
+        base_token, rl_token = sampled(base_logits, moment), None if rl_logits is None else sampled(rl_logits, moment)
         resid = {f"{('base', 'rl')[model]}:{layer}": hidden for (model, layer), hidden in moment.decoder.resid.items()}
-        prefix = Step(moment.t, base_logits, rl_logits, None, None, moment.prefix.new_zeros(n_slots, 0), keys.new_zeros(n_slots), resid)
-        base_token, rl_token = sampled(base_logits, moment), sampled(rl_logits, moment)
-        scores: dict[Score, Tensor] = {}
+        prefix, scores = _by_slot(moment, base_logits, rl_logits, resid), dict[Score, Tensor]()
         routed = torch.zeros_like(base_token, dtype=torch.bool)
-        token, source = base_token.clone(), torch.full_like(base_token, BASE, dtype=torch.uint8)
+        token, source, asking = base_token.clone(), torch.full_like(base_token, BASE, dtype=torch.uint8), routed.clone()
         bounds = torch.searchsorted(moment.row, torch.arange(len(self.hybrids) + 1, device=moment.row.device) * size).tolist()
-        for hybrid, start, end in zip(self.hybrids, bounds, bounds[1:], strict=False):
-            if start == end:
-                continue
-            router, rows = hybrid.router, slice(start, end)
-            slot = moment.slot[rows]
+        arms = [(hybrid, slice(start, end)) for hybrid, start, end in zip(self.hybrids, bounds, bounds[1:], strict=False) if start < end]
+        for hybrid, rows in arms:
+            router, slot = hybrid.router, moment.slot[rows]
             if router.score is not None:
                 if router.score not in scores:
                     scores[router.score] = router.score(prefix)
-                mask = scores[router.score][slot] > router.params["threshold"]
+                routed[rows] = scores[router.score][slot] > router.params["threshold"]
             else:
-                reads_rl, reads_tokens = "rl" in router.reads, "sampled" in router.reads
-                mask = router.decide(Step(
-                    moment.t, base_logits[slot], rl_logits[slot] if reads_rl else None, base_token[rows] if reads_tokens else None,
-                    rl_token[rows] if reads_tokens else None, moment.prefix[rows], keys[moment.row[rows]], {p: resid[p][slot] for p in router.reads if ":" in p},
+                sees_tokens = "sampled" in router.reads
+                routed[rows] = router.decide(Step(
+                    moment.t, base_logits[slot], rl_logits[slot] if rl_logits is not None and "rl" in router.reads else None, base_token[rows] if sees_tokens else None,
+                    rl_token[rows] if rl_token is not None and sees_tokens else None, moment.prefix[rows], keys[moment.row[rows]], {p: resid[p][slot] for p in router.reads if ":" in p},
                 ))  # fmt: skip
-            routed[rows] = mask
-            where = mask.nonzero()[:, 0] + start
+            if "rl" in hybrid.action.reads:
+                asking[rows] = routed[rows]
+        asked: Tensor | None = None
+        if rl_logits is None:
+            rl_logits, asked = _ask(moment, asking)
+            moment = replace(moment, logits=[base_logits, rl_logits])
+        for hybrid, rows in arms:
+            where = routed[rows].nonzero()[:, 0] + rows.start
             if len(where):
-                token[where] = rl_token[where] if hybrid.action.name == "swap" else hybrid.action.tokens(moment.rows(where))
+                token[where] = rl_token[where] if hybrid.action.name == "swap" and rl_token is not None else hybrid.action.tokens(moment.rows(where))
                 source[where] = hybrid.action.source
-        watched = {f"score:{i}": (scores[r.score] if r.score in scores else r.score(prefix))[moment.slot] for i, r in enumerate(self.watched) if r.score is not None}
-        js_, entropy_ = scores[js] if js in scores else js(prefix), entropy(prefix)
-        return {
+        record = {
             "token_ids": token, "base_token_ids": base_token, "source": source, "routed": routed, "changed": token != base_token,
-            "disagree": base_token != rl_token, "base_logprob": prefix.base_logprobs[moment.slot, token],
-            "rl_logprob": prefix.rl_logprobs[moment.slot, token], "base_entropy": entropy_[moment.slot], "divergence": js_[moment.slot], **watched,
+            "base_logprob": prefix.base_logprobs[moment.slot, token], "base_entropy": (scores[entropy] if entropy in scores else entropy(prefix))[moment.slot],
         }  # fmt: skip
+        if rl_token is not None:
+            divergence = scores[js] if js in scores else js(prefix)
+            record |= {f"score:{i}": (scores[r.score] if r.score in scores else r.score(prefix))[moment.slot] for i, r in enumerate(self.watched) if r.score is not None}
+            return {**record, "disagree": base_token != rl_token, "rl_logprob": prefix.rl_logprobs[moment.slot, token], "divergence": divergence[moment.slot]}
+        rl_logprob, divergence = rl_logits.new_full(token.shape, torch.nan), rl_logits.new_full((len(base_logits),), torch.nan)
+        if asked is not None:
+            some = _by_slot(moment, base_logits[asked], rl_logits[asked], {})
+            divergence[asked] = js(some)
+            row, place = (moment.slot[:, None] == asked).nonzero(as_tuple=True)
+            rl_logprob[row] = some.rl_logprobs[place, token[row]]
+        return {**record, "rl_logprob": rl_logprob, "divergence": divergence[moment.slot]}
+
+
+def _by_slot(moment: Moment, base_logits: Tensor, rl_logits: Tensor | None, resid: dict[str, Tensor]) -> Step:
+    """What scores see: slots, without what belongs to a row."""
+    nothing = moment.prefix.new_zeros(len(base_logits), 0)
+    return Step(moment.t, base_logits, rl_logits, None, None, nothing, nothing.sum(1), resid)
+
+
+def _ask(moment: Moment, asking: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The RL model's logits by slot, NaN where it was not asked; and the slots where it was."""
+    logits = torch.full_like(moment.logits[0], torch.nan)
+    if not asking.any():
+        return logits, None
+    found, asked, _ = moment.decoder.lazy[1].ask(moment.slot[asking])
+    logits[asked] = found[:, 0]
+    return logits, asked

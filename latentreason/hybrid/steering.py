@@ -121,4 +121,4 @@ def steer_by(vectors: "VectorSet", category: Category, *, strength: float = 1.0)
         return sampled(logits, replace(moment, slot=place))
 
     params = {"category": category.place or f"random, seed {category.seed}", "labels": list(category.labels), "strength": strength, "vectors": vectors.card()}
-    return Action("steer", params, STEERED, frozenset({category.place}) - {""}, tokens=tokens)
+    return Action("steer", params, STEERED, frozenset({"again", category.place}) - {""}, tokens)

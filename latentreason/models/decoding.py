@@ -9,17 +9,16 @@ The engine knows token ids only: no text, no problems, no routers. What is emitt
 """
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicLayer
+from torch import Tensor
 
-from latentreason.errors import ContextTooLong, InvalidInput, NonFinite
-from latentreason.models.blocks import blocks, hidden_of
+from latentreason.errors import ContextTooLong, InvalidInput
+from latentreason.models.cache import Reader
+from latentreason.models.lazy import LazyReader
 
 if TYPE_CHECKING:
     from latentreason.models.language_model import LM
@@ -38,7 +37,9 @@ class Batch:
         temperature: 0 is greedy.
         top_p: nucleus; 1 keeps all tokens.
         max_new_tokens: length limit of a completion.
-        noise: Gumbel noise of (keys, absolute positions).
+        noise: Gumbel noise of (keys, absolute positions); positions count from the start of `prompts`.
+        rl_prompts: what the RL model of a pair sees in place of `prompts`, such as its own chat prompt; None for the same prompt. A model
+            alone takes `prompts`.
         stop: token ids that end a completion, besides each model's end-of-text.
     """
 
@@ -49,7 +50,12 @@ class Batch:
     top_p: float
     max_new_tokens: int
     noise: Noise
+    rl_prompts: list[list[int]] | None = None
     stop: frozenset[int] = frozenset()
+
+    def prompts_of(self, model: int) -> list[list[int]]:
+        """What a model reads before the completions: number 0 is the model alone, or the base model of a pair."""
+        return self.prompts if model == 0 or self.rl_prompts is None else self.rl_prompts
 
 
 @dataclass(frozen=True)
@@ -86,17 +92,6 @@ class Decoded:
     stopped: Bool[Tensor, "row"]
 
 
-WORTH_SHARING = 16
-"""Tokens that all prompts must begin with before these are read once for all of them."""
-
-
-def common_prefix(prompts: list[list[int]]) -> int:
-    """Tokens that all prompts begin with, leaving at least one to each; 0 where there is one prompt."""
-    first, last = min(prompts), max(prompts)  # in the order of lists, these two differ first
-    most = min(map(len, prompts)) - 1 if len(prompts) > 1 else 0
-    return next((i for i in range(most) if first[i] != last[i]), most)
-
-
 def nucleus(logits: Float[Tensor, "*row vocab"], top_p: float) -> Float[Tensor, "*row vocab"]:
     """Logits with everything outside the smallest set of probability `top_p` at -inf."""
     if top_p >= 1.0:
@@ -113,136 +108,43 @@ def sampled(logits: Float[Tensor, "slot vocab"], step: Moment) -> Int[Tensor, "a
     return (nucleus(logits / step.temperature, step.top_p)[step.slot] + step.noise).argmax(-1)
 
 
-class SlotLayer(DynamicLayer):
-    """Key-value cache of one layer with spare room at the end, so that a step writes one position and copies nothing."""
-
-    room = 32
-    keys: Tensor
-    values: Tensor
-    length: int
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        """Append positions; views of all positions so far."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.length = 0
-        end = self.length + key_states.shape[-2]
-        if self.keys.numel() == 0 or end > self.keys.shape[-2]:
-            self.keys, self.values = self._moved(self.keys, key_states, end), self._moved(self.values, value_states, end)
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-    def _moved(self, old: Tensor, new: Tensor, end: int) -> Tensor:
-        grown = new.new_empty(*new.shape[:2], end + self.room, new.shape[-1])
-        if old.numel():
-            grown[:, :, : self.length] = old[:, :, : self.length]
-        return grown
-
-    def begin(self, one: "SlotLayer", pad: Tensor, length: int) -> None:
-        """Become the first `length` positions of several slots that begin alike, each after so much padding; `one` holds a single slot without any."""
-        self.lazy_initialization(one.keys, one.values)
-        self.length = length
-        for name in ("keys", "values"):
-            held = getattr(one, name)
-            new = held.new_zeros(len(pad), held.shape[1], length + self.room, held.shape[3])
-            for p in pad.unique().tolist():
-                new[pad == p, :, p:length] = held[:, :, : length - p]
-            setattr(self, name, new)
-
-    def get_seq_length(self) -> int:
-        """Positions held, not counting the spare room."""
-        return self.length if self.is_initialized else 0
-
-    def part(self, slots: Tensor, length: int) -> "SlotLayer":
-        """A cache of its own with the first `length` positions of some slots."""
-        part = SlotLayer()
-        part.lazy_initialization(self.keys, self.values)
-        part.keys, part.values, part.length = self.keys[slots, :, :length], self.values[slots, :, :length], length
-        return part
-
-    def copy(self, source: Tensor, target: Tensor) -> None:
-        """Slots `target` become copies of slots `source`."""
-        self.keys[target, :, : self.length] = self.keys[source, :, : self.length]
-        self.values[target, :, : self.length] = self.values[source, :, : self.length]
-
-    def select(self, slots: Tensor) -> None:
-        """Keep these slots, in this order (repeats allowed)."""
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            new = old.new_empty(len(slots), old.shape[1], self.length + self.room, old.shape[3])
-            torch.index_select(old[:, :, : self.length], 0, slots, out=new[:, :, : self.length])
-            setattr(self, name, new)
-
-
 class PrefixDecoder:
-    """Key-value caches of some models over the same slots, always of the same length."""
+    """What some models have read of the prefixes in the slots: the same slots for all of them, and the same completions."""
 
-    def __init__(self, lms: "list[LM]", prompts: list[list[int]], sites: Collection[tuple[int, int]] = ()) -> None:
+    def __init__(self, lms: "list[LM]", prompts: list[list[int]], sites: Collection[tuple[int, int]] = (), *, lazy: Collection[int] = (),
+                 rl_prompts: list[list[int]] | None = None) -> None:  # fmt: skip
         """Reads the prompts (padded on the left, with explicit positions).
 
         Args:
             lms: the models.
             prompts: token ids.
             sites: (model, layer) whose residual stream at the last position is to be kept in `resid`.
+            lazy: models that read when they are asked, not at each step. They have no `logits`; see `LazyReader.ask`.
+            rl_prompts: of every model but the first; None for the same prompts. Each model counts positions from the start of its own.
 
         Raises:
-            InvalidInput: no prompts, or an empty one.
+            InvalidInput: no prompts, an empty one, or one model's prompts for fewer problems.
         """
-        if not prompts or not all(prompts):
+        own = [prompts if m == 0 or rl_prompts is None else rl_prompts for m in range(len(lms))]
+        if not prompts or not all(prompts) or not all(own[-1]):
             raise InvalidInput("Nothing to decode: give at least one problem, and prompts of at least one token.")
-        self.lms, self.device = lms, lms[0].device
+        if len(own[-1]) != len(prompts):
+            raise InvalidInput(f"{len(prompts)} problems have {len(own[-1])} prompts for the RL model; give one a problem, or none for the same prompts.")
+        self.lms, self.device, self.ahead = lms, lms[0].device, False
         self.n_vocab = min(lm.n_vocab for lm in lms)
-        longest = max(map(len, prompts))
-        self.pad = torch.tensor([longest - len(p) for p in prompts], device=self.device)
-        ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=self.device)
-        self.layers = [[SlotLayer() for _ in range(lm.n_layers)] for lm in lms]
-        self.caches = [Cache(layers=list[Any](layers)) for layers in self.layers]
-        self.length = 0
-        self.sites, self.resid = sites, dict[tuple[int, int], Tensor]()
-        shared = common_prefix(prompts)
-        if shared >= WORTH_SHARING:
-            self._share(torch.tensor(prompts[0][:shared], device=self.device))
-        self.logits = self._forward(ids[:, self.length :])
+        self.eager = {m: Reader(lm, own[m], self.n_vocab, self.device, [layer for model, layer in sites if model == m]) for m, lm in enumerate(lms) if m not in lazy}
+        self.lazy = {m: LazyReader(lms[m], own[m], self.n_vocab, self.device) for m in lazy}
+        self.readers: list[Reader | LazyReader] = [self.lazy[m] if m in self.lazy else self.eager[m] for m in range(len(lms))]
 
-    def _share(self, prefix: Int[Tensor, "pos"]) -> None:
-        """Read the tokens that all prompts begin with once, and lay their keys and values behind the padding of every slot."""
-        n, self.length = len(prefix), len(prefix)
-        for lm, layers in zip(self.lms, self.layers, strict=True):
-            single = [SlotLayer() for _ in layers]
-            lm.model(input_ids=prefix[None].to(lm.device), past_key_values=Cache(layers=list[Any](single)), use_cache=True, logits_to_keep=1)
-            for one, layer in zip(single, layers, strict=True):
-                layer.begin(one, self.pad.to(lm.device), n)
+    @property
+    def logits(self) -> list[Float[Tensor, "slot vocab"]]:
+        """Of each model that is not lazy."""
+        return [reader.logits for reader in self.eager.values()]
 
-    def _forward(self, ids: Int[Tensor, "slot new"]) -> list[Float[Tensor, "slot vocab"]]:
-        positions = torch.arange(self.length, self.length + ids.shape[1], device=self.device)[None] - self.pad[:, None]
-        self.length += ids.shape[1]
-        self.last = ids[:, -1]
-        mask = None
-        if bool((self.pad > 0).any()):
-            mask = (torch.arange(self.length, device=self.device)[None] >= self.pad[:, None]).long()
-        out = []
-        for index, (lm, cache) in enumerate(zip(self.lms, self.caches, strict=True)):
-            with ExitStack() as hooks:
-                for layer in (layer for model, layer in self.sites if model == index):
-                    hooks.callback(blocks(lm)[layer].register_forward_hook(self._keep((index, layer))).remove)
-                result = lm.model(input_ids=ids.to(lm.device), attention_mask=None if mask is None else mask.to(lm.device), position_ids=positions.clamp_min(0).to(lm.device),
-                                  past_key_values=cache, use_cache=True, logits_to_keep=1)  # fmt: skip
-            logits = result.logits[:, -1, : self.n_vocab].float().to(self.device)
-            if not torch.isfinite(logits).all():
-                raise NonFinite(f"{lm.name!r} gives logits with NaN or Inf at position {self.length - 1}. Check its weights, or use a wider dtype.")
-            out.append(logits)
-        return out
-
-    def _keep(self, site: tuple[int, int]) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self.resid[site] = hidden_of(output)[:, -1].float().to(self.device)
-
-        return hook
+    @property
+    def resid(self) -> dict[tuple[int, int], Float[Tensor, "slot d_model"]]:
+        """Residual stream at the last position, by (model, layer)."""
+        return {(m, layer): hidden for m, reader in self.eager.items() for layer, hidden in reader.resid.items()}
 
     def extend(self, slot: Int[Tensor, "row"], token: Int[Tensor, "row"]) -> Int[Tensor, "row"]:
         """Append each row's token to its prefix; the new slot of each row. `logits` then speak of the new prefixes."""
@@ -250,86 +152,109 @@ class PrefixDecoder:
         parent, token = key // self.n_vocab, key % self.n_vocab
         first = torch.ones_like(parent, dtype=torch.bool)
         first[1:] = parent[1:] != parent[:-1]
-        n, extra = len(self.pad), int((~first).sum())
+        n, extra = len(self.readers[0].pad), int((~first).sum())
         used = torch.zeros(n, dtype=torch.bool, device=self.device)
         used[parent] = True
         free = (~used).nonzero()[:, 0]
         if extra > len(free) or len(key) < 0.75 * n:  # no room, or too many slots that nobody needs: lay the caches anew
-            self._each_layer("select", parent)
-            self.pad = self.pad[parent]
+            self._each_reader("select", parent)
             place = torch.arange(len(parent), device=self.device)
         else:
             place = parent.clone()
             place[~first] = free[:extra]
             if extra:
-                self._each_layer("copy", parent[~first], place[~first])
-                self.pad[place] = self.pad[parent]
-        ids = torch.zeros(len(self.pad), dtype=torch.long, device=self.device)
+                self._each_reader("copy", parent[~first], place[~first])
+        ids = torch.zeros(len(self.readers[0].pad), dtype=torch.long, device=self.device)
         ids[place] = token
-        self.logits = self._forward(ids[:, None])
+        for lazy in self.lazy.values():
+            lazy.append(ids)
+        for eager in self.eager.values():
+            eager.read(ids[:, None])
         return place[inverse]
 
+    def forget(self, n: int) -> None:
+        """Take back the last n tokens of every slot. Slots stay as they are; `logits` speak of the old prefixes until the next `extend`."""
+        for reader in self.readers:
+            reader.forget(n)
+
     def again(self, model: int, slot: Int[Tensor, "row"]) -> tuple[Float[Tensor, "some vocab"], Int[Tensor, "row"]]:
-        """Logits of the last position once more for some slots, for the caller to edit; the caches stay as they are.
+        """Logits of the last position once more for some slots, for the caller to edit: see `Reader.again`.
 
-        Returns:
-            Logits of the distinct slots, and each row's index into them.
+        Raises:
+            InvalidInput: the models have read ahead, so that the last position is another.
         """
-        distinct, place = torch.unique(slot, return_inverse=True)
-        lm, before = self.lms[model], self.length - 1
-        layers: list[Any] = [layer.part(distinct, before) for layer in self.layers[model]]
-        pad = self.pad[distinct]
-        mask = (torch.arange(self.length, device=self.device)[None] >= pad[:, None]).long() if bool((pad > 0).any()) else None
-        result = lm.model(input_ids=self.last[distinct][:, None].to(lm.device), attention_mask=None if mask is None else mask.to(lm.device),
-                          position_ids=(before - pad)[:, None].to(lm.device), past_key_values=Cache(layers=layers), use_cache=True)  # fmt: skip
-        return result.logits[:, -1, : self.n_vocab].float().to(self.device), place
+        if self.ahead:
+            raise InvalidInput("The models have read ahead of this token. An action that reads the last position again must say so, with reads={'again'}, and runs in mode='lockstep'.")
+        return self.eager[model].again(slot)
 
-    def _each_layer(self, method: str, *slots: Tensor) -> None:
-        for lm, layers in zip(self.lms, self.layers, strict=True):
-            for layer in layers:
-                getattr(layer, method)(*(s.to(lm.device) for s in slots))
+    def _each_reader(self, method: str, *slots: Tensor) -> None:
+        for reader in self.readers:
+            getattr(reader, method)(*slots)
+
+
+class Ledger:
+    """The rows of a batch while they are decoded: who is alive (`row`), what each emitted, and the noise of its next token."""
+
+    def __init__(self, lms: "list[LM]", batch: Batch, decoder: PrefixDecoder) -> None:
+        """All rows alive, nothing emitted."""
+        device, n = decoder.device, len(batch.problem)
+        self.batch, self.n_vocab, self.row = batch, decoder.n_vocab, torch.arange(n, device=device)
+        self.eos = torch.tensor(sorted(batch.stop.union(*(lm.eos_ids for lm in lms))), device=device)
+        self.records: dict[str, Tensor] = {"token_ids": torch.zeros(n, batch.max_new_tokens, dtype=torch.long, device=device)}
+        self.length, self.stopped = torch.zeros(n, dtype=torch.long, device=device), torch.zeros(n, dtype=torch.bool, device=device)
+        start = torch.tensor([len(p) for p in batch.prompts], device=device)[batch.problem.to(device)]
+        self._places, self._place = torch.unique(torch.stack([start, batch.keys.to(device)]), dim=1, return_inverse=True)  # arms share their noise: it is drawn once for all of them
+
+    def noise(self, t: int) -> Float[Tensor, "alive vocab"] | None:
+        """Of token t of the rows alive; None where decoding is greedy."""
+        if self.batch.temperature == 0:
+            return None
+        alive, of_row = torch.unique(self._place[self.row], return_inverse=True)
+        return self.batch.noise(self._places[1, alive], self._places[0, alive] + t, self.n_vocab)[of_row]
+
+    def write(self, t: int, chosen: Mapping[str, Tensor]) -> Bool[Tensor, "alive"]:
+        """Record token t of the rows alive; which of them go on. The others are alive no more."""
+        for name, value in chosen.items():
+            if name not in self.records:
+                self.records[name] = torch.zeros(len(self.length), self.batch.max_new_tokens, dtype=value.dtype, device=value.device)
+            self.records[name][self.row, t] = value
+        self.length[self.row] = t + 1
+        ended = torch.isin(self.records["token_ids"][self.row, t], self.eos)
+        self.stopped[self.row[ended]] = True
+        self.row = self.row[~ended]
+        return ~ended
+
+    def decoded(self) -> Decoded:
+        """What was recorded."""
+        return Decoded(self.records, self.length, self.stopped)
+
+
+def check_context(lms: "list[LM]", batch: Batch) -> None:
+    """Raises ContextTooLong where a prompt and its completion do not fit."""
+    for model, lm in enumerate(lms):
+        longest = max(map(len, batch.prompts_of(model)), default=0)
+        if lm.context is not None and longest + batch.max_new_tokens - 1 > lm.context:  # the last token is never read
+            raise ContextTooLong(f"Prompt of {longest} tokens and max_new_tokens={batch.max_new_tokens} exceed the {lm.context} positions of {lm.name!r}. Lower max_new_tokens or shorten the prompt.")
 
 
 @torch.inference_mode()
-def decode(lms: "list[LM]", batch: Batch, choose: Choose, sites: Collection[tuple[int, int]] = ()) -> Decoded:
+def decode(lms: "list[LM]", batch: Batch, choose: Choose, sites: Collection[tuple[int, int]] = (), *, lazy: Collection[int] = ()) -> Decoded:
     """Decode every row of a batch; `choose` says what each row emits at each step.
 
     A completion ends with an end-of-text token of ANY of the models (it is part of the completion), or at the limit. `sites` are
-    (model, layer) whose residual stream `choose` wants to see, in `moment.decoder.resid` by slot.
+    (model, layer) whose residual stream `choose` wants to see, in `moment.decoder.resid` by slot. Models of `lazy` run when `choose` asks
+    `moment.decoder.lazy[model]`, and `moment.logits` are those of the others.
 
     Raises:
         ContextTooLong: a prompt and its completion do not fit.
     """
-    longest = max(map(len, batch.prompts), default=0)
-    for lm in lms:
-        if lm.context is not None and longest + batch.max_new_tokens - 1 > lm.context:  # the last token is never read
-            raise ContextTooLong(f"Prompt of {longest} tokens and max_new_tokens={batch.max_new_tokens} exceed the {lm.context} positions of {lm.name!r}. Lower max_new_tokens or shorten the prompt.")
-    decoder = PrefixDecoder(lms, batch.prompts, sites)
-    device, n_rows = decoder.device, len(batch.problem)
-    row, slot = torch.arange(n_rows, device=device), batch.problem.to(device)
-    keys = batch.keys.to(device)
-    start = torch.tensor([len(p) for p in batch.prompts], device=device)[slot]
-    eos = torch.tensor(sorted(batch.stop.union(*(lm.eos_ids for lm in lms))), device=device)
-    records: dict[str, Tensor] = {"token_ids": torch.zeros(n_rows, batch.max_new_tokens, dtype=torch.long, device=device)}
-    length = torch.zeros(n_rows, dtype=torch.long, device=device)
-    stopped = torch.zeros(n_rows, dtype=torch.bool, device=device)
-    places, place = torch.unique(torch.stack([start, keys]), dim=1, return_inverse=True)  # arms share their noise: it is drawn once for all of them
+    check_context(lms, batch)
+    decoder = PrefixDecoder(lms, batch.prompts, sites, lazy=lazy, rl_prompts=batch.rl_prompts)
+    ledger, slot = Ledger(lms, batch, decoder), batch.problem.to(decoder.device)
     for t in range(batch.max_new_tokens):
-        noise = None
-        if batch.temperature > 0:
-            alive, of_row = torch.unique(place[row], return_inverse=True)
-            noise = batch.noise(places[1, alive], places[0, alive] + t, decoder.n_vocab)[of_row]
-        moment = Moment(t, decoder.logits, slot, row, records["token_ids"][row, :t], noise, batch.temperature, batch.top_p, decoder)
-        for name, value in choose(moment).items():
-            if name not in records:
-                records[name] = torch.zeros(n_rows, batch.max_new_tokens, dtype=value.dtype, device=device)
-            records[name][row, t] = value
-        token = records["token_ids"][row, t]
-        length[row] = t + 1
-        ended = torch.isin(token, eos)
-        stopped[row[ended]] = True
-        row, slot, token = row[~ended], slot[~ended], token[~ended]
-        if len(row) == 0 or t + 1 == batch.max_new_tokens:
+        tokens = ledger.records["token_ids"]
+        go_on = ledger.write(t, choose(Moment(t, decoder.logits, slot, ledger.row, tokens[ledger.row, :t], ledger.noise(t), batch.temperature, batch.top_p, decoder)))
+        if len(ledger.row) == 0 or t + 1 == batch.max_new_tokens:
             break
-        slot = decoder.extend(slot, token)
-    return Decoded(records, length, stopped)
+        slot = decoder.extend(slot[go_on], tokens[ledger.row, t])
+    return ledger.decoded()

@@ -181,7 +181,7 @@ def _decode_chunk(model: Decodes, problems: list[Problem], prompts: dict[str, li
     task = TASKS.get(problems[0].task)
     text = (task.stop if task is not None else "") if sampling.stop is None else sampling.stop
     stop = tokens_with(model.tokenizer, text) if text else frozenset[int]()
-    batch = Batch([prompts[p.id] for p in problems], index, keys, sampling.temperature, sampling.top_p, sampling.max_new_tokens, gumbel, stop)
+    batch = Batch([prompts[p.id] for p in problems], index, keys, sampling.temperature, sampling.top_p, sampling.max_new_tokens, gumbel, stop=stop)
     return to_table(model, model.decode(batch), problems, prompts, sampling)
 
 

@@ -9,7 +9,8 @@ from transformers.generation.logits_process import TopPLogitsWarper
 
 from latentreason.errors import ContextTooLong, InvalidInput, NonFinite
 from latentreason.models import decoding
-from latentreason.models.decoding import Batch, PrefixDecoder, common_prefix, nucleus, sampled
+from latentreason.models.cache import common_prefix
+from latentreason.models.decoding import Batch, PrefixDecoder, nucleus, sampled
 from latentreason.models.language_model import LM
 from latentreason.sampling.noise import gumbel
 
@@ -55,7 +56,7 @@ def test_logits_of_a_padded_prompt_equal_those_of_the_prompt_alone(lm):
         with torch.inference_mode():
             alone = lm.model(input_ids=torch.tensor([prompt])).logits[0, -1]
         torch.testing.assert_close(padded.logits[0][i], alone, atol=1e-5, rtol=0)
-    assert padded.pad.tolist() == [0, 6, 3, 7]
+    assert padded.readers[0].pad.tolist() == [0, 6, 3, 7]
 
 
 def test_a_step_after_padding_sees_absolute_positions(make_lm):
@@ -67,8 +68,8 @@ def test_a_step_after_padding_sees_absolute_positions(make_lm):
             alone = lm.model(input_ids=torch.tensor([[*prompt, token]])).logits[0, -1]
         torch.testing.assert_close(decoder.logits[0][slot[i]], alone, atol=1e-5, rtol=0)
         with torch.inference_mode():  # and positions matter: the same tokens, seen as the padded row counts them, give other logits
-            shifted = lm.model(input_ids=torch.tensor([[*prompt, token]]), position_ids=torch.arange(len(prompt) + 1)[None] + int(decoder.pad[i])).logits[0, -1]
-        assert bool((shifted - alone).abs().max() > 0.1) == bool(decoder.pad[i])
+            shifted = lm.model(input_ids=torch.tensor([[*prompt, token]]), position_ids=torch.arange(len(prompt) + 1)[None] + int(decoder.readers[0].pad[i])).logits[0, -1]
+        assert bool((shifted - alone).abs().max() > 0.1) == bool(decoder.readers[0].pad[i])
 
 
 # --- sampling ----------------------------------------------------------------------------------------------------------
@@ -113,8 +114,8 @@ def test_rows_of_equal_noise_are_equal_and_share_their_slots(make_lm, monkeypatc
 
 def test_slots_are_copied_and_laid_anew_without_a_change_of_results(lm, brute_force, monkeypatch):
     calls = []
-    each_layer = PrefixDecoder._each_layer
-    monkeypatch.setattr(PrefixDecoder, "_each_layer", lambda self, method, *slots: calls.append((method, len(self.pad))) or each_layer(self, method, *slots))
+    each_reader = PrefixDecoder._each_reader
+    monkeypatch.setattr(PrefixDecoder, "_each_reader", lambda self, method, *slots: calls.append((method, len(self.readers[0].pad))) or each_reader(self, method, *slots))
     batch = make_batch(prompts=PROMPTS[:2], n=30, temperature=1.3, max_new_tokens=45)  # longer than the spare room of a cache
     expected = [row for i, prompt in enumerate(PROMPTS[:2]) for row in brute_force(lm, prompt, batch.keys[30 * i : 30 * i + 30].tolist(), batch)]
     assert completions(lm.decode(batch)) == expected
@@ -127,7 +128,7 @@ def test_slots_are_copied_and_laid_anew_without_a_change_of_results(lm, brute_fo
 def test_a_copied_slot_goes_on_as_its_own_prefix(lm):
     decoder = PrefixDecoder([lm], [[BOS, 9, 40], [BOS, 12, 3], [BOS, 33, 34], [BOS, 55, 4]])
     calls = []
-    decoder._each_layer = lambda method, *slots: calls.append(method) or PrefixDecoder._each_layer(decoder, method, *slots)
+    decoder._each_reader = lambda method, *slots: calls.append(method) or PrefixDecoder._each_reader(decoder, method, *slots)
     prefixes = [[BOS, 9, 40, 20], [BOS, 9, 40, 21], [BOS, 33, 34, 20], [BOS, 55, 4, 20], [BOS, 9, 40, 20]]
     slot = decoder.extend(torch.tensor([0, 0, 2, 3, 0]), torch.tensor([20, 21, 20, 20, 20]))  # slot 1 is free for the second child
     assert calls == ["copy"] and slot.tolist() == [0, 1, 2, 3, 0]
@@ -138,7 +139,7 @@ def test_a_copied_slot_goes_on_as_its_own_prefix(lm):
             torch.testing.assert_close(decoder.logits[0][slot[i]], alone, atol=1e-5, rtol=0)
         slot = decoder.extend(slot, torch.tensor([7, 7, 8, 9, 7]))
         prefixes = [[*prefix, token] for prefix, token in zip(prefixes, [7, 7, 8, 9, 7], strict=True)]
-    assert len({layer.get_seq_length() for cache in decoder.caches for layer in cache.layers}) == 1
+    assert len({layer.get_seq_length() for reader in decoder.readers for layer in reader.layers}) == 1
 
 
 def test_caches_of_two_models_always_have_one_length(make_lm):
@@ -146,7 +147,7 @@ def test_caches_of_two_models_always_have_one_length(make_lm):
     lengths = []
 
     def choose(moment):
-        lengths.append({layer.get_seq_length() for cache in moment.decoder.caches for layer in cache.layers})
+        lengths.append({layer.get_seq_length() for reader in moment.decoder.readers for layer in reader.layers})
         token = sampled(moment.logits[0], moment)
         return {"token_ids": torch.where(token % 2 == 0, token, sampled(moment.logits[1], moment))}
 
@@ -186,13 +187,13 @@ def test_again_without_an_edit_gives_the_same_logits_and_leaves_the_caches(make_
     slot = torch.arange(4)
     for _ in range(5):
         for model in (0, 1):
-            before = [(layer.keys[:, :, : layer.length].clone(), layer.length) for layer in decoder.caches[model].layers]
+            before = [(layer.keys[:, :, : layer.length].clone(), layer.length) for layer in decoder.readers[model].layers]
             rows = torch.tensor([2, 0, 2, 3])
             with torch.inference_mode():
                 logits, place = decoder.again(model, slot[rows])
             torch.testing.assert_close(logits[place], decoder.logits[model][slot[rows]], atol=1e-5, rtol=0)
             assert len(logits) == len(set(slot[rows].tolist()))
-            for layer, (keys, length) in zip(decoder.caches[model].layers, before, strict=True):
+            for layer, (keys, length) in zip(decoder.readers[model].layers, before, strict=True):
                 assert layer.length == length and torch.equal(layer.keys[:, :, :length], keys)
         slot = decoder.extend(slot.repeat(2)[:6], torch.randint(3, 64, (6,), generator=generator))
 

@@ -260,7 +260,7 @@ def test_doses_decode_token_for_token_as_hybrids_do(pair: ModelPair, vector: Ste
 def test_reading_again_equals_an_edited_pass_and_leaves_the_caches_alone(pair: ModelPair, vector: SteeringVector) -> None:
     with torch.inference_mode():
         decoder = PrefixDecoder([pair.base], [[1, 5, 9, 33, 12], [1, 7, 2], [1, 20, 21, 22]])
-        before = [(layer.keys[:, :, : layer.length].clone(), layer.values[:, :, : layer.length].clone()) for layer in decoder.caches[0].layers]
+        before = [(layer.keys[:, :, : layer.length].clone(), layer.values[:, :, : layer.length].clone()) for layer in decoder.readers[0].layers]
         got = read_again(decoder, [(Site(0), lambda hidden, places: hidden + 3 * vector.vector)])
         with editing(pair.base, additions([vector], 3.0)):
             expected, place = decoder.again(0, torch.arange(3))
@@ -268,7 +268,7 @@ def test_reading_again_equals_an_edited_pass_and_leaves_the_caches_alone(pair: M
     torch.testing.assert_close(got, expected[place], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(unedited, decoder.logits[0], atol=1e-4, rtol=1e-4)
     assert (got - unedited).abs().max() > 0.1
-    for layer, (keys, values) in zip(decoder.caches[0].layers, before, strict=True):
+    for layer, (keys, values) in zip(decoder.readers[0].layers, before, strict=True):
         assert layer.length == 5 and torch.equal(layer.keys[:, :, :5], keys) and torch.equal(layer.values[:, :, :5], values)
 
 

@@ -123,7 +123,7 @@ def train_adapter(recipe: AdapterRecipe, seed: int, base: Path, out: Path, *, pr
         index = torch.tensor([unique.index(p) for p in prompts])
         ids = [sampler.tokenizer(p, add_special_tokens=False)["input_ids"] for p in unique]
         keys = torch.tensor([row_key(seed, f"rl-step-{trainer.state.global_step}", row) for row in range(len(prompts))])
-        decoded = sampler.decode(Batch(ids, index, keys, 1.0, 1.0, recipe.max_new_tokens, gumbel, stop))
+        decoded = sampler.decode(Batch(ids, index, keys, 1.0, 1.0, recipe.max_new_tokens, gumbel, stop=stop))
         tokens = [row[:n].tolist() for row, n in zip(decoded.records["token_ids"], decoded.length, strict=True)]
         return {"prompt_ids": [ids[i] for i in index.tolist()], "completion_ids": tokens, "logprobs": None}
 
