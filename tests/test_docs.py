@@ -10,6 +10,7 @@ from latentreason.tables import Rollouts
 DOCS = Path(__file__).parents[1] / "docs"
 
 
+@pytest.mark.slow
 def test_a_router_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", (DOCS / "routing.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
