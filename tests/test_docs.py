@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from latentreason.tables import Rollouts
+from latentreason.vectors.steering_vector import VectorSet
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -19,6 +21,20 @@ def test_a_router_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     rollouts = scope["rollouts"]
     assert isinstance(rollouts, Rollouts)
     assert rollouts.arms == ["on_surprise@0.50"] and rollouts.table["n_changed"].sum() > 0
+
+
+def test_vectors_from_prompt_pairs_and_from_a_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from_pairs, from_tensor = re.findall(r"```python\n(.*?)```", (DOCS / "vectors.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    exec(compile(from_pairs, "vectors.md", "exec"), scope)
+    assert VectorSet.load("thinking") == scope["vectors"]
+    exec(compile(from_tensor, "vectors.md", "exec"), scope)
+    lm, ids, logits = scope["pair"].base, scope["ids"], scope["logits"]  # type: ignore[attr-defined]
+    with torch.no_grad():
+        assert not torch.allclose(lm.model(ids).logits, logits, atol=0.1)
+    (vector,) = VectorSet.from_gguf("think.gguf").values()
+    torch.testing.assert_close(vector.vector, scope["vector"].vector)  # type: ignore[attr-defined]
 
 
 def test_every_link_between_documents_leads_somewhere() -> None:

@@ -37,6 +37,8 @@ HOMES = {  # third party -> the files, or folders, that may import it
     "trl": ("organisms/trainers/",),
     "peft": ("organisms/trainers/", "models/adapters.py"),
     "math_verify": ("tasks/math_worker.py",),
+    "huggingface_hub": ("vectors/hub.py",),
+    "gguf": ("vectors/gguf.py",),
 }
 
 
