@@ -20,8 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 reproduce: $(STAMP)  ## the main result on the built-in pair, computed afresh: tables, figures, report
 	$(BIN)/latentreason reproduce $(ARGS)
 
-test: $(STAMP)  ## the tests (ARGS="-k layers" for some of them)
-	$(BIN)/python -m pytest $(ARGS)
+# A file stays in one process, so that what its tests share is made once; tests/conftest.py hands out the slow files first.
+test: $(STAMP)  ## the tests, in two processes (ARGS="-k layers" for some of them, ARGS="-n 0" for one process)
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(STAMP)  ## ruff and strict mypy
 	$(BIN)/ruff check .

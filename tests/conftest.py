@@ -7,6 +7,7 @@ A session fixture is shared by all tests: read it, never change it. Example::
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 FAMILIES = ("llama", "qwen2", "gpt2")  # rotary, rotary with biases, absolute positions
 VOCABULARY, D_MODEL, N_LAYERS, CONTEXT = 64, 32, 3, 128
 PAD, BOS, EOS = 0, 1, 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with most slow tests first: of two processes, neither is left alone with a long file at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @cache

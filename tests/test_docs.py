@@ -4,12 +4,15 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from latentreason.tables import Rollouts
+from latentreason.vectors.steering_vector import VectorSet
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
+@pytest.mark.slow
 def test_a_router_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", (DOCS / "routing.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
@@ -31,6 +34,20 @@ def test_the_pairs_of_the_page_on_loading(tmp_path: Path) -> None:
     scope: dict[str, object] = {"BASE": folder / "base", "RL": str(folder / "rl"), "LORA": tmp_path / "lora"}
     exec(compile(block, "loading.md", "exec"), scope)
     assert repr(scope["pair"]).startswith("base-lora: base ")
+
+
+def test_vectors_from_prompt_pairs_and_from_a_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from_pairs, from_tensor = re.findall(r"```python\n(.*?)```", (DOCS / "vectors.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    exec(compile(from_pairs, "vectors.md", "exec"), scope)
+    assert VectorSet.load("thinking") == scope["vectors"]
+    exec(compile(from_tensor, "vectors.md", "exec"), scope)
+    lm, ids, logits = scope["pair"].base, scope["ids"], scope["logits"]  # type: ignore[attr-defined]
+    with torch.no_grad():
+        assert not torch.allclose(lm.model(ids).logits, logits, atol=0.1)
+    (vector,) = VectorSet.from_gguf("think.gguf").values()
+    torch.testing.assert_close(vector.vector, scope["vector"].vector)  # type: ignore[attr-defined]
 
 
 def test_every_link_between_documents_leads_somewhere() -> None:

@@ -1,21 +1,37 @@
-"""The main job in its tiny size: whole, resumable, and checked by `figures --check`."""
+"""The main job in its tiny size: whole, resumable, and checked by `figures --check`; and the second job after it.
 
+The tests share one folder, in the order in which they stand.
+"""
+
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from latentreason import compare, reproduce as job
-from latentreason.cli import app
 from latentreason.errors import ArtifactConflict
+from latentreason.figures import style
 from latentreason.figures.figures import check_figures, load_results
 from latentreason.files import read_table, write_table
 from latentreason.hybrid import calibrate
 from latentreason.publish import finish
+from latentreason.studies import recovery
 from latentreason.studies.recompute import OF_THEIR_OWN, RESULTS
 from latentreason.tables import Rollouts
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_change() -> Iterator[None]:
+    """A coarse search of thresholds, few draws, small pictures: nobody reads these numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibrate, "ROUNDS", 1)
+        patch.setattr(calibrate, "PARTS", 4)
+        asked = recovery.Config
+        patch.setattr(recovery, "Config", lambda *args, **kwargs: replace(asked(*args, **kwargs), n_boot=200))
+        patch.setattr(style, "DPI", 50)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +41,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_equals_an_unbroken_one(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, calls = tmp_path / "killed", []
     original = job.sample
@@ -48,6 +65,7 @@ def test_a_folder_of_another_configuration_is_refused(unbroken: Path) -> None:
         job.reproduce(job.RunConfig(seed=7), unbroken, progress=False)
 
 
+@pytest.mark.slow
 def test_results_figures_and_report_follow_from_the_tables(unbroken: Path) -> None:
     page = finish(unbroken, job.TINY)
     text = page.read_text()
@@ -68,21 +86,6 @@ def test_results_figures_and_report_follow_from_the_tables(unbroken: Path) -> No
     path.write_bytes(kept)
 
 
-def test_the_commands_explain_themselves() -> None:
-    runner = CliRunner()
-    for command in ("sample", "route", "extract", "study", "figures", "report", "reproduce"):
-        result = runner.invoke(app, [command, "--help"])
-        assert result.exit_code == 0
-        assert "Example" in result.output
-
-
-def test_the_command_line_runs_a_router(tmp_path: Path) -> None:
-    out = tmp_path / "hybrid.parquet"
-    result = CliRunner().invoke(app, ["route", "--router", "on_entropy", "--limit", "5", "--n", "2", "--out", str(out), "--quiet"])
-    assert result.exit_code == 0, result.output
-    assert set(Rollouts.load(out).arms) == {"base", "rl", "hybrid", "matched_disagreement", "matched_random"}
-
-
 def test_a_truncated_table_is_named(unbroken: Path, tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     write_table(path, pd.DataFrame({"a": [1, 2]}))
@@ -91,14 +94,8 @@ def test_a_truncated_table_is_named(unbroken: Path, tmp_path: Path) -> None:
         Rollouts.load(path)
 
 
-def test_the_committed_figures_follow_from_the_committed_tables() -> None:
-    root = Path(__file__).parents[1] / "artifacts"
-    assert check_figures(root / "results" / "activation", root / "figures") == []
-
-
+@pytest.mark.slow
 def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "ROUNDS", 1)
-    monkeypatch.setattr(calibrate, "PARTS", 4)
     monkeypatch.setattr(compare, "STRENGTHS", (1.0,))
     monkeypatch.setattr(compare, "RIVALS", [replace(rival, grid=rival.grid[-1:]) for rival in compare.RIVALS[::3]])
     before = {file.name: file.read_bytes() for file in (unbroken / "tables").glob("*.parquet")}

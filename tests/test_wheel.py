@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import latentreason as lr
@@ -14,6 +16,7 @@ print(lr.__file__)
 """
 
 
+@pytest.mark.slow
 def test_the_wheel_works_in_an_empty_folder(tmp_path: Path) -> None:
     def run(*command: str, **options: object) -> str:
         return subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True, timeout=300, **options).stdout  # type: ignore[call-overload, no-any-return]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from latentreason.activations.editing import BACKENDS
@@ -35,6 +35,14 @@ class _Rows(NamedTuple):
     start: np.ndarray
     end: np.ndarray
     about: pd.DataFrame
+
+
+class _States(NamedTuple):
+    """Which states are read: that at `position` of sequence `sequence` is added to row `row`. Sorted by sequence."""
+
+    row: np.ndarray
+    sequence: np.ndarray
+    position: np.ndarray
 
 
 class _Padded(NamedTuple):
@@ -69,28 +77,71 @@ def capture(
         ContextTooLong: a prompt and its completion have more tokens than the model has positions.
         NonFinite: an activation is NaN or Inf.
     """
-    if backend not in BACKENDS:
-        raise unknown_name("backend", backend, BACKENDS)
     if reduce not in (None, "mean"):
         raise unknown_name("reduction", reduce, ["mean"])
-    sites = checked(sites, lm.n_layers, lm.name)
     prompts, completions = _sequences(lm, rollouts)
     rows = _wanted(rollouts.table, completions, at, mean=reduce == "mean")
-    row, rollout, position = _expanded(rows, prompts)
-    needed = np.zeros(len(prompts), dtype=np.int64)  # a token beyond the last state that is read cannot change it
-    np.maximum.at(needed, rollout, position + 1)
-
+    whole = [np.concatenate(parts) for parts in zip(prompts, completions, strict=True)]
     kept = torch.promote_types(dtype, torch.float32) if reduce else dtype
+    values = _read(lm, whole, _expanded(rows, prompts), len(rows.about), sites, backend, batch_tokens, kept)
+    if reduce:
+        count = torch.from_numpy(rows.end - rows.start)[:, None]
+        values = {site: (total / count).to(dtype) for site, total in values.items()}
+    return Activations(values, rows.about)
+
+
+def capture_prompts(
+    lm: "LM", prompts: Sequence[Sequence[int] | Int[np.ndarray, "..."]], sites: Site | int | Sequence[Site | int], *, position: int = -1,
+    backend: str = "hf", batch_tokens: int = 16_384, dtype: torch.dtype = torch.float32,
+) -> dict[Site, Float[Tensor, "prompt d_model"]]:  # fmt: skip
+    """Read the activation at one token of each prompt; further arguments and errors as `capture`.
+
+    Args:
+        lm: the model that reads.
+        prompts: token ids.
+        sites: where to read.
+        position: of the token, from the first (0, 1, ...) or from the last (-1, -2, ...); the activation there predicts the next one.
+        backend: a key of `BACKENDS`.
+        batch_tokens: tokens of a batch, padding included.
+        dtype: of the stored values.
+
+    Raises:
+        InvalidInput: a prompt that has no token at the position.
+    """
+    ids = [np.asarray(prompt, dtype=np.int64) for prompt in prompts]
+    lengths = np.array([len(i) for i in ids], dtype=np.int64)
+    places = np.full(len(ids), position) if position >= 0 else lengths + position
+    for number in np.flatnonzero((places < 0) | (places >= lengths))[:1]:
+        raise InvalidInput(
+            f"Prompt {number} has {lengths[number]} tokens, none at position {position}. Leave it out, or read another position."
+        )
+    _check_ids(lm, ids, "A prompt has")
+    each = np.arange(len(ids))
+    return _read(lm, ids, _States(each, each, places), len(ids), sites, backend, batch_tokens, dtype)
+
+
+def _read(
+    lm: "LM", sequences: list[np.ndarray], states: _States, n_rows: int, sites: Site | int | Sequence[Site | int], backend: str,
+    batch_tokens: int, kept: torch.dtype,
+) -> dict[Site, Tensor]:  # fmt: skip
+    """Sums of states by row, in teacher-forced batches."""
+    if backend not in BACKENDS:
+        raise unknown_name("backend", backend, BACKENDS)
+    sites = checked(sites, lm.n_layers, lm.name)
+    row, sequence, position = states
+    needed = np.zeros(len(sequences), dtype=np.int64)  # a token beyond the last state that is read cannot change it
+    np.maximum.at(needed, sequence, position + 1)
+
     # made outside inference mode, so that one can train on them
-    values = {site: torch.zeros(len(rows.about), lm.d_model, dtype=kept) for site in sites}
-    bounds = np.searchsorted(rollout, np.arange(len(prompts) + 1))
+    values = {site: torch.zeros(n_rows, lm.d_model, dtype=kept) for site in sites}
+    bounds = np.searchsorted(sequence, np.arange(len(sequences) + 1))
     with torch.inference_mode(), _evaluating(lm):
         for batch in _batches(needed, batch_tokens):
-            padded = _left_padded([np.concatenate([prompts[i], completions[i]])[: needed[i]] for i in batch], lm.device)
+            padded = _left_padded([sequences[i][: needed[i]] for i in batch], lm.device)
             mine = np.concatenate([np.arange(bounds[i], bounds[i + 1]) for i in batch])
             into = torch.from_numpy(row[mine])
             line = torch.from_numpy(np.repeat(np.arange(len(batch)), bounds[batch + 1] - bounds[batch]))
-            column = torch.from_numpy(position[mine] - needed[rollout[mine]]) + padded.ids.shape[1]
+            column = torch.from_numpy(position[mine] - needed[sequence[mine]]) + padded.ids.shape[1]
 
             def see(site: Site, hidden: Tensor, into: Tensor = into, line: Tensor = line, column: Tensor = column) -> None:
                 found = hidden[line.to(hidden.device), column.to(hidden.device)].to("cpu", kept)
@@ -99,10 +150,7 @@ def capture(
                 values[site].index_add_(0, into, found)
 
             BACKENDS[backend].read(lm, *padded, sites, see)
-    if reduce:
-        count = torch.from_numpy(rows.end - rows.start)[:, None]
-        values = {site: (total / count).to(dtype) for site, total in values.items()}
-    return Activations(values, rows.about)
+    return values
 
 
 def _sequences(lm: "LM", rollouts: Rollouts) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -112,17 +160,19 @@ def _sequences(lm: "LM", rollouts: Rollouts) -> tuple[list[np.ndarray], list[np.
     prompts, completions = ([np.asarray(ids, dtype=np.int64) for ids in rollouts.table[name]] for name in ("prompt_ids", "token_ids"))
     if any(len(p) == 0 for p in prompts):
         raise InvalidInput("A prompt is empty, so no activation predicts the first token; sample with prompts of at least one token.")
-    longest = max((len(p) + len(c) for p, c in zip(prompts, completions, strict=True)), default=0)
-    if lm.context is not None and longest > lm.context:
-        raise ContextTooLong(
-            f"Prompt and completion have {longest} tokens, {lm.name!r} has {lm.context} positions. Leave out rollouts that long."
-        )
-    largest = max((int(ids.max()) for ids in [*prompts, *completions] if len(ids)), default=0)
-    if largest >= lm.n_vocab:
-        raise InvalidInput(
-            f"The rollouts hold token id {largest}, {lm.name!r} has {lm.n_vocab} tokens. Were they sampled with another tokenizer?"
-        )
+    _check_ids(lm, [np.concatenate(parts) for parts in zip(prompts, completions, strict=True)], "Prompt and completion have")
     return prompts, completions
+
+
+def _check_ids(lm: "LM", sequences: list[np.ndarray], who: str) -> None:
+    longest = max(map(len, sequences), default=0)
+    if lm.context is not None and longest > lm.context:
+        raise ContextTooLong(f"{who} {longest} tokens, {lm.name!r} has {lm.context} positions. Leave out what is that long.")
+    tokens = np.concatenate([*sequences, np.zeros(1, dtype=np.int64)])
+    if (wrong := (tokens < 0) | (tokens >= lm.n_vocab)).any():
+        raise InvalidInput(
+            f"There is a token id {tokens[wrong][0]}, {lm.name!r} has {lm.n_vocab} tokens. Was it made with another tokenizer?"
+        )
 
 
 def _wanted(table: pd.DataFrame, completions: list[np.ndarray], at: str | Spans | pd.DataFrame, *, mean: bool) -> _Rows:
@@ -155,14 +205,14 @@ def _wanted(table: pd.DataFrame, completions: list[np.ndarray], at: str | Spans 
     return _Rows(rollout, start, end, index if more is None else pd.concat([index, more], axis=1))
 
 
-def _expanded(rows: _Rows, prompts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(row, rollout, position of the state in prompt and completion) of each state to read, sorted by rollout."""
+def _expanded(rows: _Rows, prompts: list[np.ndarray]) -> _States:
+    """The states behind the rows; positions are in prompt and completion."""
     order = np.argsort(rows.rollout, kind="stable")
     width = (rows.end - rows.start)[order]
     row = np.repeat(order, width)
     within = np.arange(len(row)) - np.repeat(np.cumsum(width) - width, width)
     before = np.array([len(p) for p in prompts], dtype=np.int64) - 1
-    return row, rows.rollout[row], before[rows.rollout[row]] + rows.start[row] + within
+    return _States(row, rows.rollout[row], before[rows.rollout[row]] + rows.start[row] + within)
 
 
 def _batches(needed: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:

@@ -127,11 +127,18 @@ def capture_onsets(lm: "LM", rollouts: Rollouts, spans: Spans, *, layers: str | 
         how: further arguments of `capture`.
     """
     table = spans.table[spans.table["choice"].to_numpy(bool)] if "choice" in spans.table else spans.table
+    return capture(lm, rollouts, layer_sites(lm, layers), at=table, **how)
+
+
+def layer_sites(lm: "LM", layers: str | int | Sequence[int]) -> list[Site]:
+    """The residual stream after these blocks: one number, several, or "all".
+
+    Raises:
+        UnknownName: another word.
+    """
     if isinstance(layers, str) and layers != "all":
         raise unknown_name("value of `layers`", layers, ["all"])
-    numbers = range(lm.n_layers) if isinstance(layers, str) else [layers] if isinstance(layers, int) else layers
-    sites = [Site(layer) for layer in numbers]
-    return capture(lm, rollouts, sites, at=table, **how)
+    return [Site(layer) for layer in (range(lm.n_layers) if isinstance(layers, str) else [layers] if isinstance(layers, int) else layers)]
 
 
 def fit_onsets(
@@ -140,8 +147,8 @@ def fit_onsets(
     """One vector for each label and site from captured onsets; arguments and errors as `fit_vectors`."""
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
-    problems, half = np.unique(onsets.index["problem"].to_numpy(str), return_inverse=True)
-    first_half = (np.random.default_rng(seed).permutation(len(problems)) < len(problems) // 2)[half]
+    first_half = halves_of(onsets.index["problem"].to_numpy(str), seed) if control else None
+    values = {site: onsets.values[site].float().cpu().numpy() for site in onsets.sites}
     vectors: list[SteeringVector] = []
     skipped: dict[str, str] = {}
     table = contrast_table(onsets.index["strategy"], against=against)
@@ -151,17 +158,7 @@ def fit_onsets(
         if min(n_with, n_without) < AT_LEAST:
             skipped[label] = f"{n_with} spans with and {n_without} without: at least {AT_LEAST} of each are needed"
             continue
-        fitted, flat = [], []
-        for site in onsets.sites:
-            values = onsets.values[site].float().cpu().numpy()
-            vector = METHODS[method](values[rows], mask[rows])
-            if float(np.linalg.norm(vector)) <= ROUNDING * float(np.linalg.norm(values[rows], axis=1).mean()):
-                flat.append(str(site))
-            info: dict[str, Any] = {"method": method, "n_without": n_without}
-            if control:
-                halves = [_fit_or_none(values, mask, rows & part, method) for part in (first_half, ~first_half)]
-                info |= {"control_seed": seed, "split_half": _cosine(*halves)}
-            fitted.append(SteeringVector.of(site, torch.from_numpy(vector), label, n_with, **info))
+        fitted, flat = fit_label(values, mask, rows, label, method=method, first_half=first_half, seed=seed)
         if flat:
             skipped[label] = f"the activations with and without have the same mean at {', '.join(flat)}"
         else:
@@ -169,6 +166,42 @@ def fit_onsets(
     if not vectors:
         raise InvalidInput(f"No strategy has a vector: {skipped or 'no spans'}. Give more rollouts, or spans of at least two strategies.")
     return VectorSet(tuple(vectors), {"method": method, "against": against}, skipped)
+
+
+def halves_of(groups: Shaped[np.ndarray, "row"], seed: int) -> Bool[np.ndarray, "row"]:
+    """Whether each row is in the first of two random halves of the groups (problems, or pairs)."""
+    names, number = np.unique(groups, return_inverse=True)
+    chosen: np.ndarray = (np.random.default_rng(seed).permutation(len(names)) < len(names) // 2)[number]
+    return chosen
+
+
+def fit_label(
+    values: dict[Site, Float[np.ndarray, "row d_model"]], mask: Bool[np.ndarray, "row"], rows: Bool[np.ndarray, "row"], label: str, *,
+    method: str, first_half: Bool[np.ndarray, "row"] | None, seed: int,
+) -> tuple[list[SteeringVector], list[str]]:  # fmt: skip
+    """The vectors of one label, one a site, and the sites where it has none because both sides have the same mean.
+
+    Args:
+        values: activations.
+        mask: "with".
+        rows: those that take part.
+        label: the strategy.
+        method: a key of `METHODS`.
+        first_half: `halves_of` the rows; None leaves out reliability and control.
+        seed: of the control.
+    """
+    n_with = int((mask & rows).sum())
+    info: dict[str, Any] = {"method": method, "n_without": int(rows.sum()) - n_with}
+    fitted, flat = [], []
+    for site, read in values.items():
+        vector = METHODS[method](read[rows], mask[rows])
+        if float(np.linalg.norm(vector)) <= ROUNDING * float(np.linalg.norm(read[rows], axis=1).mean()):
+            flat.append(str(site))
+        if first_half is not None:
+            halves = [_fit_or_none(read, mask, rows & part, method) for part in (first_half, ~first_half)]
+            info = {**info, "control_seed": seed, "split_half": _cosine(*halves)}
+        fitted.append(SteeringVector.of(site, torch.from_numpy(vector), label, n_with, **info))
+    return fitted, flat
 
 
 def fit_vectors(
@@ -201,7 +234,12 @@ def fit_vectors(
         raise unknown_name("method", method, METHODS)
     onsets = capture_onsets(lm, rollouts, spans, layers=layers, backend=backend, batch_tokens=batch_tokens)
     fitted = fit_onsets(onsets, method=method, against=against, control=control, seed=seed)
-    return VectorSet(fitted.vectors, {**fitted.info, "model": lm.name, "revision": lm.revision}, fitted.skipped)
+    return VectorSet(fitted.vectors, {**fitted.info, **model_info(lm)}, fitted.skipped)
+
+
+def model_info(lm: "LM") -> dict[str, Any]:
+    """What a set says of the model that it was fitted on."""
+    return {"model": lm.name, "revision": lm.revision, "model_type": lm.model.config.model_type}
 
 
 def _fit_or_none(values: np.ndarray, mask: np.ndarray, rows: np.ndarray, method: str) -> np.ndarray | None:

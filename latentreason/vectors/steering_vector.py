@@ -61,6 +61,7 @@ class SteeringVector:
     @classmethod
     def of(cls, site: Site, vector: Float[Tensor, "d_model"], label: str, n: int, **info: Any) -> "SteeringVector":
         """From a raw vector, whose length becomes the scale. Zero has no direction: it gets the first axis, at scale 0."""
+        vector = vector.detach()  # a row of the weights has a gradient to keep
         scale = float(vector.norm())
         unit = vector / scale if scale else torch.eye(1, len(vector), dtype=vector.dtype, device=vector.device)[0]
         return cls(site, unit, scale, label, n, info)
@@ -242,29 +243,75 @@ class VectorSet(Mapping[tuple[str, Site], SteeringVector]):
             write_json(folder / "card.json", {**card, "info": self.info, "skipped": self.skipped, "vectors": entries})
 
     @classmethod
-    def load(cls, path: str | Path) -> "VectorSet":
-        """Read what `save` wrote.
+    def load(cls, source: str | Path, *, revision: str | None = None) -> "VectorSet":
+        """Read what `save` wrote: a folder, or OWNER/NAME on the Hugging Face hub (fetched once, then from its cache).
+
+        Args:
+            source: a folder comes before the hub.
+            revision: branch, tag or commit on the hub.
 
         Raises:
             CorruptArtifact: missing, cut short or edited; says which file.
+            InvalidInput: neither a folder nor within reach on the hub.
         """
         from safetensors.torch import load_file
 
+        from latentreason.vectors.hub import download, is_repo_id
+
+        path = download(str(source), revision) if is_repo_id(source) else Path(source)
         open_artifact(path)
-        card, directions = read_json(Path(path) / "card.json"), load_file(Path(path) / "vectors.safetensors")
+        card, directions = read_json(path / "card.json"), load_file(path / "vectors.safetensors")
         entries = [(Site(e["layer"], e["kind"]), e) for e in card["vectors"]]
         vectors = (SteeringVector(s, directions[f"{e['label']}/{s}"], e["scale"], e["label"], e["n"], e["info"]) for s, e in entries)
         return cls(tuple(vectors), card["info"], card["skipped"])
 
-    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
-        """Upload what `save` writes to a model repository of the Hugging Face hub; the address of the commit."""
-        from huggingface_hub import HfApi
+    def push_to_hub(self, repo_id: str, *, private: bool = False, revision: str | None = None, message: str | None = None) -> str:
+        """Upload what `save` writes to a model repository of the Hugging Face hub, made if it is not there; the address of the commit.
+
+        Raises:
+            InvalidInput: the hub is out of reach or refuses.
+        """
+        from latentreason.vectors.hub import upload
 
         with TemporaryDirectory() as folder:
             self.save(Path(folder) / "vectors")
-            api = HfApi()
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=Path(folder) / "vectors"))
+            return upload(Path(folder) / "vectors", repo_id, private=private, revision=revision, message=message)
+
+    def to_gguf(self, path: str | Path, label: str | None = None, *, model_type: str | None = None) -> list[int]:
+        """Write the vectors of one label as a GGUF control vector, for llama.cpp and repeng; the layers that were written.
+
+        Layer 0 is left out: llama.cpp has no place for it. The tensor `direction.N` is the raw vector of layer N.
+
+        Args:
+            path: of the file.
+            label: as for `for_label`.
+            model_type: the architecture, `lm.model.config.model_type`; None: as in `info`.
+
+        Raises:
+            InvalidInput: no layer but 0, or no model type.
+            MissingDependency: the package gguf is not installed.
+            ArtifactWriteError: the disk refuses the write.
+        """
+        from latentreason.vectors.gguf import write_gguf
+
+        return write_gguf(self, path, label, model_type=model_type)
+
+    @classmethod
+    def from_gguf(cls, path: str | Path, label: str | None = None) -> "VectorSet":
+        """Read a GGUF control vector, of `to_gguf` or of another program; `n` is 0 where the file does not say it.
+
+        Args:
+            path: of the file.
+            label: of the vectors; None: what the file says, or "control".
+
+        Raises:
+            CorruptArtifact: missing, cut short or not GGUF.
+            InvalidInput: GGUF, but not a control vector.
+            MissingDependency: the package gguf is not installed.
+        """
+        from latentreason.vectors.gguf import read_gguf
+
+        return read_gguf(path, label)
 
     def _mean(self, site: Site) -> SteeringVector:
         group = [v for v in self.vectors if v.site == site]

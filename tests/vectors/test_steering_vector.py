@@ -147,20 +147,3 @@ def test_the_card_is_plain_data_and_its_hash_sees_every_change(vectors: VectorSe
     assert card["n"] == {"format:think": 5, "split": 5}
     hashes = {s.card()["sha256"] for s in (vectors, vectors * 2, -1 * vectors, vectors.at(2), vectors.random_like(0))}
     assert len(hashes) == 5 and VectorSet(vectors.vectors[::-1]).card()["sha256"] == card["sha256"]
-
-
-def test_push_to_hub_uploads_what_save_writes(vectors: VectorSet, monkeypatch) -> None:
-    import huggingface_hub
-
-    uploaded = []
-
-    class Api:
-        def create_repo(self, repo_id: str, **options: object) -> None: ...
-
-        def upload_folder(self, *, repo_id: str, folder_path) -> str:
-            uploaded.append((repo_id, VectorSet.load(folder_path)))
-            return "https://hub/commit"
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    assert vectors.push_to_hub("me/vectors") == "https://hub/commit"
-    assert uploaded == [("me/vectors", vectors)]
