@@ -23,6 +23,7 @@ _HOME = {
     "LatentReasonError": "errors",
     "ModelPair": "models.pair",
     "Problem": "tasks.problem",
+    "Prompt": "models.prompts",
     "Result": "studies.result",
     "Rollouts": "tables",
     "Router": "routing.router",
@@ -83,6 +84,7 @@ if TYPE_CHECKING:  # the same names once more, for mypy and editors; tests/test_
     from latentreason.hybrid.decode import Hybrid as Hybrid
     from latentreason.models.language_model import LM as LM
     from latentreason.models.pair import ModelPair as ModelPair
+    from latentreason.models.prompts import Prompt as Prompt
     from latentreason.routing.base_only import on_entropy as on_entropy, on_margin as on_margin
     from latentreason.routing.controls import (
         always as always,

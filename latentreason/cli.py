@@ -24,6 +24,10 @@ RESULTS_DIR = Path("artifacts/results/activation")
 PairOption = Annotated[str, typer.Option(help="Name of an organism, or BASE,RL (two local directories or hub ids).")]
 OutOption = Annotated[Path, typer.Option(help="Where to write.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+TaskOption = Annotated[str, typer.Option(help="See `latentreason tasks`.")]
+StyleOption = Annotated[str | None, typer.Option(help="Prompt template of the task, such as plain, boxed or few_shot; by default its own.")]
+ChatOption = Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")]
+LengthOption = Annotated[int, typer.Option(help="Length limit of a completion, in tokens.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -71,13 +75,16 @@ def _show(table: Any, title: str) -> None:
 
 
 @app.command(epilog="Example: latentreason sample --arm rl --n 16 --limit 50 --out runs/rl.parquet")
-def sample(pair: PairOption = "activation", arm: Annotated[str, typer.Option(help="base or rl.")] = "base", task: str = "chain", split: str = "test",
-           limit: int = 100, n: int = 16, temperature: float = 1.0, seed: int = 0, out: OutOption = Path("rollouts.parquet"), quiet: Quiet = False) -> None:  # fmt: skip
+def sample(pair: PairOption = "activation", arm: Annotated[str, typer.Option(help="base or rl.")] = "base", task: TaskOption = "chain", split: str = "test",
+           limit: int = 100, n: int = 16, temperature: float = 1.0, max_new_tokens: LengthOption = 96, style: StyleOption = None, chat: ChatOption = False,
+           seed: int = 0, out: OutOption = Path("rollouts.parquet"), quiet: Quiet = False) -> None:  # fmt: skip
     """Sample one model of a pair, grade, and write a table."""
+    from latentreason.models.prompts import Prompt
     from latentreason.sampling.local import Sampling, sample as draw
     from latentreason.tasks.registry import load_task
 
-    rollouts = draw(_arm(pair, arm, quiet), load_task(task, split=split, limit=limit, seed=seed), Sampling(n=n, temperature=temperature, seed=seed), progress=not quiet)
+    sampling = Sampling(n=n, temperature=temperature, seed=seed, max_new_tokens=max_new_tokens, prompt=Prompt(style, chat))
+    rollouts = draw(_arm(pair, arm, quiet), load_task(task, split=split, limit=limit, seed=seed), sampling, progress=not quiet)
     rollouts.save(out)
     console.print(f"{arm}: accuracy {rollouts.table['correct'].mean():.3f} over {len(rollouts)} rollouts, written to {out}")
 
@@ -85,10 +92,12 @@ def sample(pair: PairOption = "activation", arm: Annotated[str, typer.Option(hel
 @app.command(epilog='Example: latentreason route --router "on_divergence(js)" --changed 0.5 --out runs/js.parquet')
 def route(pair: PairOption = "activation", router: Annotated[str, typer.Option(help="always, at_strategy, first_token, never, on_disagreement, on_divergence(js|kl|tv), on_entropy, on_entropy_drop, on_likelihood_gain or on_margin.")] = "on_divergence(js)",
           changed: Annotated[float, typer.Option(help="Budget of changed tokens, as a share of D.")] = 0.5,
-          task: str = "chain", limit: int = 100, n: int = 16, seed: int = 0, out: OutOption = Path("hybrid.parquet"), quiet: Quiet = False) -> None:  # fmt: skip
+          task: TaskOption = "chain", limit: int = 100, n: int = 16, max_new_tokens: LengthOption = 96, style: StyleOption = None, chat: ChatOption = False,
+          seed: int = 0, out: OutOption = Path("hybrid.parquet"), quiet: Quiet = False) -> None:  # fmt: skip
     """Calibrate a router, decode the hybrid and its matched controls, and write one table."""
     from latentreason.hybrid.calibrate import calibrated
     from latentreason.hybrid.decode import Arms, Hybrid
+    from latentreason.models.prompts import Prompt
     from latentreason.routing.controls import always, matched_disagreement, matched_random, never
     from latentreason.routing.named import named
     from latentreason.sampling.local import Sampling, sample as draw
@@ -98,10 +107,11 @@ def route(pair: PairOption = "activation", router: Annotated[str, typer.Option(h
     from latentreason.tasks.registry import load_task
 
     asked, models = named(router), _pair(pair, quiet)
-    chosen = calibrated(asked, models, load_task(task, split="calibration", seed=seed), changed, progress=not quiet)
+    sampling = Sampling(n=n, seed=seed, max_new_tokens=max_new_tokens, prompt=Prompt(style, chat))
+    chosen = calibrated(asked, models, load_task(task, split="calibration", seed=seed), changed, sampling=replace(sampling, n=4, seed=0), progress=not quiet)
     arms = {"base": never(), "rl": always(), "hybrid": chosen, "matched_disagreement": matched_disagreement(chosen), "matched_random": matched_random(chosen)}
     problems = load_task(task, split="test", limit=limit, seed=seed)
-    rollouts = draw(Arms([Hybrid(models, r, name=a) for a, r in arms.items()]), problems, Sampling(n=n, seed=seed), progress=not quiet)
+    rollouts = draw(Arms([Hybrid(models, r, name=a) for a, r in arms.items()]), problems, sampling, progress=not quiet)
     rollouts.save(out)
     result = recovery.run(base=rollouts.arm("base"), rl=rollouts.arm("rl"), hybrid=rollouts.arm("hybrid"), control=concat([rollouts.arm("matched_disagreement"), rollouts.arm("matched_random")]))
     shown = result.table[result.table["quantity"].isin(["accuracy", "D", "recovery", "changed_of_D"])]
@@ -111,11 +121,14 @@ def route(pair: PairOption = "activation", router: Annotated[str, typer.Option(h
 
 
 @app.command(epilog="Example: latentreason extract --arm base --out runs/vectors")
-def extract(pair: PairOption = "activation", arm: str = "base", task: str = "chain", limit: int = 100, n: int = 8, method: Annotated[str, typer.Option(help="diff_means or logistic.")] = "diff_means",
+def extract(pair: PairOption = "activation", arm: str = "base", task: TaskOption = "chain", limit: int = 100, n: int = 8, method: Annotated[str, typer.Option(help="diff_means or logistic.")] = "diff_means",
+            max_new_tokens: LengthOption = 96, style: StyleOption = None, chat: ChatOption = False,
             seed: int = 0, out: OutOption = Path("vectors"), quiet: Quiet = False) -> None:  # fmt: skip
     """Sample one model and extract a steering vector for each strategy, at all layers."""
     from latentreason.errors import unknown_name
+    from latentreason.models.prompts import Prompt
     from latentreason.sampling.local import Sampling, sample as draw
+    from latentreason.strategies.rules import RULES
     from latentreason.strategies.tagging import tag
     from latentreason.tasks.registry import load_task
     from latentreason.vectors.contrast import METHODS, fit_vectors
@@ -123,8 +136,10 @@ def extract(pair: PairOption = "activation", arm: str = "base", task: str = "cha
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
     lm = _arm(pair, arm, quiet)
-    rollouts = draw(lm, load_task(task, split="fit", limit=limit, seed=seed), Sampling(n=n, seed=seed), progress=not quiet)
-    vectors = fit_vectors(lm, rollouts, tag(rollouts), layers="all", method=method)
+    sampling = Sampling(n=n, seed=seed, max_new_tokens=max_new_tokens, prompt=Prompt(style, chat))
+    rollouts = draw(lm, load_task(task, split="fit", limit=limit, seed=seed), sampling, progress=not quiet)
+    spans = tag(rollouts) if task == "chain" else tag(rollouts, RULES, tokenizer=lm.tokenizer)
+    vectors = fit_vectors(lm, rollouts, spans, layers="all", method=method)
     vectors.save(out)
     console.print(f"{len(vectors)} vectors of {len(vectors.labels)} strategies written to {out}")
 
@@ -257,6 +272,16 @@ def organisms_list() -> None:
         console.print(f"{adapter.name}: the RL gain is of unknown cause; {adapter.steps} steps of GRPO of a LoRA adapter on {adapter.base}")
     for recipe in ORGANISMS.values():
         console.print(f"{recipe.name}: the RL gain is {recipe.truth or 'of unknown cause'}; {recipe.pretrain.steps} steps of pretraining, {recipe.rl.steps} of RL")
+
+
+@app.command()
+def tasks() -> None:
+    """The tasks by name, with their prompt styles."""
+    from latentreason.tasks.registry import TASKS
+
+    for name, task in TASKS.items():
+        kind = "published" if task.fixed else "generated"
+        console.print(f"{name}: {task.about} ({kind}; {', '.join(task.styles)})", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: latentreason models smollm2")

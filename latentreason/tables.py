@@ -103,7 +103,8 @@ class Spans:
 
     Attributes:
         table: columns `arm`, `problem`, `sample`, `strategy`, `start`, `end` (token positions in the completion, end
-            exclusive; the token at `start` opens the strategy) and, where the task has an exact checker, `valid`.
+            exclusive; the token at `start` opens the strategy), where the task has an exact checker `valid`, and for natural text
+            `think` (inside a think block).
     """
 
     table: pd.DataFrame

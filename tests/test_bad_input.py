@@ -64,6 +64,12 @@ def copied(monkeypatch, tmp_path):
         ("sample --arm bsae", "UnknownName", "Unknown arm 'bsae'. Did you mean 'base'?"),
         ("sample --limit 0", "InvalidInput", "limit=0 gives no problems; ask for at least 1"),
         ("sample --n 0", "InvalidInput", "must be at least 1"),
+        ("sample --style boxed", "UnknownName", "Unknown style of task chain 'boxed'. Known: plain."),
+        ("sample --chat", "InvalidInput", "This model's tokenizer has no chat template: use Prompt(chat=False)"),
+        ("sample --task gsm8k", "MissingData", "run: hf download openai/gsm8k main/test-00000-of-00001.parquet --repo-type dataset"),
+        ("sample --task countdown", "InvalidInput", "has words that this model's tokenizer does not know: is it the right task for the model?"),
+        ("route --limit 4 --n 2 --quiet --style few_shot", "UnknownName", "Unknown style of task chain 'few_shot'"),
+        ("extract --limit 4 --n 2 --quiet --chat", "InvalidInput", "has no chat template"),
         ("sample --n 4 --temperature 0", "InvalidInput", "use n=1, or a temperature above 0"),
         ("sample --temperature -1", "InvalidInput", "temperature must not be negative"),
         ("extract --arm rll", "UnknownName", "Unknown arm 'rll'. Did you mean 'rl'?"),
@@ -91,6 +97,17 @@ def test_a_config_key_that_does_not_exist_names_its_neighbour(command, tmp_path)
     (tmp_path / "run.toml").write_text("n_problms = 5")
     code, text = command("reproduce", "--config", "run.toml")
     assert code == 1 and text.startswith("UnknownName: ") and "Did you mean 'n_problems'?" in text
+
+
+def test_the_tasks_are_listed_a_line_each(monkeypatch, capsys):
+    from latentreason.tasks.registry import TASKS
+
+    monkeypatch.setattr(sys, "argv", ["latentreason", "tasks"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == list(TASKS)
+    assert "chain: operations on three digits, for the organisms (generated; plain)" in lines
 
 
 def test_an_option_that_does_not_exist_is_refused_by_name(command):

@@ -31,11 +31,11 @@ RULES: Mapping[str, re.Pattern[str]] = {
 }
 """Strategy -> pattern, in order of precedence."""
 
-_BREAK = re.compile(r"(?<=[.!?])\s+|\n+")
+_BREAK = re.compile(r"(?<=[.!?])\s+|\n+|</?think>")
 
 
 def sentences(text: str) -> Iterator[tuple[int, str]]:
-    """Where each sentence starts (in characters), and the sentence. It ends at a line break, or at . ! ? before white space.
+    """Where each sentence starts (in characters), and the sentence. It ends at a line break, at . ! ? before white space, or at a think tag.
 
     >>> list(sentences("Let x = 3.5. Then 2 + 2 = 4."))
     [(0, 'Let x = 3.5.'), (13, 'Then 2 + 2 = 4.')]

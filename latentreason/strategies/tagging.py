@@ -3,7 +3,7 @@
 Traces of the task `chain` have exact tags, by the automaton of `grammar.py`; natural text has a rule a sentence, from `rules.py`::
 
     lr.tag(rollouts)                                        # chain
-    lr.tag(rollouts, strategies=rules.RULES, tokenizer=lm.tokenizer)
+    lr.tag(rollouts, strategies=rules.RULES, tokenizer=lm.tokenizer)    # with `think`: inside a <think> block?
 
 It reads tables, runs no model, and never fails on what a model wrote: malformed text has spans as far as it is well formed.
 """
@@ -23,6 +23,7 @@ from latentreason.strategies.grammar import DECIDE, automaton, parse, scan
 from latentreason.strategies.rules import sentences, strategy_of
 from latentreason.tables import Rollouts, Spans
 from latentreason.tasks import chain
+from latentreason.tasks.answers import THINK_TAG, opens_thought, thoughts
 from latentreason.tasks.problem import Problem
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def tag(
         problems: for `chain`, those that were answered; adds the column `valid` (the span's result follows from the state before it).
 
     Returns:
-        Spans in order of rollouts and positions. For `chain`: "format:think" and the like cover position 0, `ans` is a strategy, and the
+        Spans in order of rollouts and positions. For natural text the column `think` says whether the span lies inside a think block (one
+        that the prompt opened counts). For `chain`: "format:think" and the like cover position 0, `ans` is a strategy, and the
         column `choice` is false for the answer that the format `direct` leaves no choice but to give.
 
     Raises:
@@ -57,7 +59,7 @@ def tag(
     if strategies is not None:
         if tokenizer is None or "token_ids" not in table:
             raise InvalidInput("Rules find characters; to turn them into tokens, pass tokenizer=lm.tokenizer and rollouts with token_ids.")
-        spans = _by_rules(table["text"].tolist(), [np.asarray(ids).tolist() for ids in table["token_ids"]], strategies, tokenizer)
+        spans = _by_rules(table["text"].tolist(), [np.asarray(ids).tolist() for ids in table["token_ids"]], strategies, tokenizer, _opened(table, tokenizer))
     else:
         words = _words(table)
         spans = _by_grammar(words)
@@ -121,19 +123,32 @@ def _validity(spans: pd.DataFrame, words: list[list[str]], ids: list[str], probl
     return valid
 
 
+def _opened(table: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase") -> list[bool]:
+    """Of each rollout: does its prompt end inside a think block? Unknown (no `prompt_ids`) counts as no."""
+    if "prompt_ids" not in table:
+        return [False] * len(table)
+    ends = [tuple(np.asarray(ids)[-16:].tolist()) for ids in table["prompt_ids"]]
+    by_end = {end: opens_thought(str(tokenizer.decode(list(end)))) for end in set(ends)}
+    return [by_end[end] for end in ends]
+
+
 def _by_rules(
-    texts: list[str], ids: list[list[int]], rules: Mapping[str, re.Pattern[str]], tokenizer: "PreTrainedTokenizerBase"
+    texts: list[str], ids: list[list[int]], rules: Mapping[str, re.Pattern[str]], tokenizer: "PreTrainedTokenizerBase", opened: list[bool]
 ) -> pd.DataFrame:
-    """A span for each sentence that a rule names: columns row, strategy, start, end."""
+    """A span for each sentence that a rule names: columns row, strategy, start, end, think."""
     found = []
     for row, (text, tokens) in enumerate(zip(texts, ids, strict=True)):
+        inside = thoughts(text, opened[row])
         parts = list(sentences(text))
-        bounds = _tokens_at([start for start, _ in parts], text, tokens, tokenizer)
-        for (_, sentence), (start, end) in zip(parts, pairwise(bounds), strict=True):
+        cuts = sorted({*(at for at, _ in parts), *(tag.start() for tag in THINK_TAG.finditer(text))})  # a tag belongs to no sentence
+        bounds = dict(zip(cuts, pairwise(_tokens_at(cuts, text, tokens, tokenizer)), strict=True))
+        for at, sentence in parts:
+            start, end = bounds[at]
             strategy = strategy_of(sentence, rules)
             if strategy is not None and end > start:  # two sentences may share a token
-                found.append((row, strategy, start, end))
-    return pd.DataFrame(found, columns=["row", "strategy", "start", "end"]).astype({"row": int, "start": int, "end": int})
+                found.append((row, strategy, start, end, any(first <= at < last for first, last in inside)))
+    types = {"row": int, "start": int, "end": int, "think": bool}
+    return pd.DataFrame(found, columns=["row", "strategy", "start", "end", "think"]).astype(types)
 
 
 def _tokens_at(characters: list[int], text: str, ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> list[int]:

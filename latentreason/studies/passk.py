@@ -20,7 +20,7 @@ import pandas as pd
 from latentreason.errors import InvalidInput
 from latentreason.stats import Estimate, crossover_k, guessing_floor, pass_at_k_curve, percentile_interval, wilson
 from latentreason.studies.palette import ARMS, NAMES
-from latentreason.studies.result import Result, rows
+from latentreason.studies.result import Result, different_prompts, rows
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts | None = None, config:
         f"RL minus base at k={ks[-1]} is {last['value']:.3f} [{last['lo']:.3f}, {last['hi']:.3f}] ({kinds[-1]}); {where}. "
         + f"An interval above 0 at the largest k refutes the crossing; {'it is' if last['lo'] > 0 else 'it is not'} above 0."
     )
+    if warning := different_prompts({"base": base, "rl": rl, "hybrid": hybrid}):
+        details["prompts"], finding = warning, f"{finding} {warning}"
     return Result("passk", asdict(config), pd.DataFrame(table).fillna({"arm": "", "kind": ""}), details, finding)
 
 

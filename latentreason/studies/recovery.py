@@ -22,7 +22,7 @@ from latentreason.curves import CurvePoint, RecoveryCurve, curve_difference, rec
 from latentreason.errors import InvalidInput
 from latentreason.stats import Estimate, gap_difference, mean_estimate, pooled_ratio, shapley_shares
 from latentreason.studies.palette import ARMS, ROUTERS
-from latentreason.studies.result import Result, rows
+from latentreason.studies.result import Result, different_prompts, rows
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
     Raises:
         InvalidInput: arms on different problems, or two arms under one name.
     """
-    for name, tables in {"base": base, "rl": rl, "hybrid": hybrid, "control": control, "timing": timing, "content": content}.items():
+    given = {"base": base, "rl": rl, "hybrid": hybrid, "control": control, "timing": timing, "content": content}
+    for name, tables in given.items():
         if tables is not None and not isinstance(tables, Rollouts):
             raise InvalidInput(f"{name} must be Rollouts, found {type(tables).__name__}; several arms become one table with concat([...]).")
         if tables is not None and tables.table.duplicated(["arm", "problem", "sample"]).any():
@@ -115,7 +116,10 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
     if changed_by_strategy is not None:
         details["changed_by_strategy"] = changed_by_strategy.to_dict("records")
     result = Result("recovery", asdict(config), pd.DataFrame(table).fillna(dict.fromkeys(("router", "control", "arm", "timing_source", "content_source"), "")), details)
-    return Result(result.study, result.config, result.table, details, _finding(result, curves))
+    finding = _finding(result, curves)
+    if warning := different_prompts(given):
+        details["prompts"], finding = warning, f"{finding} {warning}"
+    return Result(result.study, result.config, result.table, details, finding)
 
 
 def _arm_by_arm(arms: list[Rollouts], controls: list[Rollouts], points: dict[str, CurvePoint], control: str, config: Config) -> list[dict[str, Any]]:

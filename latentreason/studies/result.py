@@ -1,6 +1,7 @@
 """Result: what a study says, as data. Computing is separate from plotting: `plot` calls the study's own `plot`."""
 
 import html
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from latentreason.stats import Estimate
+from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,6 +79,22 @@ class Result:
 
     def _repr_html_(self) -> str:
         return f"<h4>{html.escape(self.study)}</h4><p>{html.escape(self.finding)}</p>{self.table.head(30).to_html(index=False, escape=True)}"
+
+
+def different_prompts(arms: Mapping[str, Rollouts | None]) -> str:
+    """A sentence where the arms (name -> rollouts, as sampled) are known to have seen different prompts, else ""."""
+    seen: dict[str, list[str]] = {}
+    for name, rollouts in arms.items():
+        for prompt in [] if rollouts is None else [rollouts.info.get(arm, {}).get("prompt") for arm in rollouts.arms]:
+            if prompt:
+                facts = [prompt["style"], *(["in the chat template"] if prompt["chat"] else []), *([f"system {prompt['system']!r}"] if prompt["system"] else [])]
+                said = f"{' '.join(facts)} [{prompt['template'][:6]}{'/' + prompt['chat_template'][:6] if prompt['chat'] else ''}]"
+                seen.setdefault(said, [])
+                seen[said] += [] if name in seen[said] else [name]
+    if len(seen) < 2:
+        return ""
+    listed = "; ".join(f"{', '.join(names)}: {said}" for said, names in seen.items())
+    return f"The arms saw different prompts ({listed}), so a difference between them is of model and prompt together."
 
 
 def rows(quantity: str, estimate: Estimate, **where: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"(?=.*[^\W\d_]{3})[^\W\d_]+(?:[ '-][^\W\d_]+)*")
 
 
-_THINK = re.compile(r"</?think>")
+THINK_TAG = re.compile(r"</?think>")
 
 
 def opens_thought(prompt: str) -> bool:
@@ -42,7 +42,7 @@ def thoughts(text: str, opened: bool = False) -> list[tuple[int, int]]:
     ([(7, 12)], [(0, 5)])
     """
     found, start = [], 0 if opened else -1
-    for number, tag in enumerate(_THINK.finditer(text)):
+    for number, tag in enumerate(THINK_TAG.finditer(text)):
         if tag[0] == "<think>":
             start = tag.end() if start < 0 else start
         elif start >= 0 or number == 0:

@@ -192,11 +192,38 @@ def test_rules_give_spans_of_the_sampled_tokens(byte_tokenizer, canonical: bool)
         "token_ids": np.array([*ids, byte_tokenizer.eos_token_id], dtype=np.int32),
     }
     table = tag(Rollouts(pd.DataFrame([row])), rules.RULES, tokenizer=byte_tokenizer).table
-    assert table.columns.tolist() == ["arm", "problem", "sample", "strategy", "start", "end"]
+    assert table.columns.tolist() == ["arm", "problem", "sample", "strategy", "start", "end", "think"]
+    assert not table["think"].any()
     assert table["strategy"].tolist() == ["compute", "compute", "restart", "answer"]
     texts = [byte_tokenizer.decode(ids[s:e]).strip() for s, e in zip(table["start"], table["end"], strict=True)]
     assert texts == ["First, 6 + 7 = 13.", "Then, 13 + 8 = 21.", "Wait, check that.", "The answer is 21."]
     assert table["end"].iloc[-1] == len(ids)  # the end-of-text belongs to no sentence
+
+
+THOUGHT = "<think>First, 6 + 7 = 13.\nWait, check that.</think>So the answer is 13. <think>Let me verify: 13 - 7 = 6"
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt", "inside"),
+    [
+        (THOUGHT, "Q:", [True, True, False, True]),
+        (THOUGHT.removeprefix("<think>"), "Q: <think>\n", [True, True, False, True]),
+        (THOUGHT.removeprefix("<think>"), "Q:", [True, True, False, True]),  # what closes was open
+        (TEXT, "Q: <think>", [True, True, True, True]),
+        (TEXT, "Q: <think> </think>", [False, False, False, False]),
+    ],
+)
+def test_spans_say_whether_they_lie_in_a_think_block(byte_tokenizer, text, prompt, inside) -> None:
+    row = {"arm": "a", "problem": "p", "sample": 0, "text": text}
+    row |= {"token_ids": np.array(byte_tokenizer(text)["input_ids"]), "prompt_ids": np.array(byte_tokenizer(prompt)["input_ids"])}
+    table = tag(Rollouts(pd.DataFrame([row])), rules.RULES, tokenizer=byte_tokenizer).table
+    assert table["think"].dtype == bool and table["think"].tolist() == inside
+    spans = [byte_tokenizer.decode(row["token_ids"][s:e]) for s, e in zip(table["start"], table["end"], strict=True)]
+    assert text == TEXT or (table["strategy"].tolist(), spans[2].strip()) == (["compute", "restart", "answer", "check"], "So the answer is 13.")
+
+
+def test_tags_are_no_part_of_a_sentence() -> None:
+    assert list(rules.sentences("<think>Wait.</think>No")) == [(7, "Wait."), (20, "No")]
 
 
 def test_a_tokenizer_of_another_model_is_refused(byte_tokenizer) -> None:

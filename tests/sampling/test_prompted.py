@@ -1,0 +1,108 @@
+"""`sample` with prompts: what the table says of them, what may resume, and grades of scripted completions."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from latentreason.config import dump_config, from_dict
+from latentreason.errors import ArtifactConflict, UnknownName
+from latentreason.models.decoding import Batch, Decoded
+from latentreason.models.prompts import Prompt
+from latentreason.sampling.local import Sampling, sample
+from latentreason.tasks.problem import Problem
+
+CHAT = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[assistant] "
+THINKS = CHAT + "<think>\n"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    inner = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    inner.add_special_tokens(["<s>", "</s>"])
+    return lambda template=None: PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", chat_template=template, clean_up_tokenization_spaces=False)
+
+
+@dataclass
+class Scripted:
+    """Says the same text whatever it is asked; `stops`: ends with end-of-text."""
+
+    tokenizer: object
+    text: str
+    stops: bool = True
+    arms: tuple[str, ...] = ("base",)
+
+    def decode(self, batch: Batch) -> Decoded:
+        ids = torch.tensor([*self.tokenizer(self.text)["input_ids"], *([1] if self.stops else [])])
+        rows = len(batch.problem)
+        self.prompts = batch.prompts
+        return Decoded({"token_ids": ids.repeat(rows, 1)}, torch.full((rows,), len(ids)), torch.full((rows,), self.stops))
+
+
+PROBLEMS = [Problem("0" * 16, "2 + 2?", "4", "gsm8k", {"grader": "math"})]
+RAMBLES = " It is \\boxed{4}.\n\nProblem: 3 + 3?\nSolution: It is \\boxed{6}"
+
+
+def graded(model, prompt):
+    row = sample(model, PROBLEMS, Sampling(n=1, prompt=prompt), progress=False).table.iloc[0]
+    assert row["text"] == model.text  # the text is kept as it was said
+    return row["grade_strict"], row["grade_flexible"]
+
+
+@pytest.mark.parametrize(
+    ("text", "stops", "template", "prompt", "grades"),
+    [
+        (RAMBLES, False, None, Prompt("few_shot"), ("correct", "correct")),
+        (RAMBLES, True, None, Prompt("boxed"), ("wrong", "wrong")),
+        (" I do not know.\n\nProblem: 3 + 3?", False, None, Prompt("few_shot"), ("no_answer", "no_answer")),  # done, then went on
+        (" I do not", False, None, Prompt("few_shot"), ("truncated", "truncated")),
+        ("So \\boxed{4}", False, THINKS, Prompt(chat=True), ("truncated", "truncated")),
+        ("So \\boxed{4}", True, THINKS, Prompt(chat=True), ("no_answer", "no_answer")),
+        ("So \\boxed{5}</think>4: \\boxed{4}", True, THINKS, Prompt(chat=True), ("correct", "correct")),
+        ("So \\boxed{4}", True, CHAT, Prompt(chat=True), ("correct", "correct")),
+        ("<think>So \\boxed{4}", True, None, Prompt(), ("no_answer", "no_answer")),
+    ],
+)  # fmt: skip
+def test_grades_know_the_prompt(tokenizer, text, stops, template, prompt, grades):
+    assert graded(Scripted(tokenizer(template), text, stops), prompt) == grades
+
+
+def test_the_prompt_reaches_the_model_and_its_facts_the_table_and_the_disk(tokenizer, tmp_path):
+    model = Scripted(tokenizer(CHAT), "\\boxed{4}")
+    rollouts = sample(model, PROBLEMS, Sampling(n=2, prompt=Prompt("plain", chat=True, system="Be brief.")), progress=False)
+    assert model.tokenizer.decode(model.prompts[0]) == "<s>[system] Be brief.\n[user] 2 + 2?\n[assistant] "
+    said = rollouts.info["base"]["prompt"]
+    assert (said["style"], said["chat"], said["system"]) == ("plain", True, "Be brief.") and len(said["chat_template"]) == len(said["template"]) == 16
+    rollouts.save(tmp_path / "r.parquet")
+    assert type(rollouts).load(tmp_path / "r.parquet").info == rollouts.info
+
+
+def test_a_folder_of_another_prompt_or_chat_template_is_refused(tokenizer, tmp_path):
+    def draw(template, prompt):
+        sample(Scripted(tokenizer(template), "\\boxed{4}"), PROBLEMS, Sampling(n=1, prompt=prompt), out=tmp_path, progress=False)
+
+    draw(CHAT, Prompt(chat=True))
+    draw(CHAT, Prompt(chat=True))
+    with pytest.raises(ArtifactConflict, match="They differ in: prompts, sampling"):
+        draw(CHAT, Prompt("plain", chat=True))
+    with pytest.raises(ArtifactConflict, match=r"They differ in: prompts\."):
+        draw(THINKS, Prompt(chat=True))
+
+
+def test_a_style_that_the_task_does_not_have_is_named_before_anything_is_written(tokenizer, tmp_path):
+    with pytest.raises(UnknownName, match="Did you mean 'few_shot'"):
+        sample(Scripted(tokenizer(), "4"), PROBLEMS, Sampling(prompt=Prompt("fewshot")), out=tmp_path / "new", progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_prompt_survives_the_config_file():
+    import tomllib
+
+    sampling = Sampling(prompt=Prompt("boxed", chat=True, system="Be {brief}."))
+    assert from_dict(Sampling, tomllib.loads(dump_config(sampling))) == sampling
+    assert from_dict(Sampling, tomllib.loads(dump_config(Sampling()))) == Sampling()
