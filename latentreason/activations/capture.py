@@ -21,7 +21,7 @@ from torch import Tensor
 from latentreason.activations.editing import chosen
 from latentreason.activations.places import width
 from latentreason.activations.sites import INDEX, Activations, Site, checked
-from latentreason.errors import ContextTooLong, InvalidInput, NonFinite, unknown_name
+from latentreason.errors import ContextTooLong, InvalidInput, NonFinite, UnsupportedSite, unknown_name
 from latentreason.tables import Rollouts, Spans
 
 if TYPE_CHECKING:
@@ -111,14 +111,19 @@ def capture(
             column = np.repeat(first - np.cumsum(wide) + wide, wide) + np.arange(wide.sum())
             at_tokens = (torch.from_numpy(np.repeat(rows.into[mine], wide)), torch.from_numpy(np.repeat(line, wide)), torch.from_numpy(column))
 
-            def see(site: Site, hidden: Tensor, at_tokens: tuple[Tensor, Tensor, Tensor] = at_tokens) -> None:
+            shown: set[Site] = set()
+
+            def see(site: Site, hidden: Tensor, at_tokens: tuple[Tensor, Tensor, Tensor] = at_tokens, shown: set[Site] = shown) -> None:
                 into, line, column = at_tokens
+                shown.add(site)
                 found = hidden[line.to(hidden.device), column.to(hidden.device)].to("cpu", kept)
                 if not torch.isfinite(found).all():
                     raise NonFinite(f"{lm.name!r} gives activations with NaN or Inf at {site}. Check its weights, or use a wider dtype.")
                 values[site].index_add_(0, into, found)
 
             used.read(lm, *padded, sites, see)
+            if missed := sorted(set(sites) - shown):
+                raise UnsupportedSite(f"The forward pass of {lm.name!r} never came by {', '.join(map(str, missed))}, so nothing was read there. Use another backend or site.")
     if reduce == "mean":
         count = torch.from_numpy(rows.n_tokens)[:, None]
         for site, total in values.items():  # in place, and one site at a time: no second copy of all of them

@@ -81,7 +81,7 @@ def _booted(lm: "LM") -> Any:
         model.config.architectures = [type(model).__name__]
     try:
         return TransformerBridge.boot_transformers(
-            lm.name, hf_model=model, tokenizer=_tokenizer(lm.tokenizer), device=str(lm.device), dtype=model.dtype
+            model.name_or_path or "model", hf_model=model, tokenizer=_tokenizer(lm.tokenizer), device=str(lm.device), dtype=model.dtype
         )
     except ValueError as error:
         raise UnsupportedSite(f"TransformerLens cannot bridge {lm.name!r} ({type(lm.model).__name__}): {str(error)[:200]} Use backend='hf'.") from error

@@ -49,7 +49,7 @@ def read(
     traced = _traced(lm)
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "use_cache": False}
     places = absolute_positions(inputs)
-    _, values = _trace(traced.model, {k: v for k, v in inputs.items() if v is not None}, _steps(lm, traced.changes, places, sites), True, remote)
+    _, values = _trace(traced.model, {k: v for k, v in inputs.items() if v is not None}, _steps(_twin(lm, traced), traced.changes, places, sites), True, remote)
     for site, hidden in zip(sites, values, strict=True):
         see(site, hidden)
 
@@ -59,7 +59,7 @@ def edit(lm: "LM", changes: Sequence[tuple[Site, Change]], *, remote: Remote = F
     """As `hf.edit`. The LM that is edited runs each forward pass as a trace; the caller's computes what it always did."""
     traced = _traced(lm)
     traced = traced._replace(changes=(*traced.changes, *changes))
-    lm = replace(lm, model=traced.model._module)
+    lm = _twin(lm, traced)
     signature = inspect.signature(type(lm.model).forward.__get__(lm.model))
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -125,6 +125,10 @@ def _trace(model: Any, inputs: dict[str, Any], steps: list[tuple[Any, ...]], sto
 def _traced(lm: "LM") -> _Traced:
     traced: _Traced | None = lm.model.__dict__.get("traced")  # of an LM that `edit` yielded
     return traced or kept(_MODELS, lm.model, lambda: _wrapped(lm))
+
+
+def _twin(lm: "LM", traced: _Traced) -> "LM":
+    return replace(lm, model=traced.model._module)
 
 
 def _wrapped(lm: "LM") -> _Traced:

@@ -1,7 +1,7 @@
 """Where each site is in each architecture: which module of a block, and whether the site is what goes in or what comes out.
 
 An architecture that is not listed has the two ends of its blocks and nothing else. Whoever adds one adds a tiny model of it to
-`tests/activations/architectures.py`, where three backends must agree on it. This file runs no model.
+`tests/activations/test_backends.py`, where three backends must agree on it. This file runs no model.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
