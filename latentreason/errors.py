@@ -40,6 +40,10 @@ class ContextTooLong(LatentReasonError, ValueError):
     """A prompt, or a prompt and its completion, that the model has no positions for."""
 
 
+class UnsupportedSite(LatentReasonError, NotImplementedError):
+    """A site that a model's architecture does not have, or that a backend cannot read and edit."""
+
+
 class CorruptArtifact(LatentReasonError, OSError):
     """An artifact directory that is missing, incomplete, edited or from a newer version."""
 

@@ -1,10 +1,12 @@
 """`editing`: change activations while a `with` is open, at chosen absolute positions. And the table of backends.
 
 Positions count from the first real token of prompt and completion, also under left padding and a key-value cache, where a
-hook sees one token at a time. Edits are out of place; leaving the `with`, also by an exception, restores bit-identical logits::
+hook sees one token at a time. Leaving the `with`, also by an exception, restores bit-identical logits::
 
     with lr.editing(lm, [Edit(Site(2), vector, positions=lambda position: position >= 20)]):
         lm.model.generate(ids)
+    with lr.editing(lm, edits, backend="lens") as edited:  # another backend edits a copy: use what the `with` yields
+        edited.model.generate(ids)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,8 +18,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from latentreason.activations import hf
+from latentreason.activations import hf, lens, nnsight
 from latentreason.activations.hf import Change, See
+from latentreason.activations.places import width
 from latentreason.activations.sites import Site, checked
 from latentreason.errors import InvalidInput, NonFinite, unknown_name
 
@@ -33,8 +36,22 @@ class Backend(Protocol):
     def edit(self, lm: "LM", changes: Sequence[tuple[Site, Change]]) -> AbstractContextManager["LM"]: ...  # noqa: D102
 
 
-BACKENDS: dict[str, Backend] = {"hf": hf}
+BACKENDS: dict[str, Backend] = {"hf": hf, "lens": lens, "nnsight": nnsight}
 """Name -> backend. Another one is another module here."""
+
+
+def chosen(backend: str, remote: bool = False) -> Backend:
+    """The backend of that name.
+
+    Raises:
+        UnknownName: no such backend.
+        InvalidInput: it has no remote half.
+    """
+    if backend not in BACKENDS:
+        raise unknown_name("backend", backend, BACKENDS)
+    if remote and backend != "nnsight":
+        raise InvalidInput(f"The backend {backend!r} runs here only. Pass backend='nnsight' with remote=True.")
+    return nnsight.REMOTE if remote else BACKENDS[backend]
 
 
 @runtime_checkable
@@ -44,7 +61,7 @@ class Steers(Protocol):
     @property
     def site(self) -> Site: ...  # noqa: D102
     @property
-    def vector(self) -> Float[Tensor, "d_model"]: ...  # noqa: D102
+    def vector(self) -> Float[Tensor, "width"]: ...  # noqa: D102
 
 
 Positions = Bool[Tensor, "batch position"] | Callable[[Int[Tensor, "batch pos"]], Bool[Tensor, "batch pos"]] | None
@@ -76,7 +93,7 @@ class Edit:
         if self.mode not in _MODES:
             raise unknown_name("mode", self.mode, _MODES)
         if self.tensor.ndim != 1:
-            raise InvalidInput(f"The vector of an edit has one axis, d_model; found shape {tuple(self.tensor.shape)}.")
+            raise InvalidInput(f"The vector of an edit has one axis, the width of its site; found shape {tuple(self.tensor.shape)}.")
         if not torch.isfinite(self.tensor).all():
             raise NonFinite(f"The vector of the edit at {self.site} holds NaN or Inf. Fit it again, or load it from before the fault.")
         if self.mode == "ablate" and not self.tensor.any():
@@ -87,7 +104,7 @@ class Edit:
         """The vector as a tensor."""
         return self.vector if isinstance(self.vector, Tensor) else self.vector.vector
 
-    def __call__(self, hidden: Float[Tensor, "batch pos d_model"], places: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+    def __call__(self, hidden: Float[Tensor, "batch pos width"], places: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos width"]:
         """The activations of one forward pass after the edit; tokens that are not meant keep theirs to the bit."""
         edited = _MODES[self.mode](hidden, self.tensor.to(hidden.device))
         return edited if self.positions is None else torch.where(self._mask(places)[..., None], edited, hidden)
@@ -122,21 +139,27 @@ _MODES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @contextmanager
-def editing(lm: "LM", edits: Sequence[Edit], *, backend: str = "hf") -> Iterator["LM"]:
-    """Apply edits, in order, to every forward pass of the model while open. Yields the LM that is edited.
+def editing(lm: "LM", edits: Sequence[Edit], *, backend: str = "hf", remote: bool = False) -> Iterator["LM"]:
+    """Apply edits, in order, to every forward pass while open. Yields the LM that is edited: of `hf` the one given, else a copy.
+
+    Args:
+        lm: the model.
+        edits: those of one site in order; sites follow the forward pass.
+        backend: a key of `BACKENDS`.
+        remote: with backend "nnsight", each forward pass runs on NDIF (without a key-value cache).
 
     Raises:
         UnknownName: no such backend.
-        InvalidInput: a site that the model does not have, or a vector of another width.
+        InvalidInput: a block that the model does not have, or a vector of another width.
+        UnsupportedSite: a site that the architecture or the backend does not have.
     """
-    if backend not in BACKENDS:
-        raise unknown_name("backend", backend, BACKENDS)
+    used = chosen(backend, remote)
     for edit in edits:
         checked([edit.site], lm.n_layers, lm.name)
-        if len(edit.tensor) != lm.d_model:
-            found = f"The vector of the edit at {edit.site} has width {len(edit.tensor)}, {lm.name!r} has d_model {lm.d_model}."
+        if len(edit.tensor) != (wide := width(lm, edit.site)):
+            found = f"The vector of the edit at {edit.site} has width {len(edit.tensor)}, {lm.name!r} has {'d_model' if edit.site.kind != 'z' else 'n_heads * d_head ='} {wide}."
             raise InvalidInput(f"{found} Was it fitted on another model?")
-    with BACKENDS[backend].edit(lm, [(edit.site, edit) for edit in edits]) as edited:
+    with used.edit(lm, [(edit.site, edit) for edit in edits]) as edited:
         yield edited
 
 

@@ -1,7 +1,7 @@
-"""The backend of plain forward hooks on the blocks of a Hugging Face model: it reads and edits, nothing more.
+"""The backend of plain forward hooks on the modules of a Hugging Face model: it reads and edits, nothing more.
 
-Batching and padding are `capture.py`'s, what an edit does is `editing.py`'s. A hook that returns a value replaces the output of
-its block. Hooks are removed one by one, by handle: those of others stay.
+Batching and padding are `capture.py`'s, what an edit does is `editing.py`'s, where a site is `places.py`'s. A hook that returns a value
+replaces what it saw. Hooks are removed one by one, by handle: those of others stay.
 """
 
 import inspect
@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from latentreason.activations.places import Place, place
 from latentreason.activations.sites import Site
+from latentreason.errors import UnsupportedSite
 from latentreason.models.blocks import blocks, decoder, hidden_of
 
 if TYPE_CHECKING:
     from latentreason.models.language_model import LM
 
-See = Callable[[Site, Float[Tensor, "batch pos d_model"]], None]
-Change = Callable[[Float[Tensor, "batch pos d_model"], Int[Tensor, "batch pos"]], Float[Tensor, "batch pos d_model"]]
+See = Callable[[Site, Float[Tensor, "batch pos width"]], None]
+Change = Callable[[Float[Tensor, "batch pos width"], Int[Tensor, "batch pos"]], Float[Tensor, "batch pos width"]]
 
 
 class _DeepEnough(Exception):
@@ -32,45 +35,85 @@ def read(
     sites: Sequence[Site], see: See,
 ) -> None:  # fmt: skip
     """Run the decoder once, without the LM head, up to the deepest site; `see` gets each site's activations as they come."""
-    deepest = max(site.layer for site in sites)
-
-    def reader(site: Site) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            see(site, hidden_of(output))
-            if site.layer == deepest:
-                raise _DeepEnough
-
-        return hook
-
-    with ExitStack() as hooks:
-        for site in sites:
-            hooks.callback(blocks(lm)[site.layer].register_forward_hook(reader(site)).remove)
-        with suppress(_DeepEnough):
-            decoder(lm)(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+    found = [(site, *_module(lm, site)) for site in sites]
+    reading(lambda: decoder(lm)(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False), found, see)
 
 
 @contextmanager
 def edit(lm: "LM", changes: Sequence[tuple[Site, Change]]) -> Iterator["LM"]:
     """While open, every forward pass of the model goes through `change(hidden, absolute positions)` at its sites, in order."""
-    signature = inspect.signature(decoder(lm).forward)
+    with changing(decoder(lm), [(*_module(lm, site), change) for site, change in changes]):
+        yield lm
+
+
+def _module(lm: "LM", site: Site) -> tuple[nn.Module, Place]:
+    where = place(lm, site)
+    try:
+        return blocks(lm)[site.layer].get_submodule(where.path), where
+    except AttributeError as error:  # the modules of a bridge
+        raise UnsupportedSite(f"{lm.name!r} has no module {where.path!r} in its blocks. Read an LM that editing(..., backend=NAME) yields through the same backend.") from error
+
+
+def reading(run: Callable[[], object], found: Sequence[tuple[Site, nn.Module, Place]], see: See) -> None:
+    """Call `run`, and show `see` what passes each place, until the last of them has been passed."""
+
+    def reader(site: Site) -> Callable[[Tensor], None]:
+        def act(hidden: Tensor) -> None:
+            see(site, hidden)
+            if site == found[-1][0]:
+                raise _DeepEnough
+
+        return act
+
+    with ExitStack() as hooks:
+        for site, module, where in found:
+            hooks.callback(_hook(module, where, reader(site)).remove)
+        with suppress(_DeepEnough):
+            run()
+
+
+@contextmanager
+def changing(body: nn.Module, found: Sequence[tuple[nn.Module, Place, Change]]) -> Iterator[None]:
+    """While open, what passes each place in a forward pass of the decoder `body` is changed."""
+    signature = inspect.signature(body.forward)
     places: list[Tensor] = []  # of the forward pass that runs
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         places[:] = [absolute_positions(signature.bind_partial(*args, **kwargs).arguments)]
 
-    def editor(change: Change) -> Callable[..., Any]:
-        def hook(module: nn.Module, args: Any, output: Any) -> Any:
-            before = hidden_of(output)
-            edited = change(before, places[0].to(before.device))
-            return (edited, *output[1:]) if isinstance(output, tuple) else edited
+    def editor(change: Change, where: Place) -> Callable[[Tensor], Tensor | None]:
+        def act(hidden: Tensor) -> Tensor | None:
+            edited = change(hidden, places[0].to(hidden.device))
+            if where.shared:  # the block adds this very tensor again, and no hook sees that: the one edit in place
+                hidden.copy_(edited)
+                return None
+            return edited
 
-        return hook
+        return act
 
     with ExitStack() as hooks:
-        hooks.callback(decoder(lm).register_forward_pre_hook(note, with_kwargs=True).remove)
-        for site, change in changes:
-            hooks.callback(blocks(lm)[site.layer].register_forward_hook(editor(change)).remove)
-        yield lm
+        hooks.callback(body.register_forward_pre_hook(note, with_kwargs=True).remove)
+        for module, where, change in found:
+            hooks.callback(_hook(module, where, editor(change, where)).remove)
+        yield
+
+
+def _hook(module: nn.Module, where: Place, act: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    """Call `act` with what passes; a tensor that it returns takes its place."""
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        edited = act(args[0] if args else kwargs["hidden_states"])
+        if edited is None:
+            return None
+        return ((edited, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": edited})
+
+    def after(module: nn.Module, args: Any, output: Any) -> Any:
+        edited = act(hidden_of(output))
+        return (edited, *output[1:]) if isinstance(output, tuple) and edited is not None else edited
+
+    if where.side == "output":
+        return module.register_forward_hook(after)
+    return module.register_forward_pre_hook(before, with_kwargs=True)
 
 
 def absolute_positions(arguments: Mapping[str, Any]) -> Int[Tensor, "batch pos"]:

@@ -1,6 +1,6 @@
 """Site: where in a model. Activations: what was read there, one row a token, with an index that says which token.
 
-Layer i is the output of block i BEFORE the final norm. The row of completion token t is the activation that PREDICTS token t,
+Site(i) is the output of block i BEFORE the final norm. The row of completion token t is the activation that PREDICTS token t,
 so it stands one position earlier. This file knows nothing about models. Example::
 
     activations = lr.capture(lm, rollouts, [Site(2)])
@@ -21,20 +21,23 @@ from latentreason.errors import InvalidInput, unknown_name
 from latentreason.files import read_table, write_table
 from latentreason.store import open_artifact, writing
 
-KINDS = ("resid",)
-"""Kinds of site: `resid` is the residual stream after a block."""
+KINDS = ("resid_pre", "z", "attn_out", "resid_mid", "mlp_out", "resid")
+"""Kinds of site, in the order in which a block computes them; docs/backends.md has a drawing. `resid` is the stream after the block."""
+
+ALIASES = {"resid_post": "resid"}
+"""Other spellings that are accepted; files and tables hold the kind on the right."""
 
 INDEX = ("arm", "problem", "sample", "position", "token")
 """Columns of an index: whose completion, token position in it, and the token id that the row predicts."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Site:
-    """A place in a model.
+    """A place in a model. Sites sort by depth.
 
     Attributes:
         layer: number of the block, from 0.
-        kind: one of `KINDS`.
+        kind: one of `KINDS`, or `resid_post`, which is the same as `resid` and is turned into it.
 
     Raises:
         InvalidInput: a layer that is not an integer from 0.
@@ -47,9 +50,13 @@ class Site:
     def __post_init__(self) -> None:
         if not isinstance(self.layer, int | np.integer) or isinstance(self.layer, bool) or self.layer < 0:
             raise InvalidInput(f"A layer is counted from 0, found {self.layer!r}; the last one is lm.n_layers - 1.")
+        object.__setattr__(self, "kind", ALIASES.get(self.kind, self.kind))
         if self.kind not in KINDS:
-            raise unknown_name("site kind", self.kind, KINDS)
+            raise unknown_name("site kind", self.kind, [*KINDS, *ALIASES])
         object.__setattr__(self, "layer", int(self.layer))  # of numpy: JSON cannot hold it
+
+    def __lt__(self, other: "Site") -> bool:
+        return (self.layer, KINDS.index(self.kind)) < (other.layer, KINDS.index(other.kind))
 
     def __str__(self) -> str:
         return f"{self.kind}.{self.layer}"
@@ -73,14 +80,15 @@ class Activations:
     """Activations of tokens.
 
     Attributes:
-        values: site -> one row a token.
-        index: the same rows; columns `INDEX`, then any that the spans had which were asked for.
+        values: site -> one row a token; d_model wide, at `z` n_heads * d_head.
+        index: the same rows; columns `INDEX`, then any that the spans had which were asked for. Means by a column have that column, `n`
+            (spans or rollouts) and `n_tokens` instead.
 
     Raises:
         InvalidInput: values and index differ in their number of rows.
     """
 
-    values: dict[Site, Float[Tensor, "row d_model"]]
+    values: dict[Site, Float[Tensor, "row _"]]
     index: pd.DataFrame
 
     def __post_init__(self) -> None:

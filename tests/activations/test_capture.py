@@ -107,6 +107,53 @@ def test_mean_is_over_the_tokens_of_a_rollout_or_of_a_span(lm, make_rollouts) ->
         torch.testing.assert_close(parts.values[site], torch.stack(expected), atol=1e-4, rtol=0)
 
 
+def test_last_is_the_state_that_predicts_the_last_token(lm, make_rollouts) -> None:
+    rollouts = make_rollouts()
+    every = capture(lm, rollouts, SITES)
+    keys, lengths = rollouts.table[["arm", "problem", "sample"]], rollouts.table["token_ids"].map(len)
+    spans = pd.concat([keys.assign(start=0, end=(lengths + 1) // 2), keys.assign(start=lengths - 1, end=lengths)], ignore_index=True)
+    for found, end in ((capture(lm, rollouts, SITES, reduce="last"), lengths), (capture(lm, rollouts, SITES, at=spans, reduce="last"), spans["end"])):
+        assert found.index["position"].tolist() == (end - 1).tolist()
+        same = every.index.reset_index().merge(found.index, how="right")  # in the order of what was found
+        assert same["token"].tolist() == found.index["token"].tolist()
+        for site in SITES:
+            torch.testing.assert_close(found.values[site], every.values[site][same["index"].tolist()], atol=1e-4, rtol=0)
+
+
+def test_means_by_columns_count_each_token_once(lm, make_rollouts) -> None:
+    rollouts = make_rollouts()
+    table = rollouts.table.assign(correct=[True, False, False, True, True, False, False])
+    table.at[2, "token_ids"] = np.array([], dtype=np.int32)  # belongs to no mean
+    every = capture(lm, Rollouts(table), SITES)
+    of = every.index.merge(table[["arm", "problem", "sample", "correct"]])
+    found = capture(lm, Rollouts(table), SITES, reduce="mean", by="correct", batch_tokens=40)
+    assert found.index.to_dict("list") == {"correct": [False, True], "n": [3, 3], "n_tokens": of.groupby("correct").size().tolist()}
+    lengths = table["token_ids"].map(len)
+    spans = table.assign(start=lengths // 2, end=lengths, strategy=list("abcabca"))[lengths > 0]
+    pooled = capture(lm, Rollouts(table), SITES, at=spans[["arm", "problem", "sample", "start", "end", "strategy"]], reduce="mean", by=["strategy", "sample"])
+    assert pooled.index.columns.tolist() == ["strategy", "sample", "n", "n_tokens"] and pooled.index["n"].sum() == 6
+    wide = every.index.reset_index().merge(spans[["problem", "sample", "start", "strategy"]])
+    inside = wide[wide["position"] >= wide["start"]].groupby(["strategy", "sample"])["index"]
+    assert pooled.index["n_tokens"].tolist() == inside.size().tolist()
+    for site in SITES:
+        assert found.values[site].dtype == torch.float32
+        rows = [every.values[site][torch.tensor((of["correct"] == value).tolist())].mean(0) for value in (False, True)]
+        torch.testing.assert_close(found.values[site], torch.stack(rows), atol=1e-4, rtol=0)
+        rows = [every.values[site][group.tolist()].mean(0) for _, group in inside]
+        torch.testing.assert_close(pooled.values[site], torch.stack(rows), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("how", [{"reduce": "mean", "by": "sample"}, {"reduce": "mean"}, {"reduce": "last"}])
+def test_what_is_reduced_is_never_held_whole(lm, make_rollouts, monkeypatch: pytest.MonkeyPatch, how: dict[str, str]) -> None:
+    rollouts, added = make_rollouts(40), []
+    total = int(rollouts.table["token_ids"].map(len).sum())
+    plain = Tensor.index_add_
+    monkeypatch.setattr(Tensor, "index_add_", lambda values, *args: (added.append((len(values), len(args[2]))), plain(values, *args))[1])
+    capture(lm, rollouts, [Site(0, "z")], batch_tokens=60, **how)
+    rows = 2 if "by" in how else len(rollouts)
+    assert {n for n, _ in added} == {rows} and max(n for _, n in added) <= 60 and (how["reduce"] == "last" or sum(n for _, n in added) == total)
+
+
 def test_a_rollout_without_tokens_has_no_rows(lm, make_rollouts) -> None:
     table = make_rollouts(3).table
     table.at[1, "token_ids"] = np.array([], dtype=np.int32)
@@ -193,6 +240,14 @@ def test_what_cannot_be_read_is_refused(lm, make_rollouts) -> None:
     key = {"arm": "tiny", "problem": "p0", "sample": 0}
     with pytest.raises(UnknownName, match=r"backend 'hff'\. Did you mean 'hf'"):
         capture(lm, rollouts, SITES, backend="hff")
+    with pytest.raises(UnknownName, match=r"reduction 'men'\. Did you mean 'mean'"):
+        capture(lm, rollouts, SITES, reduce="men")
+    with pytest.raises(InvalidInput, match="reduce='mean'"):
+        capture(lm, rollouts, SITES, by="sample")
+    with pytest.raises(UnknownName, match=r"column 'sampl'\. Did you mean 'sample'"):
+        capture(lm, rollouts, SITES, reduce="mean", by="sampl")
+    with pytest.raises(InvalidInput, match="'grade' has missing values"):
+        capture(lm, Rollouts(rollouts.table.assign(grade=np.nan)), SITES, reduce="mean", by="grade")
     with pytest.raises(UnknownName, match="generatd"):
         capture(lm, rollouts, SITES, at="generatd")
     with pytest.raises(InvalidInput, match="blocks 0 to 2"):
