@@ -165,9 +165,9 @@ def _sequences(lm: "LM", rollouts: Rollouts) -> tuple[list[np.ndarray], list[np.
     if any(len(p) == 0 for p in prompts):
         raise InvalidInput("A prompt is empty, so no activation predicts the first token; sample with prompts of at least one token.")
     longest = max((len(p) + len(c) for p, c in zip(prompts, completions, strict=True)), default=0)
-    if lm.context is not None and longest > lm.context:
+    if lm.context is not None and longest - 1 > lm.context:  # the last token is never read
         raise ContextTooLong(
-            f"Prompt and completion have {longest} tokens, {lm.name!r} has {lm.context} positions. Leave out rollouts that long."
+            f"{longest - 1} tokens would have to be read (prompt and completion, but for its last token), {lm.name!r} has {lm.context} positions. Leave out rollouts that long."
         )
     largest = max((int(ids.max()) for ids in [*prompts, *completions] if len(ids)), default=0)
     if largest >= lm.n_vocab:
