@@ -208,3 +208,9 @@ def test_only_benchmarks_have_all_and_a_source(tmp_path):
 
 def test_the_number_of_answers_stands_with_the_task():
     assert {name: TASKS[name].n_answers for name in ("chain", "aime24", "gsm8k", "syllogism")} == {"chain": 1000, "aime24": 1000, "gsm8k": None, "syllogism": 2}
+
+
+def test_the_documentation_names_every_task_and_has_every_command():
+    documented = (Path(__file__).parents[2] / "docs" / "tasks_and_grading.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in documented for name in TASKS)
+    assert all(command(name) in documented for name in BENCHMARKS)
