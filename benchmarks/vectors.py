@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -48,7 +49,7 @@ OPENINGS = (
 
 
 def prompt_pairs(n: int) -> Pairs:
-    """Pairs that differ in one adjective, of many lengths; the first `n` of 64."""
+    """Pairs that differ in one adjective, of many lengths, in a random order as a user's are; `n` of 64."""
     pairs = [
         (f"You are a {a} person who solves problems. {opening}", f"You are a {b} person who solves problems. {opening}")
         for opening in OPENINGS
@@ -56,7 +57,7 @@ def prompt_pairs(n: int) -> Pairs:
     ]
     if n > len(pairs):
         raise SystemExit(f"there are {len(pairs)} pairs, not {n}")
-    return pairs[:n]
+    return random.Random(0).sample(pairs, n)
 
 
 def random_model(pairs: Pairs) -> lr.LM:
