@@ -211,7 +211,7 @@ def test_an_edit_moves_what_is_downstream_and_nothing_else(lm: LM, sites: list[S
         moved = logits(found)
     close(moved, logits_by_hand(lm), 1e-5)
     if backend != "hf":
-        for site in sites:
+        for site in sites[len(sites) // 2 :]:  # of the last block
             vector = torch.linspace(-1, 2, places.width(lm, site))
             for mode in ("replace", "ablate"):
                 with editing(lm, [Edit(site, vector, mode)]):
