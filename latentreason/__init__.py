@@ -44,6 +44,7 @@ _HOME = {
     "fit_vectors": "vectors.contrast",
     "gap_recovered": "stats",
     "grade": "tasks.grading",
+    "language": "strategies.language",
     "load_task": "tasks.registry",
     "logit_bias": "hybrid.actions",
     "logit_delta": "hybrid.actions",
@@ -103,6 +104,7 @@ if TYPE_CHECKING:  # the same names once more, for mypy and editors; tests/test_
         pass_at_k as pass_at_k,
         shapley_shares as shapley_shares,
     )
+    from latentreason.strategies.language import language as language
     from latentreason.strategies.tagging import tag as tag
     from latentreason.studies.result import Result as Result
     from latentreason.tables import Rollouts as Rollouts, Spans as Spans, concat as concat

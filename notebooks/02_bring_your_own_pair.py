@@ -21,6 +21,7 @@ import os
 
 import latentreason as lr
 from latentreason.errors import InvalidInput
+from latentreason.models.prompts import render
 
 tiny = bool(os.environ.get("LATENTREASON_TINY"))
 
@@ -61,7 +62,7 @@ pair
 # %%
 problems = lr.load_task("arith", split="test", limit=4 if tiny else 48, seed=0)
 print(problems[0].question, "->", problems[0].answer)
-print(pair.base.tokenizer.decode(lr.render(problems[0], pair.base.tokenizer)))
+print(pair.base.tokenizer.decode(render(problems[0], pair.base.tokenizer)))
 
 # %%
 sampling = lr.Sampling(n=2 if tiny else 4, max_new_tokens=12 if tiny else 48)
