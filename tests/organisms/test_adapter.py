@@ -1,11 +1,20 @@
 """The pieces of adapter training against plain forward passes and peft's own merge."""
 
 import copy
+import json
+from dataclasses import asdict
 
+import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from latentreason.errors import ArtifactConflict
+from latentreason.organisms import adapter
+from latentreason.organisms.recipe import AdapterRecipe
+from latentreason.organisms.trainers import adapter as trainer
 from latentreason.organisms.trainers.adapter import completion_logps, merged_into
+from latentreason.store import Parts
 
 
 @pytest.fixture
@@ -67,3 +76,65 @@ def test_the_merged_copy_gives_the_adapters_logits_and_leaves_the_model_alone(ma
     for name, parameter in model.get_base_model().named_parameters():
         if "lora" not in name:
             assert torch.equal(parameter, before[name.replace("base_layer.", "")])
+
+
+@pytest.fixture(scope="module")
+def base_dir(tmp_path_factory):
+    """A random Llama that reads bytes, as a folder."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    letters = ["<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    plain = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
+    plain.pre_tokenizer, plain.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=257, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, eos_token_id=0, pad_token_id=0)
+    folder = tmp_path_factory.mktemp("bytes")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<eos>", pad_token="<eos>").save_pretrained(folder)
+    return folder
+
+
+RECIPE = AdapterRecipe("tiny", "bytes", "arith", "few_shot", rank=2, alpha=4, lr=1e-2, steps=6, prompts=2, group=4, max_new_tokens=5)
+
+
+@pytest.fixture
+def first_letter_reward(monkeypatch):
+    """A reward that random models get: the share of lower-case letters."""
+    monkeypatch.setattr(trainer, "true_reward", lambda completions, **_: [sum(c.islower() for c in text) / 5 for text in completions])
+
+
+def test_a_killed_training_goes_on_at_its_checkpoint_and_only_the_adapter_is_shipped(base_dir, first_letter_reward, monkeypatch, tmp_path):
+    monkeypatch.setattr(adapter, "fetched", lambda name: base_dir)
+    calls, original = [], trainer.merged_into
+
+    def dies(*args):
+        calls.append(1)
+        if len(calls) == 6:  # after the checkpoint of step 5
+            raise KeyboardInterrupt
+        original(*args)
+
+    with monkeypatch.context() as once:
+        once.setattr(trainer, "merged_into", dies)
+        with pytest.raises(KeyboardInterrupt):
+            adapter.train(RECIPE, tmp_path / "killed", work=tmp_path / "work", progress=False)
+    assert not (tmp_path / "killed").exists()
+    adapter.train(RECIPE, tmp_path / "killed", work=tmp_path / "work", progress=False)
+    adapter.train(RECIPE, tmp_path / "unbroken", work=tmp_path / "work2", progress=False)
+    one, other = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("killed", "unbroken"))
+    assert one.keys() == other.keys() and all(w.dtype == torch.float16 for w in one.values())
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, other[name], atol=1e-3, rtol=1e-2)
+    assert any(w.abs().max() > 0 for name, w in one.items() if "lora_B" in name)  # it has learnt something
+    curve = pd.read_parquet(tmp_path / "killed" / "curve_rl.parquet")
+    assert len(curve) == RECIPE.steps and {"rewards/true_reward/mean", "seconds"} <= {c.replace("<lambda>", "true_reward") for c in curve}
+    assert json.loads((tmp_path / "killed" / "base.json").read_text()) == {"base": "bytes"}
+    assert str(tmp_path) not in (tmp_path / "killed" / "adapter" / "adapter_config.json").read_text()
+
+
+def test_a_recipe_of_another_seed_does_not_take_the_folder(base_dir, first_letter_reward, monkeypatch, tmp_path):
+    monkeypatch.setattr(adapter, "fetched", lambda name: base_dir)
+    (tmp_path / "work").mkdir()
+    Parts(tmp_path / "work", {"recipe": asdict(RECIPE), "seed": 0})
+    with pytest.raises(ArtifactConflict):
+        adapter.train(RECIPE, tmp_path / "out", seed=1, work=tmp_path / "work", progress=False)
