@@ -15,6 +15,9 @@ from latentreason.errors import InvalidInput
 TOKEN_COLUMNS = ("token_ids", "base_token_ids", "source", "routed", "changed", "base_logprob", "rl_logprob", "base_entropy", "divergence")
 """One value a generated token. `source`: 0 base, 1 RL model, 2 steered base. Log-probabilities and divergences in nats."""
 
+TEXT_COLUMNS = ("text", "extracted", "extracted_flexible")
+"""The completion, and the answer that each grade found in it (missing where there is none), for audits of the grader."""
+
 ROW_COLUMNS = ("problem", "sample", "arm", "n_tokens", "n_routed", "n_changed", "finish", "correct", "grade_strict", "grade_flexible", "seed")
 """One value a rollout: all that the statistics need, and what `slim` keeps."""
 
@@ -24,7 +27,7 @@ class Rollouts:
     """Graded completions, one row a sample.
 
     Attributes:
-        table: columns `ROW_COLUMNS`, `TOKEN_COLUMNS`, `prompt_ids` and `text`; what an arm does not know is absent or NaN.
+        table: columns `ROW_COLUMNS`, `TOKEN_COLUMNS`, `TEXT_COLUMNS` and `prompt_ids`; what an arm does not know is absent or NaN.
         info: facts about the run, for each arm: router, action, calibration.
     """
 
@@ -45,7 +48,7 @@ class Rollouts:
 
     def slim(self) -> "Rollouts":
         """Without tokens and text: small enough to commit, enough for every statistic."""
-        return Rollouts(self.table[[c for c in self.table if c not in (*TOKEN_COLUMNS, "prompt_ids", "text")]], self.info)
+        return Rollouts(self.table[[c for c in self.table if c not in (*TOKEN_COLUMNS, *TEXT_COLUMNS, "prompt_ids", "disagree")]], self.info)
 
     def per_problem(self, column: str = "correct", *, how: str = "mean") -> pd.Series:
         """A column by problem, in sorted order of problem ids, so that arms can be paired."""

@@ -21,6 +21,7 @@ from latentreason.sampling.local import Sampling, sample
 from latentreason.tables import Rollouts
 from latentreason.tasks import chain
 from latentreason.tasks.problem import Problem
+from latentreason.tasks.registry import styles_of
 
 Draw = Callable[[ModelPair, list[Problem], Sampling, float], Rollouts]
 VOTERS = 16
@@ -51,6 +52,12 @@ def _temperature(pair: ModelPair, problems: list[Problem], sampling: Sampling, s
 
 
 def _prompt(pair: ModelPair, problems: list[Problem], sampling: Sampling, setting: float) -> Rollouts:
+    """The task's prompt styles by number (a number without a style is the last one); for `chain`, its author cues."""
+    task = problems[0].task
+    if task != "chain":
+        styles = list(styles_of(task))
+        style = styles[min(int(setting), len(styles) - 1)]
+        return sample(pair.base, problems, replace(sampling, prompt=replace(sampling.prompt, style=style)), progress=False)
     cue = ("", *chain.CUES)[int(setting)]
     asked = [replace(p, question=chain.problem(tuple(p.meta["start"]), p.meta["operations"], cue).question) for p in problems]
     return sample(pair.base, asked, sampling, progress=False)
@@ -82,7 +89,7 @@ def _picked(table: pd.DataFrame, rows: Sequence[Any], name: str) -> Rollouts:
 def _majority(pair: ModelPair, problems: list[Problem], sampling: Sampling, setting: float) -> Rollouts:
     """The answer that most voters give (an answer in no readable form has no vote); ties go to the earlier one."""
     table = _voters(pair, problems, sampling)
-    answer = table["text"].map(lambda text: chain.final_answer(text) or None)
+    answer = table["extracted"].replace("", np.nan)
     rows = []
     for _, part in table.groupby(["problem", "group"], sort=False):
         votes = answer[part.index].value_counts(sort=False)

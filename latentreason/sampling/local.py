@@ -219,6 +219,8 @@ def to_table(model: Decodes, decoded: Decoded, problems: list[Problem], prompts:
             columns[count] = (records[name] & inside).sum(1).astype(np.int32)
     if sampling.keep_tokens:
         columns["text"] = np.array(texts, dtype=object)[back]
+        columns["extracted"] = np.array([g.extracted for g in strict], dtype=object)[back]
+        columns["extracted_flexible"] = np.array([g.extracted for g in flexible], dtype=object)[back]
         columns["prompt_ids"] = pd.Series([np.array(prompts[p.id], dtype=np.int32) for p in problems])[index].to_numpy()
         for name, values in records.items():
             columns[name] = _ragged(values.astype({"i": np.int32, "f": np.float32, "b": bool, "u": np.uint8}[values.dtype.kind]), length)

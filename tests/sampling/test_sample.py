@@ -272,3 +272,14 @@ def test_a_completion_ends_with_the_first_token_that_holds_the_stop_text(tiny_ll
         expected = whole[: holding[0] + 1] if len(holding) else whole
         assert cut.tolist() == expected.tolist()
     assert (stopped["finish"] == "stop").sum() > (plain["finish"] == "stop").sum()
+
+
+def test_the_answer_that_each_grade_found_is_kept(lm, problems):
+    table = sample(lm, problems, replace(SMALL, max_new_tokens=48), progress=False).table
+    meta = {p.id: p for p in problems}
+    for row in table.itertuples():
+        cut = row.finish == "length"
+        for kept, flexible in ((row.extracted, False), (row.extracted_flexible, True)):
+            found = grade(row.text, meta[row.problem], flexible=flexible, truncated=cut).extracted
+            assert pd.isna(kept) if found is None else kept == found
+    assert not {"extracted", "extracted_flexible", "text"} & set(Rollouts(table).slim().table)
