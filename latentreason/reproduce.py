@@ -21,7 +21,7 @@ from latentreason.hybrid.calibrate import calibrate, calibration_area
 from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.models.language_model import LM
 from latentreason.models.pair import ModelPair
-from latentreason.models.prompts import Prompt
+from latentreason.models.prompts import Prompt, facts as prompt_facts
 from latentreason.routing.controls import always, at_strategy, first_token, matched_disagreement, matched_random, never
 from latentreason.routing.named import named, rebuilt
 from latentreason.routing.oracle import on_disagreement
@@ -173,6 +173,8 @@ def _calibrate(run: Run) -> None:
         }  # fmt: skip
     n_answers = TASKS[run.config.task].n_answers
     facts["passk"] = {"max_k": run.config.passk_samples // 2, "hybrid_max_k": run.config.passk_hybrid_samples // 2, "n_answers": n_answers}
+    facts["prompt"] = prompt_facts(run.problems("test", run.config.n_problems), run.pair.base.tokenizer, run.sampling(1).prompt)
+    facts["models"] = {lm.name: {**lm.info[lm.name], "dtype": str(lm.model.dtype), "tokens": lm.n_vocab} for lm in (run.pair.base, run.pair.rl)}
     write_json(run.tables / "facts.json", facts)
 
 

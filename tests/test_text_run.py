@@ -53,4 +53,7 @@ def test_the_main_job_runs_on_text_and_says_why_nothing_can_be_told(folders: str
     kinds = set(read_table(tmp_path / "base-rl-0" / "tables" / "t1_strategies.parquet")["strategy"])
     assert "content" in kinds and not kinds & {"so", "leap", "digit", "format"}
     assert "base, few_shot_steps" in read_json(tmp_path / "base-rl-0" / "tables" / "elicitation.json")
+    facts = read_json(tmp_path / "base-rl-0" / "tables" / "facts.json")
+    assert facts["prompt"]["style"] == "few_shot" and len(facts["prompt"]["template"]) == 16
+    assert {name: of["dtype"] for name, of in facts["models"].items()} == {"base": "torch.float32", "rl": "torch.float32"}
     assert page.read_text().count("<figure") >= 6
