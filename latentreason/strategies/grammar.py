@@ -34,6 +34,7 @@ def automaton() -> tuple[list[str], np.ndarray]:
     parts = tuple(chain.EASY)
     moves["eos"] = {chain.EOS: END}
     answer = {chain.ANSWER: digits("answer", "eos")}
+    moves["answer0"] |= dict.fromkeys(chain.WRAPPERS[1:], digits("wrapped", "eos"))
     moves[START] = {"direct": "direct", **dict.fromkeys(chain.FORMATS[1:], DECIDE)}
     moves["direct"] = answer
     moves[DECIDE] = {**answer, **{s: s for s in chain.STRATEGIES}}
@@ -117,6 +118,7 @@ def parse(text: str, meta: dict[str, Any]) -> Trace:
     opens.sort()
     ends = [*opens[1:], len(words)][: len(opens)]
     operations, state, done = meta["operations"], tuple(meta["start"]), 0
+    index = {letter: i - meta.get("first", 0) for i, letter in enumerate(chain.LETTERS)}
     history: list[tuple[tuple[int, ...], int, bool]] = []  # (state before, operations done before, valid) of the steps that stand
     steps: list[TraceStep] = []
     answered = False
@@ -131,7 +133,7 @@ def parse(text: str, meta: dict[str, Any]) -> Trace:
             if body[0] == "check" and history:
                 state, done, _ = history.pop()
             width = len(letters)
-            expected = [chain.LETTERS.index(w) for w in letters] == list(range(done, done + width)) and done + width <= len(operations)
+            expected = [index[w] for w in letters] == list(range(done, done + width)) and done + width <= len(operations)
             valid = expected and len(result) == 3 and chain.states(state, operations[done : done + width])[-1] == result
             if len(body) > 6 and width == 1 and body[0] in ("split", "check") and expected:
                 parts = chain.HARD.get(operations[done], ("", ""))
@@ -158,7 +160,7 @@ def slots(tokens: Int[np.ndarray, "t"]) -> np.ndarray:
         elif name == MALFORMED:
             kinds.append("malformed")
         else:
-            kinds.append("digit" if word in chain.DIGITS else "separator" if word in chain.SEPARATORS else "step index" if word in chain.LETTERS else "part" if word in chain.EASY else "end")
+            kinds.append("digit" if word in chain.DIGITS else "separator" if word in chain.SEPARATORS else "step index" if word in chain.LETTERS else "part" if word in chain.EASY else "wrapper" if word in chain.WRAPPERS else "end")
     return np.array(kinds, dtype=object)
 
 

@@ -15,9 +15,11 @@ nor how a trace is parsed (`strategies/grammar.py`).
 
 import random
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
+from latentreason.errors import InvalidInput
 from latentreason.tasks import styles
-from latentreason.tasks.problem import Problem, content_hash, split_of
+from latentreason.tasks.problem import Problem, content_hash, in_split
 
 State = tuple[int, int, int]
 
@@ -29,9 +31,8 @@ FORMATS = ("direct", "go", "think", "code")
 STRATEGIES = ("so", "run", "leap", "split", "check")
 SEPARATORS = (",", ";")
 ANSWER = "ans"
-
-N_ANSWERS = 1000
-"""Possible answers, for the guessing floor of pass@k."""
+WRAPPERS = ("", ":", "=")
+"""What may stand between `ans` and the digits. The strict grader takes the first, nothing; the flexible one takes them all."""
 
 
 def _each(change: Callable[[int], int]) -> Callable[[State], State]:
@@ -98,39 +99,129 @@ def states(start: State, operations: list[str]) -> list[State]:
     return out
 
 
-def prompt(start: State, operations: list[str], cue: str = "") -> str:
-    """The prompt text, without <bos>."""
-    steps = [f"{letter} {operation}" for letter, operation in zip(LETTERS, operations, strict=False)]
+def prompt(start: State, operations: list[str], cue: str = "", first: int = 0) -> str:
+    """The prompt text, without <bos>. The letter of the first operation is number `first`."""
+    steps = [f"{letter} {operation}" for letter, operation in zip(LETTERS[first:], operations, strict=False)]
     return " ".join([*([cue] if cue else []), *map(str, start), ":", *steps, "="])
 
 
-def problem(start: State, operations: list[str], cue: str = "") -> Problem:
-    """The Problem of a start state and operations; the cue is not part of its identity."""
+def problem(start: State, operations: list[str], cue: str = "", first: int = 0) -> Problem:
+    """The Problem of a start state and operations; neither the cue nor the first letter is part of its identity."""
     answer = " ".join(map(str, states(start, operations)[-1]))
-    meta = {"start": list(start), "operations": list(operations), "cue": cue}
-    return Problem(content_hash(prompt(start, operations)), prompt(start, operations, cue), answer, "chain", meta)
+    meta = {"start": list(start), "operations": list(operations), "cue": cue, **({"first": first} if first else {})}
+    return Problem(content_hash(prompt(start, operations)), prompt(start, operations, cue, first), answer, "chain", meta)
 
 
-def draw(rng: random.Random, *, min_ops: int = 3, max_ops: int = 6, p_hard: float = 0.3, p_rare: float = 0.02, p_cue: float = 0.5) -> Problem:
-    """One random problem. `p_hard` and `p_rare` are per operation."""
-    start: State = (rng.randrange(10), rng.randrange(10), rng.randrange(10))
-    operations = []
-    for _ in range(rng.randint(min_ops, max_ops)):
-        u = rng.random()
-        pool = tuple(RARE) if u < p_rare else tuple(HARD) if u < p_rare + p_hard else tuple(EASY)
-        operations.append(rng.choice(pool))
-    return problem(start, operations, rng.choice(CUES) if rng.random() < p_cue else "")
+@dataclass(frozen=True)
+class Draw:
+    """A distribution of problems.
+
+    Attributes:
+        min_ops, max_ops: number of operations, uniform.
+        p_hard, p_rare: that an operation is hard or rare.
+        p_cue: that the prompt begins with an author cue.
+        operators: what operations are drawn from.
+        must: each problem holds one of these, in place of another operation where it has none.
+        shortcut: share of problems with `has_shortcut`.
+        any_letter: the first operation may have any letter that leaves letters for the others.
+
+    Raises:
+        InvalidInput: the operators cannot express the task, or a number is out of range.
+    """
+
+    min_ops: int = 3
+    max_ops: int = 6
+    p_hard: float = 0.3
+    p_rare: float = 0.02
+    p_cue: float = 0.5
+    operators: tuple[str, ...] = OPERATIONS
+    must: tuple[str, ...] = ()
+    shortcut: float = 0.0
+    any_letter: bool = False
+
+    def __post_init__(self) -> None:
+        if strange := sorted({*self.operators, *self.must} - set(OPERATIONS)):
+            raise InvalidInput(f"No operation is called {strange[0]!r}. The operations are {', '.join(OPERATIONS)}.")
+        known = set(self.operators)
+        for kind, names, share in (("easy", EASY, 1.0 - self.p_hard - self.p_rare), ("hard", HARD, self.p_hard), ("rare", RARE, self.p_rare)):
+            if share > 1e-9 and known.isdisjoint(names):
+                raise InvalidInput(f"{share:.0%} of the operations are to be {kind}, but the operators {self.operators} hold none of {tuple(names)}. Add one, or set that share to 0.")
+        for name in HARD:
+            if name in known and (lost := [part for part in HARD[name] if part not in known]):
+                raise InvalidInput(f"The operators hold {name!r} but not its part {lost[0]!r}, so it could not be split. Add {lost[0]!r}, or leave {name!r} out.")
+        if not (all(0.0 <= p <= 1.0 for p in (self.p_hard, self.p_rare, self.p_cue, self.shortcut)) and self.p_hard + self.p_rare <= 1.0):
+            raise InvalidInput(f"p_hard {self.p_hard} (with p_rare {self.p_rare}), p_cue {self.p_cue} and shortcut {self.shortcut} must lie in [0, 1].")
+        if not 1 <= self.min_ops <= self.max_ops <= len(LETTERS):
+            raise InvalidInput(f"Need 1 <= min_ops <= max_ops <= {len(LETTERS)}, the number of step letters; found {self.min_ops} and {self.max_ops}.")
 
 
-def load(*, split: str, limit: int, seed: int) -> list[Problem]:
-    """`limit` distinct problems of a split, in an order fixed by the seed."""
+def has_shortcut(start: State, operations: list[str]) -> bool:
+    """Whether the last operation alone gives the right answer, where an author who misconceives hard operations does not get there.
+
+    >>> has_shortcut((4, 7, 1), ["inc", "dec", "rev"]), has_shortcut((0, 0, 0), ["mix", "dec", "rot"])
+    (False, True)
+    """
+    misled = start
+    for operation in operations:
+        misled = misconceive(operation, misled)
+    return apply(operations[-1], start) == states(start, operations)[-1] != misled
+
+
+def draw(rng: random.Random, *, min_ops: int = 3, max_ops: int = 6, p_hard: float = 0.3, p_rare: float = 0.02, p_cue: float = 0.5, operators: tuple[str, ...] = OPERATIONS,
+         must: tuple[str, ...] = (), shortcut: float = 0.0, any_letter: bool = False) -> Problem:  # fmt: skip
+    """One random problem; the arguments are those of `Draw`."""
+    rare, hard, easy = (tuple(name for name in kind if name in operators) for kind in (RARE, HARD, EASY))
+    wanted = shortcut > 0.0 and rng.random() < shortcut
+    while True:
+        start: State = (rng.randrange(10), rng.randrange(10), rng.randrange(10))
+        operations = []
+        for _ in range(rng.randint(min_ops, max_ops)):
+            u = rng.random()
+            operations.append(rng.choice(rare if u < p_rare else hard if u < p_rare + p_hard else easy))
+        if must and set(must).isdisjoint(operations):
+            operations[rng.randrange(len(operations))] = rng.choice(must)
+        if not wanted or has_shortcut(start, operations):
+            break
+    cue = rng.choice(CUES) if rng.random() < p_cue else ""
+    return problem(start, operations, cue, rng.randint(0, len(LETTERS) - len(operations)) if any_letter else 0)
+
+
+def load(*, split: str, limit: int, seed: int, how: Draw = Draw()) -> list[Problem]:
+    """`limit` distinct problems of a split (`seen` and `clean` are the halves of test), in an order fixed by the seed.
+
+    Raises:
+        InvalidInput: the distribution does not hold that many.
+    """
     rng = random.Random(f"chain-{split}-{seed}")
     found: dict[str, Problem] = {}
-    while len(found) < limit:
-        candidate = draw(rng)
-        if split_of(candidate.id) == split:
+    draws = 1_000 * limit + 100_000
+    for _ in range(draws):
+        candidate = draw(rng, **asdict(how))
+        if in_split(candidate.id, split):
             found.setdefault(candidate.id, candidate)
-    return list(found.values())
+        if len(found) == limit:
+            return list(found.values())
+    raise InvalidInput(f"Found {len(found)} different problems of the split {split!r} in {draws} draws, not {limit}. Ask for fewer, or for longer problems.")
+
+
+def clean_twins(seen: list[Problem]) -> list[Problem]:
+    """For each problem one of the clean half of test with the same operations and cue, from another start.
+
+    Raises:
+        InvalidInput: no start state of some problem gives one.
+    """
+    twins: list[Problem] = []
+    taken = {p.id for p in seen}
+    for each in seen:
+        starts = list(range(1000))
+        random.Random(f"twin-{each.id}").shuffle(starts)
+        candidates = (problem((n // 100, n // 10 % 10, n % 10), each.meta["operations"], each.meta["cue"], each.meta.get("first", 0)) for n in starts)
+        twin = next((c for c in candidates if in_split(c.id, "clean") and c.id not in taken), None)
+        if twin is None:
+            raise InvalidInput(f"Problem {each.id} has no clean twin: none of its 1000 start states is free. Use other problems.")
+        taken.add(twin.id)
+        twins.append(twin)
+    return twins
 
 
 def final_answer(text: str) -> str | None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SPLITS = {"train": range(0, 70), "fit": range(70, 80), "calibration": range(80, 90), "test": range(90, 100)}
+HALVES = {"seen": range(90, 95), "clean": range(95, 100)}
+"""The halves of test: a contaminated corpus holds problems of the first, and none of the second."""
 
 
 @dataclass(frozen=True)
@@ -39,3 +41,8 @@ def split_of(problem_id: str) -> str:
     """The split that a problem id belongs to: 70% train, 10% each fit, calibration and test."""
     bucket = int(problem_id, 16) % 100
     return next(name for name, buckets in SPLITS.items() if bucket in buckets)
+
+
+def in_split(problem_id: str, split: str) -> bool:
+    """Whether a problem belongs to a split, or to a half of test."""
+    return int(problem_id, 16) % 100 in (SPLITS | HALVES)[split]
