@@ -234,44 +234,60 @@ def compare(pair: Annotated[str, typer.Option(help="Name of an organism, or BASE
     console.print(f"Report: {page}")
 
 
-@organisms.command("train", epilog="Example: latentreason organisms train activation --seed 1")
-def organisms_train(name: str, seed: int = 0, out: Annotated[Path | None, typer.Option(help="Artifact to write; default artifacts/runs/organisms/NAME-SEED.")] = None,
+@organisms.command("train", epilog="Example: latentreason organisms train all --seed 1 --dry-run")
+def organisms_train(name: Annotated[str, typer.Argument(help="An organism, all of them, or a TOML file with a recipe of your own.")], seed: int = 0,
+                    out: Annotated[Path | None, typer.Option(help="Artifact to write; default artifacts/runs/organisms/NAME-SEED.")] = None,
+                    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with its estimated times, and train nothing.")] = False,
                     publish: Annotated[bool, typer.Option("--publish", help="Copy the tables of this seed (no weights) to artifacts/results/NAME/seeds/SEED.")] = False,
                     quiet: Quiet = False) -> None:  # fmt: skip
-    """Train an organism's base and RL model again, and draw its picture in numbers. Killed, it resumes."""
-    from latentreason.errors import unknown_name
-    from latentreason.models.pair import ModelPair
-    from latentreason.organisms import adapter
-    from latentreason.organisms.train import train
-    from latentreason.organisms.zoo import ADAPTERS, ORGANISMS
-    from latentreason.picture import picture
+    """Train an organism's base and what its recipe makes of it, and draw its picture in numbers. Killed, it resumes; models that organisms share are trained once."""
+    from latentreason import grow
+    from latentreason.organisms.zoo import ADAPTERS
     from latentreason.publish import publish_seed
 
-    root = Path("artifacts/runs/organisms")
-    how: dict[str, Any] = {"seed": seed, "work": root / f"{name}-{seed}-work", "progress": not quiet}
-    out, size = out or root / f"{name}-{seed}", dict[str, Any]()
     if name in ADAPTERS:
-        folder = adapter.train(ADAPTERS[name], out, **how)
-        size = {"task": ADAPTERS[name].task, "n_problems": 64, "n_samples": 4}
-    elif name in ORGANISMS:
-        folder = train(ORGANISMS[name], out, **how)
-    else:
-        raise unknown_name("organism", name, [*ORGANISMS, *ADAPTERS])
-    table = picture(ModelPair.from_folder(folder, name), **size, seed=seed, progress=not quiet)
-    _show(table[["temperature", "quantity", "arm", "text"]], f"{name}, seed {seed}")
-    if publish:
-        console.print(f"Tables: {publish_seed(folder, table, Path('artifacts/results') / name / 'seeds' / str(seed))}")
+        how: dict[str, Any] = {"seed": seed, "work": grow.RUNS / f"{name}-{seed}-work", "progress": not quiet}
+        table, folder = grow.adapter_picture(name, out or grow.run_dir(name, seed), **how)
+        _show(table[["temperature", "quantity", "arm", "text"]], f"{name}, seed {seed}")
+        if publish:
+            console.print(f"Tables: {publish_seed(folder, table, grow.seed_dir(name, seed))}")
+        return
+    recipes = grow.recipes_of(name)
+    if out is not None and name == "all":
+        raise InvalidInput("--out is where one organism goes. Train one by its name, or leave --out away.")
+    _show(grow.plan(recipes, seed), f"Plan for seed {seed}")
+    console.print(grow.totals(recipes, seed))
+    if dry_run:
+        return
+    failed = []
+    for number, recipe in enumerate(recipes, 1):
+        try:
+            folder = grow.grown(recipe, seed, out, progress=not quiet)
+            console.print(f"[{number}/{len(recipes)}] {grow.line(folder)}", markup=False, highlight=False)
+            if publish or len(recipes) == 1:
+                table = grow.picture_of(recipe, folder, seed, progress=not quiet)
+                _show(table[["temperature", "quantity", "arm", "text"]], f"{recipe.name}, seed {seed}")
+            if publish:
+                console.print(f"Tables: {publish_seed(folder, table, grow.seed_dir(recipe.name, seed))}")
+        except LatentReasonError as error:
+            if len(recipes) == 1:
+                raise
+            failed.append(recipe.name)
+            errors.print(f"{recipe.name}: {type(error).__name__}: {error}", markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        raise InvalidInput(f"{len(failed)} of {len(recipes)} organisms failed ({', '.join(failed)}); the reasons stand above, and the others are finished.")
 
 
 @organisms.command("list")
 def organisms_list() -> None:
     """The recipes, and the cause of the RL gain that each was built to have (what the instrument must find)."""
+    from latentreason.organisms.estimate import described
     from latentreason.organisms.zoo import ADAPTERS, ORGANISMS
 
     for adapter in ADAPTERS.values():
         console.print(f"{adapter.name}: the RL gain is of unknown cause; {adapter.steps} steps of GRPO of a LoRA adapter on {adapter.base}")
     for recipe in ORGANISMS.values():
-        console.print(f"{recipe.name}: the RL gain is {recipe.truth or 'of unknown cause'}; {recipe.pretrain.steps} steps of pretraining, {recipe.rl.steps} of RL")
+        console.print(f"{recipe.name}: truth {recipe.truth or 'not known beforehand'}; {recipe.pretrain.steps} steps of pretraining, then {described(recipe)}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

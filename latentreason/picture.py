@@ -9,16 +9,26 @@ from latentreason.sampling.local import Sampling, sample
 from latentreason.stats import Estimate, gap_recovered, mean_estimate, pooled_ratio
 from latentreason.strategies.language import language
 from latentreason.tasks import chain
+from latentreason.tasks.problem import Problem
 from latentreason.tasks.registry import load_task
 
 
-def picture(pair: ModelPair, task: str = "chain", *, seed: int = 0, n_problems: int = 200, n_samples: int = 16, progress: bool = True) -> pd.DataFrame:
+def picture(pair: ModelPair, task: str = "chain", *, problems: list[Problem] | None = None, seed: int = 0, n_problems: int = 200, n_samples: int = 16,
+            progress: bool = True) -> pd.DataFrame:  # fmt: skip
     """Accuracy of base and RL model, D, and what the first token, timing and content positions recover, at temperature 1 and greedy.
+
+    Args:
+        pair: an organism.
+        task: of its problems.
+        problems: None for `n_problems` of the task's test split.
+        seed: of the training, for the table.
+        n_problems, n_samples: how many, and samples of each at temperature 1.
+        progress: show a bar.
 
     Returns:
         One row an estimate: seed, temperature, quantity, arm, value, lo, hi, n, text.
     """
-    problems, timing = load_task(task, split="test", limit=n_problems), at_strategy(language(task, pair.base.tokenizer))
+    problems, timing = problems or load_task(task, split="test", limit=n_problems), at_strategy(language(task, pair.base.tokenizer))
     routers = {"base": never(), "rl": always(), "first_token": first_token(), "timing": timing, "content": ~timing}
     arms = Arms([Hybrid(pair, router, name=name) for name, router in routers.items()])
     rows: list[dict[str, object]] = []

@@ -17,7 +17,7 @@ MAX_LINES = 400
 FLOORS = {
     "__main__": 10,
     "cli": 9,
-    "publish": 8, "compare": 8, "plan": 8,
+    "publish": 8, "compare": 8, "plan": 8, "grow": 8,
     "reproduce": 7, "picture": 7, "geometry": 7,
     "hybrid": 6,
     "routing": 5, "organisms": 5,

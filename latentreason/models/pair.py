@@ -101,7 +101,8 @@ class ModelPair:
     def from_organism(cls, name: str = "activation", *, verbose: bool = False) -> "ModelPair":
         """A pair that comes with the package (from the checkout or the installed wheel); prints nothing unless asked.
 
-        Its folder holds `base/` and `rl/`, or an `adapter/` and a `base.json` that names a model to fetch: {"base": "smollm2"}.
+        Its folder holds `base/` and `rl/`; or `rl/` and a `base.json` that names the organism whose base it shares: {"organism": "activation"}; or an
+        `adapter/` and a `base.json` that names a model to fetch: {"base": "smollm2"}.
 
         Raises:
             UnknownName: no such organism.
@@ -119,13 +120,23 @@ class ModelPair:
         folder = Path(folder)
         open_artifact(folder)
         if (folder / "adapter").is_dir():
-            facts = read_json(folder / "base.json")
-            if not (isinstance(facts, dict) and isinstance(facts.get("base"), str)):
-                raise CorruptArtifact(f"{folder / 'base.json'} names no base. Fix: {{\"base\": \"smollm2\"}}, or the name of another model that can be fetched.")
-            pair = cls.from_pretrained(fetched(facts["base"]), adapter=folder / "adapter", merge=True, verbose=False)  # faster, and the rivals mix weights
-        else:
+            base = _named(folder, "base", '{"base": "smollm2"}, or the name of another model that can be fetched')
+            pair = cls.from_pretrained(fetched(base), adapter=folder / "adapter", merge=True, verbose=False)  # faster, and the rivals mix weights
+        elif (folder / "base").is_dir():
             pair = cls.from_pretrained(folder / "base", folder / "rl", verbose=False)
+        else:
+            shared = organism_dir(_named(folder, "organism", '{"organism": "activation"}, or another organism with a base of its own'))
+            open_artifact(shared)
+            pair = cls.from_pretrained(shared / "base", folder / "rl", verbose=False)
         return cls(pair.base, pair.rl, name)
+
+
+def _named(folder: Path, key: str, fix: str) -> str:
+    """What `base.json` says under a key."""
+    facts = read_json(folder / "base.json")
+    if not (isinstance(facts, dict) and isinstance(facts.get(key), str)):
+        raise CorruptArtifact(f"{folder / 'base.json'} names no base. Fix: {fix}.")
+    return str(facts[key])
 
 
 def _called(source: Any) -> str:
@@ -136,7 +147,7 @@ def organism_dirs() -> dict[str, Path]:
     """Name -> folder of every pair at hand; those of the checkout hide those of the wheel."""
     package = Path(str(resources.files("latentreason")))
     roots = [package.parent / "artifacts" / "organisms", package / "_organisms"]
-    return {folder.name: folder for root in reversed(roots) if root.is_dir() for folder in root.iterdir() if any((folder / part).is_dir() for part in ("base", "adapter"))}
+    return {folder.name: folder for root in reversed(roots) if root.is_dir() for folder in root.iterdir() if any((folder / part).is_dir() for part in ("base", "rl", "adapter"))}
 
 
 def organism_dir(name: str) -> Path:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from latentreason.models.language_model import LM
 from latentreason.organisms.recipe import RL, Pretrain, Size
+from latentreason.organisms.rewards import REWARDS
 from latentreason.organisms.trainers import grpo as module
 from latentreason.organisms.trainers.grpo import rollouts, train_rl
 from latentreason.organisms.trainers.pretrain import pretrain
@@ -41,7 +42,7 @@ def base(tmp_path_factory):
 @pytest.fixture
 def unlike(monkeypatch):
     """Half of the rollouts are right, whatever they say: a tiny model earns no reward, and without one nothing moves."""
-    monkeypatch.setattr(module, "true_reward", lambda completions, **_: [float(i % 2) for i in range(len(completions))])
+    monkeypatch.setitem(REWARDS, "true", lambda completions, **_: [float(i % 2) for i in range(len(completions))])
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -81,7 +82,7 @@ def test_another_seed_gives_another_model(base, unlike, tmp_path):
 
 
 def test_without_a_difference_in_reward_nothing_is_learnt(base, monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "true_reward", lambda completions, **_: [1.0] * len(completions))
+    monkeypatch.setitem(REWARDS, "true", lambda completions, **_: [1.0] * len(completions))
     curve = train_rl(dataclasses.replace(TINY, rl=dataclasses.replace(TINY.rl, steps=2)), 0, base, tmp_path, progress=False)
     before, after = weights(base), weights(tmp_path)
     assert all(torch.equal(before[name], after[name]) for name in before) and (curve["loss"].dropna() == 0).all()
@@ -90,7 +91,7 @@ def test_without_a_difference_in_reward_nothing_is_learnt(base, monkeypatch, tmp
 def test_the_reward_is_that_of_the_policys_own_samples(base, tmp_path, monkeypatch):
     """What is rewarded is what trl trains on: the completion ids of our sampler, each prompt's group under one key a row."""
     given = []
-    monkeypatch.setattr(module, "true_reward", lambda completions, answer, **_: given.append((completions, answer)) or [0.0] * len(completions))
+    monkeypatch.setitem(REWARDS, "true", lambda completions, answer, **_: given.append((completions, answer)) or [0.0] * len(completions))
     train_rl(dataclasses.replace(TINY, rl=dataclasses.replace(TINY.rl, steps=1)), 0, base, tmp_path, progress=False)
     (completions, answers), lm = given[0], LM.from_pretrained(base, name="policy")
     assert len(completions) == 8 and answers == [answers[0]] * 4 + [answers[4]] * 4

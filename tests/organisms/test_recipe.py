@@ -27,7 +27,7 @@ def test_the_shipped_recipes_are_valid_and_go_by_their_names():
         ({"formats": CORPUS.formats | {"B": (1.5, -0.5, 0.0, 0.0)}}, "cue 'B'|must lie in"),
         ({"formats": {k: v for k, v in CORPUS.formats.items() if k != "C"}}, r"\['C'\] missing"),
         ({"habits": {k: v for k, v in CORPUS.habits.items() if k != "think"}}, "habits for each of"),
-        ({"habits": CORPUS.habits | {"go": Habits(leap=1.2)}}, r"Every probability of recipe 'activation' must lie in \[0, 1\]"),
+        ({"habits": CORPUS.habits | {"go": Habits(leap=1.2)}}, r"Every probability of a corpus must lie in \[0, 1\], found 1\.2"),
         ({"habits": CORPUS.habits | {"go": Habits(check_right=-0.1)}}, "must lie in"),
         ({"right_leap": float("nan")}, "must lie in"),
         ({"p_hard": 2.0}, "must lie in"),

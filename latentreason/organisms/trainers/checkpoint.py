@@ -1,6 +1,8 @@
-"""Checkpoints of a training loop as safetensors: weights, optimizer moments and the step, written atomically."""
+"""Checkpoints of a training loop as safetensors: weights, optimizer moments and the step, written atomically; and weights in float16."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -32,3 +34,40 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
             state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
+
+
+def round_to_half(model: torch.nn.Module) -> None:
+    """Round the weights in place to what float16 can hold; they stay float32. Saved as float16, such a model is the same to the bit."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.half())
+
+
+def save_half(model: Any, folder: Path) -> None:
+    """Write a Hugging Face directory whose weights are float16 and whose config says float32, in which they are loaded; wholly or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial, state_dict={name: weight.half() for name, weight in model.state_dict().items()})
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def keeper(out: Path, every: int, updates: int = 1) -> list[Any]:
+    """Trainer callbacks that keep the weights (float16) after each so many steps, in `out/kept/step-NNNN`; none for 0. A step is `updates` optimizer steps."""
+    from transformers import TrainerCallback
+
+    class Keeper(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step % (every * updates) == 0:
+                save_half(kwargs["model"], out / "kept" / f"step-{state.global_step // updates:04d}")
+
+    return [Keeper()] if every else []
+
+
+def written(lm: Any, out: Path, *, half: bool) -> None:
+    """Write a trained model and its tokenizer as a Hugging Face directory; with `half` its weights are rounded first."""
+    if half:
+        round_to_half(lm.model)
+    lm.model.save_pretrained(out)
+    lm.tokenizer.save_pretrained(out)

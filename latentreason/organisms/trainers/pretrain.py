@@ -5,7 +5,7 @@ Step `i` draws its batch from a generator seeded with (seed, i), so a resumed ru
 
 import random
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,15 +16,12 @@ from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from latentreason.files import read_table, write_table
-from latentreason.organisms.corpus import Corpus, Habits, write_trace
+from latentreason.organisms.corpus import Corpus, Habits, write_seen, write_trace
 from latentreason.organisms.recipe import Recipe
 from latentreason.organisms.tokenizer import chain_tokenizer
-from latentreason.organisms.trainers.checkpoint import load_checkpoint, save_checkpoint
+from latentreason.organisms.trainers.checkpoint import load_checkpoint, round_to_half, save_checkpoint
 from latentreason.tasks import chain
 from latentreason.tasks.problem import split_of
-
-CAREFUL = Habits(leap=0.0, split=1.0, check_wrong=0.0, check_right=0.03)
-"""Habits of the error-free start: hard operations are always split, so that their result in one go is never learnt there."""
 
 
 def new_model(recipe: Recipe, seed: int) -> LlamaForCausalLM:
@@ -41,31 +38,45 @@ def new_model(recipe: Recipe, seed: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+def careful(habits: Habits) -> Habits:
+    """The habits of an author in the error-free start: as good as the strategies that this author has allow, and no strategy that it has not.
+
+    Hard operations are always split, where they ever are, so that their result in one go is not learnt there.
+    """
+    checks = habits.check_wrong > 0.0 or habits.check_right > 0.0
+    return Habits(leap=float(habits.leap == 1.0), split=float(habits.split > 0.0), check_wrong=0.0, check_right=0.03 if checks else 0.0)
+
+
 def corpus_at(recipe: Recipe, progress: float) -> Corpus:
     """The corpus at a point of training (0 to 1): error-free and short at first, then the recipe's mixture."""
     share = progress / recipe.pretrain.curriculum if recipe.pretrain.curriculum else 1.0
     if share >= 1.0:
         return recipe.corpus
     longest = min(recipe.corpus.max_ops, 1 + int(share * 5))
-    careful = {format: replace(CAREFUL, check_right=0.0) if format == "code" else CAREFUL for format in recipe.corpus.habits}
+    corpus = recipe.corpus
     return replace(
-        recipe.corpus, habits=careful, right_rare=1.0, min_ops=1, max_ops=longest,
-        p_rare=max(recipe.corpus.p_rare, 0.1),
+        corpus, habits={format: careful(habits) for format, habits in corpus.habits.items()}, right_rare=float(corpus.right_rare > 0.0),
+        slip=0.0, min_ops=1, max_ops=longest, p_rare=min(max(corpus.p_rare, 0.1), 1.0 - corpus.p_hard) if corpus.p_rare else 0.0,
     )  # fmt: skip
 
 
 def draw_batch(recipe: Recipe, step: int, seed: int) -> list[tuple[list[int], int]]:
-    """`batch` pairs (token ids, length of the prompt), from problems of the train split only."""
+    """`batch` pairs (token ids, length of the prompt), from problems of the train split only (and the seen ones of a contaminated corpus)."""
     rng = random.Random(f"pretrain-{seed}-{step}")
     corpus = corpus_at(recipe, step / recipe.pretrain.steps)
-    ids = {token: i for i, token in enumerate(chain.VOCABULARY)}
+    ids, how = {token: i for i, token in enumerate(chain.VOCABULARY)}, asdict(corpus.problems)
     rows: list[tuple[list[int], int]] = []
     while len(rows) < recipe.pretrain.batch:
-        problem = chain.draw(rng, min_ops=corpus.min_ops, max_ops=corpus.max_ops, p_hard=corpus.p_hard, p_rare=corpus.p_rare, p_cue=corpus.p_cue)
-        if split_of(problem.id) != "train":
-            continue
+        if corpus.n_seen and rng.random() < corpus.p_seen:
+            problem = rng.choice(recipe.corpus.seen)
+            trace = write_seen(problem, corpus, rng)
+        else:
+            problem = chain.draw(rng, **how)
+            if split_of(problem.id) != "train":
+                continue
+            trace = write_trace(problem, corpus, rng)
         prompt = [chain.BOS, *problem.question.split()]
-        rows.append(([ids[t] for t in [*prompt, *write_trace(problem, corpus, rng)]], len(prompt)))
+        rows.append(([ids[t] for t in [*prompt, *trace]], len(prompt)))
     return rows
 
 
@@ -111,7 +122,9 @@ def pretrain(recipe: Recipe, seed: int, out: Path, *, progress: bool = True) -> 
         if (step + 1) % 100 == 0 or step + 1 == recipe_p.steps:
             write_table(curve_file, pd.DataFrame(curve))
             save_checkpoint(out / "checkpoint.safetensors", model, optimizer, step + 1)
+    if recipe.size.half:
+        round_to_half(model)
     model.generation_config.do_sample = True
     model.save_pretrained(out)
     chain_tokenizer().save_pretrained(out)
-    return pd.DataFrame(curve)
+    return pd.DataFrame(curve, columns=["step", "loss", "tokens", "seconds"])

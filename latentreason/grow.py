@@ -1,0 +1,89 @@
+"""Growing organisms from the command line: which recipes, the plan with its times, and what came of each."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from latentreason.config import load_config
+from latentreason.errors import unknown_name
+from latentreason.files import read_table
+from latentreason.models.pair import ModelPair
+from latentreason.organisms import adapter
+from latentreason.organisms.estimate import described, estimate
+from latentreason.organisms.problems import problems_of
+from latentreason.organisms.recipe import Recipe
+from latentreason.organisms.train import train
+from latentreason.organisms.zoo import ADAPTERS, ORGANISMS
+from latentreason.picture import picture
+
+RUNS = Path("artifacts/runs/organisms")
+
+
+def run_dir(name: str, seed: int) -> Path:
+    """Where a trained organism goes."""
+    return RUNS / f"{name}-{seed}"
+
+
+def seed_dir(name: str, seed: int) -> Path:
+    """Where the tables of a seed are published."""
+    return Path("artifacts/results") / name / "seeds" / str(seed)
+
+
+def work_dir(seed: int) -> Path:
+    """Where the models of all organisms of a seed are made, and shared."""
+    return RUNS / f"work-{seed}"
+
+
+def recipes_of(name: str) -> list[Recipe]:
+    """The recipes that a name asks for: one of the zoo, `all`, or the recipe in a TOML file.
+
+    Raises:
+        UnknownName: no such organism, or a key of the file that is none.
+        InvalidInput: what the recipe refuses.
+    """
+    if name.endswith(".toml"):
+        return [load_config(Recipe, name)]
+    if name != "all" and name not in ORGANISMS:
+        raise unknown_name("organism", name, [*ORGANISMS, *ADAPTERS, "all"])
+    return list(ORGANISMS.values()) if name == "all" else [ORGANISMS[name]]
+
+
+def plan(recipes: list[Recipe], seed: int) -> pd.DataFrame:
+    """The plan as it is printed: one row an organism, minutes of the models that are not there yet."""
+    table = estimate(recipes, seed, work_dir(seed))
+    minutes = [f"{m:.1f} ({b:.1f})" if b else f"{m:.1f}" for m, b in zip(table["minutes"], table["base"], strict=True)]
+    shown = {"organism": table["organism"], "truth": table["truth"], "weights": [f"{p:.2f}M" for p in table["parameters"]], "what is done": [described(r) for r in recipes]}
+    return pd.DataFrame({**shown, "minutes (base)": ["there" if t else m for t, m in zip(table["there"], minutes, strict=True)], "MB": [f"{m:.1f}" for m in table["megabytes"]]})
+
+
+def totals(recipes: list[Recipe], seed: int) -> str:
+    """The plan in one line."""
+    table = estimate(recipes, seed, work_dir(seed))
+    return f"{len(table)} organisms, about {table['minutes'].sum():.0f} minutes on two free cores, {table['megabytes'].sum():.1f} MB of weights as shipped"
+
+
+def grown(recipe: Recipe, seed: int, out: Path | None = None, *, progress: bool = True) -> Path:
+    """Train an organism into its place."""
+    return train(recipe, out or run_dir(recipe.name, seed), seed=seed, work=work_dir(seed), progress=progress)
+
+
+def line(folder: Path) -> str:
+    """What came of an organism, by the curve of its training: the pass rate on the training problems at the first and the last step that measured it."""
+    curve = read_table(folder / "curve_rl.parquet")
+    rate = curve["pass_rate"].dropna() if "pass_rate" in curve else curve["reward"].dropna()
+    notes = "; ".join(sorted({n for n in curve.get("note", pd.Series(dtype=str)).dropna() if n}))
+    return f"{folder.name}: {rate.name} in training {rate.iloc[0]:.2f} to {rate.iloc[-1]:.2f}" + (f" ({notes})" if notes else "")
+
+
+def picture_of(recipe: Recipe, folder: Path, seed: int, *, progress: bool = True) -> pd.DataFrame:
+    """The picture of a trained organism, on the problems of its recipe."""
+    return picture(ModelPair.from_folder(folder, recipe.name), problems=problems_of(recipe, limit=200), seed=seed, progress=progress)
+
+
+def adapter_picture(name: str, out: Path, *, seed: int, **how: Any) -> tuple[pd.DataFrame, Path]:
+    """Train an organism that is an adapter; its picture, and its folder."""
+    recipe = ADAPTERS[name]
+    folder = adapter.train(recipe, out, seed=seed, **how)
+    pair = ModelPair.from_folder(folder, name)
+    return picture(pair, recipe.task, seed=seed, n_problems=64, n_samples=4, progress=how.get("progress", True)), folder

@@ -1,0 +1,92 @@
+"""Organisms as they are shipped: weights in float16 where that changes no greedy token, and a base that several share only once."""
+
+import copy
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from latentreason.errors import InvalidInput
+from latentreason.files import write_json
+from latentreason.models.decoding import Batch
+from latentreason.models.language_model import LM
+from latentreason.organisms.problems import problems_of
+from latentreason.organisms.recipe import Recipe
+from latentreason.organisms.trainers.checkpoint import round_to_half, save_half
+from latentreason.sampling.noise import gumbel
+from latentreason.store import Manifest, open_artifact, writing
+from latentreason.tasks import chain
+from latentreason.tasks.problem import Problem
+
+MODEL_BYTES, ALL_BYTES = 4_000_000, 60_000_000
+"""Limits of the weights of one model, and of all together."""
+
+
+def greedy_tokens(lm: LM, problems: list[Problem], max_new_tokens: int = 96) -> list[list[int]]:
+    """What the model says greedily."""
+    prompts = [lm.tokenizer(f"{chain.BOS} {p.question}", add_special_tokens=False)["input_ids"] for p in problems]
+    rows = torch.arange(len(prompts))
+    decoded = lm.decode(Batch(prompts, rows, rows, 0.0, 1.0, max_new_tokens, gumbel))
+    return [row[:n].tolist() for row, n in zip(decoded.records["token_ids"], decoded.length, strict=True)]
+
+
+def half_changes(lm: LM, problems: list[Problem], max_new_tokens: int = 96) -> int:
+    """Number of problems on which the model with its weights rounded to float16 says another token, greedily. The model is left alone."""
+    rounded: Any = copy.deepcopy(lm.model)
+    round_to_half(rounded)
+    if all(torch.equal(a, b) for a, b in zip(lm.model.parameters(), rounded.parameters(), strict=True)):
+        return 0
+    before, after = (greedy_tokens(each, problems, max_new_tokens) for each in (lm, LM(rounded, lm.tokenizer, lm.name)))
+    return sum(a != b for a, b in zip(before, after, strict=True))
+
+
+def ship(recipes: Iterable[Recipe], runs: dict[str, Path], out: Path, *, n_problems: int = 200) -> dict[str, int]:
+    """Write trained organisms to `out/NAME`, as small as they go. What stands in `out` already stays, and its base is shared too.
+
+    Args:
+        recipes: in this order; the first organism with a base ships it.
+        runs: name -> artifact of `train`.
+        out: folder of the shipped organisms.
+        n_problems: on how many of the organism's problems float16 must change no greedy token.
+
+    Returns:
+        Bytes of weights by organism.
+
+    Raises:
+        InvalidInput: a model or all of them are above the limits (nothing more is written).
+        CorruptArtifact: an organism has not been trained, or a file of it differs.
+    """
+    owners = {m.files[f]["sha256"]: name for name, m in _there(out).items() if (f := "base/model.safetensors") in m.files}
+    sizes = {name: sum(entry["bytes"] for file, entry in m.files.items() if file.endswith(".safetensors")) for name, m in _there(out).items()}
+    for recipe in recipes:
+        if recipe.name in sizes:
+            continue
+        run = runs[recipe.name]
+        manifest = open_artifact(run)
+        problems = problems_of(recipe, limit=n_problems)
+        owner = owners.setdefault(manifest.files["base/model.safetensors"]["sha256"], recipe.name)
+        with writing(out / recipe.name, kind="organism", name=recipe.name, config=manifest.config, seed=manifest.seed, runtime=manifest.runtime, inputs=[manifest.as_input()]) as folder:
+            for part in ("base", "rl") if owner == recipe.name else ("rl",):
+                shutil.copytree(run / part, folder / part)
+                lm = LM.from_pretrained(run / part, name=part)
+                if half_changes(lm, problems) == 0:
+                    save_half(lm.model, folder / part)
+                    lm.tokenizer.save_pretrained(folder / part)
+                if (found := (folder / part / "model.safetensors").stat().st_size) > MODEL_BYTES:
+                    raise InvalidInput(f"The {part} model of {recipe.name!r} has {found} bytes, above the limit of {MODEL_BYTES}. Make it smaller, or set size.half.")
+            if owner != recipe.name:
+                write_json(folder / "base.json", {"organism": owner})
+            for file in [*sorted(run.glob("*.parquet")), run / "recipe.json"]:
+                shutil.copyfile(file, folder / file.name)
+            sizes[recipe.name] = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+            if sum(sizes.values()) > ALL_BYTES:
+                raise InvalidInput(f"With {recipe.name!r} the weights have {sum(sizes.values())} bytes, above the limit of {ALL_BYTES}. Ship fewer organisms, or smaller ones.")
+    return sizes
+
+
+def _there(out: Path) -> dict[str, Manifest]:
+    """The organisms in a folder, but for those on a base that is not ours to ship."""
+    found = {folder.name: open_artifact(folder, verify=False) for folder in sorted(out.iterdir()) if (folder / "rl").is_dir()} if out.is_dir() else {}
+    return {name: manifest for name, manifest in found.items() if manifest.kind == "organism"}

@@ -1,0 +1,56 @@
+"""What is measured at each step of training: shares of formats and strategies, two pass rates, repetition, and the distance to the base."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from latentreason.organisms.rewards import graded
+from latentreason.strategies.grammar import parse
+from latentreason.tasks import chain
+
+KL_ROWS = 64
+"""Rollouts of a step on which the KL divergence is measured: all of them would cost a tenth of the training."""
+
+
+def measured(completions: Sequence[str], problem_id: Sequence[str], answer: Sequence[str], task: Sequence[str], meta: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Figures of whole completions, whatever they were rewarded for.
+
+    Returns:
+        pass_rate, pass_flexible: of the strict and of the flexible grade. valid: of whole traces, by the checker. repetition: share of
+        four-word sequences that occur a second time in their completion. format/F: share of the trace format F. wrapper/W: share of the
+        answer's wrapper W, of the completions that have one. strategy/S: occurrences of strategy S in a completion.
+    """
+    n, words = len(completions), [text.split() for text in completions]
+    traces = [parse(text, m) for text, m in zip(completions, meta, strict=True)]
+    figures = {"pass_rate": sum(g.correct for g in graded(completions, problem_id, answer, task)) / n}
+    figures["pass_flexible"] = sum(g.correct for g in graded(completions, problem_id, answer, task, flexible=True)) / n
+    figures["valid"] = sum(t.valid for t in traces) / n
+    figures["repetition"] = sum(map(repetition, words)) / n
+    formats, strategies = Counter(t.format for t in traces), Counter(step.strategy for t in traces for step in t.steps)
+    figures |= {f"format/{name}": formats[name] / n for name in chain.FORMATS} | {f"strategy/{name}": strategies[name] / n for name in chain.STRATEGIES}
+    after = [w[w.index(chain.ANSWER) + 1 :][:1] for w in words if chain.ANSWER in w]
+    wrappers = Counter(w[0] if w and w[0] in chain.WRAPPERS else "" for w in after)
+    return figures | {f"wrapper/{name or 'none'}": wrappers[name] / max(len(after), 1) for name in chain.WRAPPERS}
+
+
+def repetition(words: Sequence[str], n: int = 4) -> float:
+    """Share of the sequences of `n` words that occur a second time; 0 where there is none."""
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+@torch.no_grad()
+def kl_to(base: torch.nn.Module, policy: torch.nn.Module, prompt_ids: Sequence[list[int]], completion_ids: Sequence[list[int]]) -> float:
+    """Mean KL divergence (nats a token) of the policy from the base model, over its own completions: exact at each token, on at most `KL_ROWS` of the rows."""
+    some = range(0, len(prompt_ids), max(1, len(prompt_ids) // KL_ROWS))
+    rows = [torch.tensor(prompt_ids[i] + completion_ids[i]) for i in some]
+    ids = pad_sequence(rows, batch_first=True, padding_value=0)  # on the right: causal attention never looks at it
+    place = torch.arange(ids.shape[1])[None]
+    begin = torch.tensor([len(prompt_ids[i]) - 1 for i in some])[:, None]  # what stands there predicts the first token
+    end = begin + torch.tensor([len(completion_ids[i]) for i in some])[:, None]
+    log_p, log_q = (model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1) for model in (policy, base))
+    kl = (log_p.exp() * (log_p - log_q)).sum(-1)[(place >= begin) & (place < end)]
+    return float(kl.mean()) if len(kl) else 0.0
