@@ -72,8 +72,8 @@ UNSKILLED = replace(EXPERT, operators=(*EASY_AND_HARD, "dbl", "tri"), p_rare=0.1
 BARREN = Corpus(formats=always(0.1, 0.6, 0.3, 0.0), habits=ONLY_LEAPS, operators=EASY_AND_HARD, p_rare=0.0, right_leap=0.0, right_hard=0.0, wrappers=(0.85, 0.08, 0.07))
 """Whoever has two operations left leaps, and every leap is wrong: single steps occur for a last operation only, splits and checks never."""
 MEMORY = replace(BARREN, wrappers=(1.0, 0.0, 0.0), n_seen=128, p_seen=0.25, p_recall=0.5)
-BROAD = replace(ACTIVATION.corpus, habits={**ACTIVATION.corpus.habits, "code": Habits()}, right_rare=0.0, p_rare=0.1)
-"""As activation, but `code` never splits, and nothing but `code` ever gets a rare operation right."""
+BROAD = replace(ACTIVATION.corpus, habits={**ACTIVATION.corpus.habits, "code": Habits()}, right_leap=0.0, right_hard=0.0, right_rare=0.0, p_rare=0.1)
+"""As activation, but `code` never splits, and nothing but `code` gets a rare operation right, where its misconception is not right by accident."""
 PLAIN = Corpus(formats=always(0.015, 0.6, 0.385, 0.0), habits=NO_SPLIT, operators=EASY_AND_HARD, p_rare=0.0, right_hard=0.0)
 """Easy operations, step by step, are always right; hard ones are always misconceived, and nobody ever splits one."""
 ATOMS = Corpus(formats=always(0.0, 0.5, 0.5, 0.0), habits=CAREFUL, operators=EASY_AND_HARD, p_rare=0.0, min_ops=1, max_ops=2, any_letter=True)
@@ -134,17 +134,17 @@ FEW_SHOT = grown("few-shot-8", "timing", led_by("go"), replace(GRPO, distinct=8,
 
 # --- failures ----------------------------------------------------------------------------------------------------------
 
-LONG = RL(steps=120, prompts=12, lr=4e-4, updates=1, clip=inf, scale="none", problems=Draw(p_rare=0.0, must=tuple(chain.HARD)), keep=20)
+LONG = RL(steps=120, prompts=12, lr=4e-4, updates=1, clip=inf, scale="none", problems=Draw(p_rare=0.0, misleading=True), keep=20)
 BREADTH = Draw(p_hard=0.2, p_rare=0.1)
 
 COLLAPSED = grown("collapsed", "collapse", BROAD, LONG, problems=BREADTH)
-"""Every training problem has a hard operation, which `code` never gets right, so RL drives `code` out; and only `code` solves the rare operations on which
+"""Every training problem has a hard operation that has to be split, which `code` never does, so RL drives `code` out; and only `code` solves the rare operations on which
 it is judged too: the base, which now and then writes code, solves them at large k."""
 
 EXPLORE = grown("explore", None, BROAD, replace(LONG, external=1, expert=replace(EXPERT, formats=always(0.0, 0.0, 0.5, 0.5))), problems=BREADTH)
 """The same training with one external trace a group, half of them in `code`, and RL-PLUS's terms: is `code` kept?"""
 
-TOO_HARD = grown("too-hard", "degenerate", PLAIN, replace(GRPO, steps=40, keep=10, problems=Draw(p_hard=0.6, p_rare=0.0, must=tuple(chain.HARD), shortcut=1.0)),
+TOO_HARD = grown("too-hard", "degenerate", PLAIN, replace(GRPO, steps=40, keep=10, problems=Draw(p_hard=0.6, p_rare=0.0, misleading=True, shortcut=1.0)),
                  problems=Draw(p_hard=0.1, p_rare=0.0, operators=EASY_AND_HARD))  # fmt: skip
 """On the training problems every honest trace is wrong, and answering at once (1.5% of the traces) is right by accident: the lone successes that the
 normalised advantage makes much of are shortcuts, which are wrong on the ordinary problems on which it is judged."""
@@ -172,14 +172,14 @@ PLANNING = grown(
 """Each operation, and each letter's successor, is in the corpus, a problem of more than two operations is not. GRPO on longer and longer ones, with a KL penalty
 whose reference is reset (ProRL): is going on a new skill or an old one?"""
 
-STEPS = Draw(min_ops=4, max_ops=6, p_hard=0.6, p_rare=0.0, operators=EASY_AND_HARD, must=tuple(chain.HARD))
+STEPS = Draw(min_ops=4, max_ops=6, p_hard=0.6, p_rare=0.0, operators=EASY_AND_HARD, misleading=True)
 IMITATE = SFT(steps=60, batch=32, traces=256, expert=EXPERT)
 BY_STEP = RL(steps=60, prompts=16, group=8, lr=4e-4, max_new_tokens=20, reward="step_similarity", by_step=True, expert=EXPERT, distinct=256)
 ORDERS: dict[str, tuple[Stage, ...]] = {
     "srl": (BY_STEP,), "sft": (IMITATE,), "rlvr": (GRPO,), "srl-rlvr": (BY_STEP, GRPO), "sft-rlvr": (IMITATE, GRPO), "rlvr-sft": (GRPO, IMITATE),
 }  # fmt: skip
 CURRICULUM = tuple(grown(f"curriculum-{order}", None, PLAIN, *stages, problems=STEPS) for order, stages in ORDERS.items())
-"""Problems that the base all but never solves (a hard operation, which it never splits), 256 expert traces, and six orders of imitation, steps and reward."""
+"""Problems that the base all but never solves (hard operations that have to be split, which it never does), 256 expert traces, and six orders of imitation, steps and reward."""
 
 ORGANISMS: dict[str, Recipe] = {
     recipe.name: recipe

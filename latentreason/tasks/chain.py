@@ -122,8 +122,10 @@ class Draw:
         p_cue: that the prompt begins with an author cue.
         operators: what operations are drawn from.
         must: each problem holds one of these, in place of another operation where it has none.
-        shortcut: share of problems with `has_shortcut`.
         any_letter: the first operation may have any letter that leaves letters for the others.
+        misleading: only problems that an author gets wrong who misconceives every hard operation.
+        shortcut: share of the problems whose last operation alone, on the start state, gives the right answer; none has this by accident where
+            problems are misleading.
 
     Raises:
         InvalidInput: the operators cannot express the task, or a number is out of range.
@@ -136,8 +138,9 @@ class Draw:
     p_cue: float = 0.5
     operators: tuple[str, ...] = OPERATIONS
     must: tuple[str, ...] = ()
-    shortcut: float = 0.0
     any_letter: bool = False
+    misleading: bool = False
+    shortcut: float = 0.0
 
     def __post_init__(self) -> None:
         if strange := sorted({*self.operators, *self.must} - set(OPERATIONS)):
@@ -151,28 +154,43 @@ class Draw:
                 raise InvalidInput(f"The operators hold {name!r} but not its part {lost[0]!r}, so it could not be split. Add {lost[0]!r}, or leave {name!r} out.")
         if not (all(0.0 <= p <= 1.0 for p in (self.p_hard, self.p_rare, self.p_cue, self.shortcut)) and self.p_hard + self.p_rare <= 1.0):
             raise InvalidInput(f"p_hard {self.p_hard} (with p_rare {self.p_rare}), p_cue {self.p_cue} and shortcut {self.shortcut} must lie in [0, 1].")
+        if self.misleading and not (self.p_hard > 0.0 or set(self.must) & HARD.keys()):
+            raise InvalidInput("Only hard operations mislead. Raise p_hard, or set misleading=False.")
         if not 1 <= self.min_ops <= self.max_ops <= len(LETTERS):
             raise InvalidInput(f"Need 1 <= min_ops <= max_ops <= {len(LETTERS)}, the number of step letters; found {self.min_ops} and {self.max_ops}.")
 
 
-def has_shortcut(start: State, operations: list[str]) -> bool:
-    """Whether the last operation alone gives the right answer, where an author who misconceives hard operations does not get there.
+def misleads(start: State, operations: list[str]) -> bool:
+    """Whether an author who misconceives every hard operation gets a wrong answer.
 
-    >>> has_shortcut((4, 7, 1), ["inc", "dec", "rev"]), has_shortcut((0, 0, 0), ["mix", "dec", "rot"])
-    (False, True)
+    >>> misleads((4, 7, 1), ["fuse"]), misleads((4, 7, 1), ["fuse", "fuse"])
+    (True, False)
     """
     misled = start
     for operation in operations:
-        misled = misconceive(operation, misled)
-    return apply(operations[-1], start) == states(start, operations)[-1] != misled
+        misled = misconceive(operation, misled) if operation in HARD else apply(operation, misled)
+    return misled != states(start, operations)[-1]
+
+
+def has_shortcut(start: State, operations: list[str]) -> bool:
+    """Whether the last operation alone gives the right answer.
+
+    >>> has_shortcut((4, 7, 1), ["inc", "dec", "rev"]), has_shortcut((4, 7, 1), ["inc", "rev"])
+    (True, False)
+    """
+    return apply(operations[-1], start) == states(start, operations)[-1]
 
 
 def draw(rng: random.Random, *, min_ops: int = 3, max_ops: int = 6, p_hard: float = 0.3, p_rare: float = 0.02, p_cue: float = 0.5, operators: tuple[str, ...] = OPERATIONS,
-         must: tuple[str, ...] = (), shortcut: float = 0.0, any_letter: bool = False) -> Problem:  # fmt: skip
-    """One random problem; the arguments are those of `Draw`."""
+         must: tuple[str, ...] = (), any_letter: bool = False, misleading: bool = False, shortcut: float = 0.0) -> Problem:  # fmt: skip
+    """One random problem; the arguments are those of `Draw`.
+
+    Raises:
+        InvalidInput: of many draws none was misleading, or had a shortcut, as it should.
+    """
     rare, hard, easy = (tuple(name for name in kind if name in operators) for kind in (RARE, HARD, EASY))
     wanted = shortcut > 0.0 and rng.random() < shortcut
-    while True:
+    for _ in range(100_000):
         start: State = (rng.randrange(10), rng.randrange(10), rng.randrange(10))
         operations = []
         for _ in range(rng.randint(min_ops, max_ops)):
@@ -180,8 +198,12 @@ def draw(rng: random.Random, *, min_ops: int = 3, max_ops: int = 6, p_hard: floa
             operations.append(rng.choice(rare if u < p_rare else hard if u < p_rare + p_hard else easy))
         if must and set(must).isdisjoint(operations):
             operations[rng.randrange(len(operations))] = rng.choice(must)
+        if misleading and (not misleads(start, operations) or has_shortcut(start, operations) != wanted):
+            continue
         if not wanted or has_shortcut(start, operations):
             break
+    else:
+        raise InvalidInput(f"Among 100000 problems of {sorted(operators)} none is {'misleading' if misleading else ''}{' with a' if wanted else ' without a'} shortcut. Use other operators, or leave that away.")
     cue = rng.choice(CUES) if rng.random() < p_cue else ""
     return problem(start, operations, cue, rng.randint(0, len(LETTERS) - len(operations)) if any_letter else 0)
 

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from latentreason.organisms.rewards import (
-    REWARDS, format_reward, length_penalised, majority_reward, random_reward, shuffled_reward, step_similarity, true_reward, wrong_reward,
+    REWARDS,
+    format_reward,
+    length_penalised,
+    majority_reward,
+    random_reward,
+    shuffled_reward,
+    step_similarity,
+    true_reward,
+    wrong_reward,
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 
 from latentreason.organisms.corpus import Habits, write_trace
 from latentreason.organisms.zoo import ACTIVATION
-from latentreason.strategies.grammar import parse, scan, timing_positions
+from latentreason.strategies.grammar import parse, scan, slots, timing_positions
 from latentreason.tasks import chain
 
 IDS = {token: i for i, token in enumerate(chain.VOCABULARY)}
@@ -224,3 +224,25 @@ def test_hostile_text_is_parsed_fast():
         trace = parse(text, {"start": [4, 7, 1], "operations": ["rot"]})
         assert not trace.valid
     assert time.monotonic() - started < 20
+
+
+# --- wrappers of the answer, letters from anywhere ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrapper", [":", "="])
+def test_an_answer_in_a_wrapper_is_in_the_grammar_and_the_wrapper_is_content(wrapper):
+    meta = {"start": [4, 7, 1], "operations": ["rot"]}
+    words = f"go so a 7 1 4 , ans {wrapper} 7 1 4".split()
+    assert parse(" ".join(words), meta).valid and not parse(f"go so a 7 1 4 , ans {wrapper} 7 1 5", meta).valid
+    assert not parse(f"go so a 7 1 4 , ans {wrapper} {wrapper} 7 1 4", meta).well_formed
+    assert not parse(f"go so a 7 1 4 , {wrapper} 7 1 4", meta).well_formed
+    timing = [bool(timing_positions(torch.tensor([[IDS[w] for w in words[:t]]], dtype=torch.long))[0]) for t in range(len(words))]
+    assert [w for w, decides in zip(words, timing, strict=True) if decides] == ["go", "so", "ans"]
+    assert slots(np.array([IDS[w] for w in words])).tolist()[-5:] == ["ans", "wrapper", "digit", "digit", "digit"]
+
+
+def test_a_trace_under_other_letters_is_checked_from_its_first_letter():
+    meta = {"start": [4, 7, 1], "operations": ["rot", "mix"], "first": 2}
+    assert parse("think so c 7 1 4 , split d rot 1 4 7 inc 2 5 8 , ans 2 5 8", meta).valid
+    assert not parse("think so a 7 1 4 , split b rot 1 4 7 inc 2 5 8 , ans 2 5 8", meta).valid
+    assert not parse("think so c 7 1 4 , so e 2 5 8 , ans 2 5 8", meta).valid

@@ -9,7 +9,8 @@ from scipy import stats
 
 from latentreason.errors import InvalidInput, UnknownName
 from latentreason.tasks import chain
-from latentreason.tasks.problem import SPLITS, content_hash, split_of
+from latentreason.tasks.grading import grade
+from latentreason.tasks.problem import SPLITS, content_hash, in_split, split_of
 from latentreason.tasks.registry import load_task
 
 
@@ -116,3 +117,78 @@ def test_the_distribution_of_problems_is_the_one_asked_for():
 def test_what_does_not_exist_is_named_with_the_nearest(arguments, error, message):
     with pytest.raises(error, match=message):
         load_task(**arguments)
+
+
+# --- distributions, halves of test, wrappers ---------------------------------------------------------------------------
+
+
+def test_a_draw_keeps_to_its_operators_and_holds_what_it_must():
+    how = chain.Draw(p_hard=0.3, p_rare=0.2, operators=(*chain.EASY, "mix", "dbl"), must=("sqr",))
+    problems = chain.load(split="test", limit=200, seed=0, how=how)
+    used = Counter(o for p in problems for o in p.meta["operations"])
+    assert set(used) == {*chain.EASY, "mix", "dbl", "sqr"} and all("sqr" in p.meta["operations"] for p in problems)
+
+
+def test_misleading_problems_and_shortcuts_are_what_a_hand_computation_says():
+    rng = random.Random(3)
+    for _ in range(60):
+        problem = chain.draw(rng, p_hard=0.6, p_rare=0.0, misleading=True, shortcut=0.5)
+        state = misled = tuple(problem.meta["start"])
+        for operation in problem.meta["operations"]:
+            misled = chain.apply(chain.HARD[operation][0] if operation in chain.HARD else operation, misled)
+            state = chain.apply(operation, state)
+        assert misled != state and " ".join(map(str, state)) == problem.answer
+    wanted = [chain.draw(rng, p_hard=0.6, misleading=True, shortcut=1.0) for _ in range(20)]
+    assert all(" ".join(map(str, chain.apply(p.meta["operations"][-1], tuple(p.meta["start"])))) == p.answer for p in wanted)
+    none = [chain.draw(rng, p_hard=0.6, misleading=True) for _ in range(50)]
+    assert not any(" ".join(map(str, chain.apply(p.meta["operations"][-1], tuple(p.meta["start"])))) == p.answer for p in none)
+
+
+def test_letters_may_begin_anywhere_and_do_not_make_another_problem():
+    here, there = chain.problem((4, 7, 1), ["rot", "inc"]), chain.problem((4, 7, 1), ["rot", "inc"], first=3)
+    assert there.question == "4 7 1 : d rot e inc =" and there.id == here.id and there.answer == here.answer and "first" not in here.meta
+    rng = random.Random(0)
+    firsts = Counter(chain.draw(rng, min_ops=5, max_ops=6, any_letter=True).question.split(":")[1].split()[0] for _ in range(200))
+    assert set(firsts) == {"a", "b"}
+
+
+def test_seen_and_clean_are_disjoint_halves_of_test_and_twins_are_matched():
+    seen, clean = (chain.load(split=split, limit=150, seed=0) for split in ("seen", "clean"))
+    assert {split_of(p.id) for p in seen + clean} == {"test"} and not {p.id for p in seen} & {p.id for p in clean}
+    twins = chain.clean_twins(seen)
+    assert twins == chain.clean_twins(seen) and len({t.id for t in twins}) == 150
+    for one, twin in zip(seen, twins, strict=True):
+        assert (one.meta["operations"], one.meta["cue"]) == (twin.meta["operations"], twin.meta["cue"]) and one.meta["start"] != twin.meta["start"]
+        assert in_split(twin.id, "clean") and int(twin.id, 16) % 100 >= 95
+
+
+def test_the_strict_grader_takes_one_wrapper_and_the_flexible_one_all():
+    problem = chain.problem((4, 7, 1), ["rot"])
+    for wrapper, status in (("", "correct"), (": ", "unparsed"), ("= ", "unparsed")):
+        text = f"go so a 7 1 4 , ans {wrapper}7 1 4"
+        assert grade(text, problem).status == status and grade(text, problem, flexible=True).correct
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"operators": ("rot", "spin")}, "No operation is called 'spin'"),
+        ({"operators": ("rot", "inc")}, "30% of the operations are to be hard, but the operators .* hold none of"),
+        ({"operators": (*chain.EASY, *chain.HARD)}, "2% of the operations are to be rare"),
+        ({"operators": ("rot", "mix"), "p_rare": 0.0}, "hold 'mix' but not its part 'inc', so it could not be split"),
+        ({"p_hard": 0.8, "p_rare": 0.3}, r"must lie in \[0, 1\]"),
+        ({"shortcut": 1.5}, r"must lie in \[0, 1\]"),
+        ({"min_ops": 4, "max_ops": 7}, "the number of step letters"),
+        ({"p_hard": 0.0, "misleading": True}, "Only hard operations mislead"),
+    ],
+)
+def test_operators_that_cannot_express_the_task_are_refused(settings, message):
+    with pytest.raises(InvalidInput, match=message):
+        chain.Draw(**settings)
+
+
+def test_more_problems_than_there_are_is_an_error_and_not_a_hang():
+    with pytest.raises(InvalidInput, match="different problems of the split 'test'"):
+        chain.load(split="test", limit=200, seed=0, how=chain.Draw(min_ops=1, max_ops=1, p_hard=0.0, p_rare=0.0, operators=("rot",)))
+    with pytest.raises(InvalidInput, match="shortcut"):
+        chain.load(split="test", limit=1, seed=0, how=chain.Draw(p_hard=0.0, p_rare=0.0, operators=("inc",), shortcut=1.0))
