@@ -190,7 +190,7 @@ def draw(rng: random.Random, *, min_ops: int = 3, max_ops: int = 6, p_hard: floa
     """
     rare, hard, easy = (tuple(name for name in kind if name in operators) for kind in (RARE, HARD, EASY))
     wanted = shortcut > 0.0 and rng.random() < shortcut
-    for _ in range(100_000):
+    for _ in range(20_000):
         start: State = (rng.randrange(10), rng.randrange(10), rng.randrange(10))
         operations = []
         for _ in range(rng.randint(min_ops, max_ops)):
@@ -203,7 +203,7 @@ def draw(rng: random.Random, *, min_ops: int = 3, max_ops: int = 6, p_hard: floa
         if not wanted or has_shortcut(start, operations):
             break
     else:
-        raise InvalidInput(f"Among 100000 problems of {sorted(operators)} none is {'misleading' if misleading else ''}{' with a' if wanted else ' without a'} shortcut. Use other operators, or leave that away.")
+        raise InvalidInput(f"Among 20000 problems of {sorted(operators)} none is {'misleading' if misleading else ''}{' with a' if wanted else ' without a'} shortcut. Use other operators, or leave that away.")
     cue = rng.choice(CUES) if rng.random() < p_cue else ""
     return problem(start, operations, cue, rng.randint(0, len(LETTERS) - len(operations)) if any_letter else 0)
 
@@ -216,7 +216,7 @@ def load(*, split: str, limit: int, seed: int, how: Draw = Draw()) -> list[Probl
     """
     rng = random.Random(f"chain-{split}-{seed}")
     found: dict[str, Problem] = {}
-    draws = 1_000 * limit + 100_000
+    draws = 200 * limit + 10_000
     for _ in range(draws):
         candidate = draw(rng, **asdict(how))
         if in_split(candidate.id, split):

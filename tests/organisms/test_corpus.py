@@ -1,13 +1,14 @@
 """Do authors do what their habits say? Read off their traces by a reader that knows nothing of `write_trace`."""
 
 import dataclasses
+import hashlib
 import random
 from collections import Counter
 
 import pytest
 from scipy import stats
 
-from latentreason.organisms.corpus import Habits, write_trace
+from latentreason.organisms.corpus import Habits, write_seen, write_trace
 from latentreason.organisms.zoo import ACTIVATION
 from latentreason.tasks import chain
 
@@ -139,3 +140,46 @@ def test_a_format_can_be_forced_and_the_generator_decides_all_else(traces):
     one, again = (write_trace(problem, ACTIVATION.corpus, random.Random(5), format="code") for _ in range(2))
     assert one == again and one[0] == "code"
     assert set(one) <= set(chain.VOCABULARY)
+
+
+# --- what the other organisms ask for ----------------------------------------------------------------------------------
+
+
+def test_a_slip_is_one_wrong_digit_of_an_easy_step_and_the_trace_goes_on_from_it():
+    corpus = dataclasses.replace(ACTIVATION.corpus, slip=0.3, habits={f: Habits(split=1.0) for f in ("go", "think", "code")}, p_rare=0.0, operators=(*chain.EASY, *chain.HARD))
+    rng, slipped, easy = random.Random(5), 0, 0
+    for _ in range(800):
+        problem = chain.draw(rng, **vars(corpus.problems))
+        words = write_trace(problem, corpus, rng, format="think")
+        state = tuple(problem.meta["start"])
+        for operation, (strategy, _, result, _) in zip(problem.meta["operations"], chunks_of(words), strict=True):
+            right = chain.apply(operation, state)
+            wrong = sum(a != b for a, b in zip(right, result, strict=True))
+            assert wrong <= (strategy == "so")
+            easy, slipped, state = easy + (strategy == "so"), slipped + wrong, result
+        assert words[-4:-1] == [str(d) for d in state]
+    assert likely(slipped, easy, 0.3)
+
+
+def test_wrappers_stand_before_every_answer_as_often_as_they_should():
+    corpus, rng = dataclasses.replace(ACTIVATION.corpus, wrappers=(0.5, 0.3, 0.2)), random.Random(2)
+    after = Counter((words := write_trace(chain.draw(rng), corpus, rng))[words.index("ans") + 1] for _ in range(2000))
+    assert likely(after[":"], 2000, 0.3) and likely(after["="], 2000, 0.2)
+
+
+def test_a_seen_problem_is_recalled_at_once_or_written_as_any_other():
+    corpus, rng = dataclasses.replace(ACTIVATION.corpus, n_seen=6, p_seen=0.2, p_recall=0.4), random.Random(2)
+    assert corpus.seen == corpus.seen and len(corpus.seen) == 6
+    recalled = [write_seen(p, corpus, rng) == ["direct", "ans", *p.answer.split(), "<eos>"] for p in corpus.seen for _ in range(300)]
+    direct = sum(corpus.formats[p.meta["cue"]][0] * (chain.apply(p.meta["operations"][-1], tuple(p.meta["start"])) == tuple(map(int, p.answer.split()))) for p in corpus.seen) / 6
+    assert likely(sum(recalled), len(recalled), 0.4 + 0.6 * direct)
+
+
+def test_fields_at_their_default_cost_no_random_number():
+    """The corpus of the shipped organism is drawn as it was before they were there."""
+    problem, one, other = chain.draw(random.Random(0)), random.Random(1), random.Random(1)
+    write_trace(problem, ACTIVATION.corpus, one)
+    write_trace(problem, dataclasses.replace(ACTIVATION.corpus, wrappers=(0.0, 1.0, 0.0)), other)
+    assert one.getstate() != other.getstate()
+    digest = hashlib.sha256(" ".join(" ".join(write_trace(chain.draw(rng), ACTIVATION.corpus, rng)) for rng in [random.Random(7)] for _ in range(200)).encode())
+    assert digest.hexdigest()[:16] == "52e4ff349f5f1754"  # as written by the version that trained it

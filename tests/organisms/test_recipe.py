@@ -1,12 +1,19 @@
 """Recipes that make no sense are refused with what to change."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from math import inf
 
 import pytest
 
-from latentreason.errors import InvalidInput
+from latentreason.config import dump_config, from_dict, load_config
+from latentreason.errors import InvalidInput, LatentReasonError
+from latentreason.models.pair import organism_dir
 from latentreason.organisms.corpus import Habits
-from latentreason.organisms.zoo import ACTIVATION, ORGANISMS
+from latentreason.organisms.recipe import RL, SFT, Recipe, Size, config_of
+from latentreason.organisms.trainers.pretrain import new_model
+from latentreason.organisms.zoo import ACTIVATION, EXPERT, ORGANISMS
+from latentreason.store import config_hash
 from latentreason.tasks import chain
 
 CORPUS = ACTIVATION.corpus
@@ -46,3 +53,72 @@ def test_a_mixture_that_is_none_is_refused(changes, message):
 
 def test_there_are_letters_for_the_longest_problem():
     assert len(chain.LETTERS) >= CORPUS.max_ops
+
+
+# --- configs -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_organism_keeps_its_config_and_hash_although_recipes_have_grown():
+    manifest = json.loads((organism_dir("activation") / "manifest.json").read_text())
+    config = {"recipe": config_of(ACTIVATION), "seed": 0}
+    assert config_hash(config) == manifest["config_hash"]
+    assert json.loads(json.dumps(config)) == manifest["config"]
+    assert "slip" in asdict(ACTIVATION)["corpus"]  # there, and left out at its default
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"corpus": replace(CORPUS, slip=0.1)}, {"corpus": replace(CORPUS, wrappers=(0.5, 0.5, 0.0))}, {"rl": RL(reward="random", reward_args={"p": 0.3})}, {"rl": RL(keep=5)},
+        {"size": Size(half=True)}, {"problems": chain.Draw(p_rare=0.1)}, {"stages": (SFT(expert=EXPERT), RL())}, {"rl": RL(problems=chain.Draw(max_ops=4))},
+    ],
+)  # fmt: skip
+def test_a_new_field_away_from_its_default_is_in_the_config_and_changes_the_hash(changes):
+    config = config_of(replace(ACTIVATION, **changes))
+    assert config_hash(config) != config_hash(config_of(ACTIVATION))
+    assert from_dict(Recipe, json.loads(json.dumps(config).replace("Infinity", '"Infinity"'))) == replace(ACTIVATION, **changes)
+
+
+@pytest.mark.parametrize("name", sorted(ORGANISMS))
+def test_a_recipe_survives_its_toml_file(name, tmp_path):
+    (tmp_path / "recipe.toml").write_text(dump_config(ORGANISMS[name]))
+    assert load_config(Recipe, tmp_path / "recipe.toml") == ORGANISMS[name]
+
+
+@pytest.mark.parametrize("size", [ACTIVATION.size, ORGANISMS["format"].size, ORGANISMS["formats-large-go"].size])
+def test_the_number_of_weights_is_that_of_the_model(size):
+    assert size.parameters == sum(p.numel() for p in new_model(replace(ACTIVATION, size=size), 0).parameters())
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: RL(reward="randm"), "Unknown reward 'randm'. Did you mean 'random'"),
+        (lambda: RL(reward="random", reward_args={"q": 0.5}), "Unknown argument of the reward random 'q'"),
+        (lambda: RL(group=1), "a lone sample has no advantage"),
+        (lambda: RL(clip=0.0), "clip=inf for none"),
+        (lambda: RL(beta=inf), "beta"),
+        (lambda: RL(by_step=True, reward="step_similarity"), "need an expert"),
+        (lambda: RL(expert=EXPERT), "nothing else does"),
+        (lambda: RL(reward="step_similarity"), "use it with by_step=True"),
+        (lambda: RL(external=1, expert=EXPERT), "scale='none', clip=inf"),
+        (lambda: RL(external=16, expert=EXPERT, scale="none", clip=inf), "fewer than group=16"),
+        (lambda: SFT(), "one source"),
+        (lambda: SFT(expert=EXPERT, teacher="activation"), "one source"),
+        (lambda: SFT(expert=EXPERT, steps=0), "at least 1"),
+        (lambda: replace(ACTIVATION, truth="magic"), "Unknown truth 'magic'"),
+        (lambda: replace(ACTIVATION, rl=RL(max_new_tokens=150)), "needs 169 positions .* its context has 160"),
+        (lambda: replace(ACTIVATION, rl=RL(split="seen")), "trains on seen problems, but its corpus has none"),
+        (lambda: replace(CORPUS, n_seen=5), "give both, or neither"),
+        (lambda: replace(CORPUS, wrappers=(0.5, 0.2, 0.2)), "Wrappers .* must be 3 probabilities that sum to 1"),
+        (lambda: replace(CORPUS, slip=1.5), "must lie in"),
+        (lambda: replace(CORPUS, operators=("rot", "swp")), "hold none of"),
+        (lambda: replace(CORPUS, operators=(*chain.OPERATIONS, "spin")), "No operation is called 'spin'"),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_makes_no_sense_says_what_to_change(build, message):
+    with pytest.raises(LatentReasonError, match=message):
+        build()

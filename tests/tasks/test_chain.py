@@ -189,6 +189,6 @@ def test_operators_that_cannot_express_the_task_are_refused(settings, message):
 
 def test_more_problems_than_there_are_is_an_error_and_not_a_hang():
     with pytest.raises(InvalidInput, match="different problems of the split 'test'"):
-        chain.load(split="test", limit=200, seed=0, how=chain.Draw(min_ops=1, max_ops=1, p_hard=0.0, p_rare=0.0, operators=("rot",)))
+        chain.load(split="test", limit=115, seed=0, how=chain.Draw(min_ops=1, max_ops=1, p_hard=0.0, p_rare=0.0, operators=("rot",)))
     with pytest.raises(InvalidInput, match="shortcut"):
         chain.load(split="test", limit=1, seed=0, how=chain.Draw(p_hard=0.0, p_rare=0.0, operators=("inc",), shortcut=1.0))

@@ -103,4 +103,5 @@ def train_sft(recipe: Recipe, seed: int, base: Path, out: Path, *, stage: SFT, o
         newest = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
         trainer.train(resume_from_checkpoint=newest)
     written(lm, out, half=recipe.size.half)
-    return curve_of(trainer.state.log_history).merge(read_table(samples), on="step", how="left").assign(note="")
+    curve = curve_of(trainer.state.log_history).drop(columns="num_tokens")  # trl counts those of one session
+    return curve.merge(read_table(samples), on="step", how="left").assign(note="")
