@@ -29,7 +29,7 @@ ROUNDS, PARTS = 3, 8
 """Rounds of the search, and into how many parts each cuts what is left: 512 steps in all (of 2.4% from 1e-4 to 20)."""
 
 
-def calibrated(router: Router, pair: ModelPair, problems: list[Problem], changed: float = 0.5, *, sampling: Sampling = Sampling(n=4), progress: bool = True) -> Router:
+def calibrated(router: Router, pair: ModelPair, problems: list[Problem], changed: float = 0.5, *, sampling: Sampling = Sampling(n=4), quick: bool = False, progress: bool = True) -> Router:
     """The router with the threshold that changes `changed` of D, and with the rates for its matched controls.
 
     Args:
@@ -38,6 +38,7 @@ def calibrated(router: Router, pair: ModelPair, problems: list[Problem], changed
         problems: of the calibration split.
         changed: budget of changed tokens, as a share of D (what always-RL changes).
         sampling: at the temperature that the hybrid will run at.
+        quick: a third of the decoding, see `calibrate`.
         progress: show a progress bar.
 
     Warns:
@@ -48,7 +49,7 @@ def calibrated(router: Router, pair: ModelPair, problems: list[Problem], changed
     """
     if not isinstance(changed, int | float):
         raise InvalidInput(f"changed={changed!r} is not one budget; for several use latentreason.hybrid.calibrate.calibrate([router], ..., budgets).")
-    chosen = calibrate([router], pair, problems, [changed], sampling=sampling, progress=progress)[0]
+    chosen = calibrate([router], pair, problems, [changed], sampling=sampling, quick=quick, progress=progress)[0]
     share = chosen.params["calibration"]["share_of_D"]
     if abs(share - changed) > 0.1:
         why = "it has no threshold" if router.score is None else f"no threshold between {router.search[0]:g} and {router.search[1]:g} comes nearer"
