@@ -1,7 +1,7 @@
 """Result: what a study says, as data. Computing is separate from plotting: `plot` calls the study's own `plot`."""
 
 import html
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +77,16 @@ class Result:
 
     def _repr_html_(self) -> str:
         return f"<h4>{html.escape(self.study)}</h4><p>{html.escape(self.finding)}</p>{self.table.head(30).to_html(index=False, escape=True)}"
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """A study's configuration as it stands in its result. A sampling temperature of 1 goes without saying."""
+    return {name: value for name, value in asdict(config).items() if (name, value) != ("temperature", 1.0)}
+
+
+def sampled(result: Result) -> str:
+    """What figures and tables call the sampled arms of a result, such as "T=0.6"."""
+    return f"T={result.config.get('temperature', 1.0):g}"
 
 
 def rows(quantity: str, estimate: Estimate, **where: Any) -> dict[str, Any]:
