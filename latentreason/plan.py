@@ -22,7 +22,7 @@ from latentreason.geometry.doses import CONTENT, DECODED, POINTS, STRENGTHS
 from latentreason.hybrid.calibrate import PARTS, ROUNDS
 from latentreason.models.pair import organism_dirs
 from latentreason.models.prompts import Prompt, render
-from latentreason.models.size import PairSize, at_hand, sources, tokenizer_at_hand
+from latentreason.models.size import PairSize, at_hand, sources, tokenizer_of
 from latentreason.reproduce import TEMPERATURES_TRIED, TINY, RunConfig, geometry_settings
 from latentreason.sampling.local import MEMORY, Sampling
 from latentreason.strategies.rules import RULES
@@ -245,11 +245,11 @@ def _problems(config: RunConfig, local: bool) -> Callable[[str, int], int]:
 
 
 def _prompts(config: RunConfig, size: PairSize, local: bool) -> Callable[[str | None], int]:
-    """style -> tokens of the longest prompt; what `[model]` says where tokenizer or problems are not at hand."""
+    """Tokens of the longest prompt, by style; what `[model]` says where tokenizer or problems are not at hand."""
     task = TASKS[config.task]
     if not local or (task.fixed and benchmarks.at_hand(config.task) is None):
         return lambda style: size.prompt_tokens
-    tokenizer = tokenizer_at_hand(sources(config.pair, config.revisions)[0])
+    tokenizer = tokenizer_of(sources(config.pair, config.revisions)[0])
     limits = {"test": max(config.n_problems, config.passk_problems, config.trace_problems), "calibration": 2 * config.calibration_problems, "fit": config.geometry_problems}
     asked: list[Problem] = [p for split, limit in limits.items() for p in load_task(config.task, split=split, limit=limit, seed=config.seed)]
 

@@ -1,5 +1,7 @@
 """How large the models of a pair are, and what is at hand of them, without loading a weight and without a network.
 
+Example::
+
     at_hand("Qwen/Qwen2.5-0.5B,Open-Reasoner-Zero/Open-Reasoner-Zero-0.5B")     # None unless both are cached
 """
 
@@ -107,11 +109,11 @@ def at_hand(pair: str, revisions: tuple[str, str] | None = None) -> tuple[PairSi
     return size, config.dtype or torch.float32
 
 
-def tokenizer_at_hand(source: Source) -> Any | None:
-    """The tokenizer of a source, None where it is not on this machine."""
+def tokenizer_of(source: Source) -> Any:
+    """The tokenizer of a source that is here."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(source.path, revision=source.revision, local_files_only=True) if source.here else None
+    return AutoTokenizer.from_pretrained(source.path, revision=source.revision, local_files_only=True)
 
 
 def _config(source: Source) -> Any:
