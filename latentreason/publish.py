@@ -13,6 +13,7 @@ from latentreason.files import copy_tree, read_json, write_json, write_table
 from latentreason.reproduce import RunConfig, run_name
 from latentreason.store import SCHEMA, code_version, config_hash, environment, sha256
 from latentreason.studies.recompute import recompute
+from latentreason.studies.result import sampled
 from latentreason.tasks.registry import load_task
 
 
@@ -48,7 +49,7 @@ def _facts(folder: Path, config: RunConfig) -> dict[str, Any]:
     ids = {split: [p.id for p in load_task(config.task, split=split, limit=limit, seed=config.seed)] for split, limit in asked.items()}
     files = sorted(p for p in folder.rglob("*.parquet") if "parts" not in p.parts)
     return {
-        "schema": SCHEMA, "kind": "run", "config": asdict(config), "weights": read_json(folder / "config.json")["config"]["weights"],
+        "schema": SCHEMA, "kind": "run", "models": read_json(models) if (models := folder / "models.json").is_file() else {}, "config": asdict(config), "weights": read_json(folder / "config.json")["config"]["weights"],
         "data": {split: {"n": len(of), "ids_hash": config_hash({"ids": of})} for split, of in ids.items()},
         "code": code_version(), "env": environment(), "seconds": read_json(folder / "seconds.json"),
         "files": {p.relative_to(folder).as_posix(): sha256(p) for p in files},
@@ -68,7 +69,7 @@ def headline_block(results: Path) -> str:
     shown = table[table["quantity"].str.startswith(README_ROWS)]
     findings = [f"- **{name.replace('_', ', ')}**: {result.finding}" for name, result in loaded.items()]
     lines = [f"| {q} | {t} |" for q, t in zip(shown["quantity"], shown["text"], strict=True)]
-    sizes = f"{details['n_problems']} problems x {details['n_samples']} samples at T=1, {details['n_problems']} greedy"
+    sizes = f"{details['n_problems']} problems x {details['n_samples']} samples at {sampled(loaded['recovery'])}, {details['n_problems']} greedy"
     return "\n".join([*findings, "", f"| quantity ({sizes}) | estimate [95% interval] |", "|---|---|", *lines])
 
 
