@@ -12,7 +12,7 @@ from latentreason.figures.report import headline, write_report
 from latentreason.files import copy_tree, read_json, write_json, write_table
 from latentreason.reproduce import RunConfig, run_name
 from latentreason.store import SCHEMA, code_version, config_hash, environment, sha256
-from latentreason.studies.recompute import recompute
+from latentreason.studies.recompute import RESULTS, recompute
 from latentreason.studies.result import sampled
 from latentreason.tasks.registry import load_task
 
@@ -27,12 +27,14 @@ def finish(folder: Path, config: RunConfig) -> Path:
 
 
 def publish(folder: Path, artifacts: Path) -> None:
-    """Copy tables, results and figures of a finished run to the committed places."""
-    target = artifacts / "results" / run_name(folder)
+    """Copy tables, results and figures of a finished run to the committed places; of a run with another seed than 0, tables and results, to `seed-N` there."""
+    seed = read_json(folder / "run.json")["config"]["seed"]
+    target = artifacts / "results" / run_name(folder) / (f"seed-{seed}" if seed else "")
     copy_tree(folder / "tables", target / "tables")
-    for file in (*folder.glob("*.parquet"), *(folder / f"{n}.json" for n in load_results(folder)), folder / "run.json"):
+    for file in (*folder.glob("*.parquet"), *(folder / f"{n}.json" for n in load_results(folder) if n in RESULTS), folder / "run.json"):
         shutil.copyfile(file, target / file.name)
-    make_figures(target, figures_of(target))
+    if not seed:
+        make_figures(target, figures_of(target))
 
 
 def figures_of(results: Path) -> Path:
@@ -71,6 +73,16 @@ def headline_block(results: Path) -> str:
     lines = [f"| {q} | {t} |" for q, t in zip(shown["quantity"], shown["text"], strict=True)]
     sizes = f"{details['n_problems']} problems x {details['n_samples']} samples at {sampled(loaded['recovery'])}, {details['n_problems']} greedy"
     return "\n".join([*findings, "", f"| quantity ({sizes}) | estimate [95% interval] |", "|---|---|", *lines])
+
+
+def seeds_block(results: Path) -> str:
+    """The headline of each committed seed of sampling as Markdown, a column each: the spread that one interval does not show."""
+    folders = [results, *sorted(results.glob("seed-*"))]
+    tables = [headline(load_results(folder)).set_index("quantity")["text"].rename(f"seed {folder.name.rpartition('-')[2] if folder != results else 0}") for folder in folders]
+    table = pd.concat(tables, axis=1).fillna("-")
+    table = table[table.index.str.startswith(README_ROWS)]
+    lines = [f"| {quantity} | {' | '.join(row)} |" for quantity, row in zip(table.index, table.to_numpy(), strict=True)]
+    return "\n".join([f"| quantity | {' | '.join(table.columns)} |", "|---" * (len(folders) + 1) + "|", *lines])
 
 
 def publish_seed(folder: Path, picture: pd.DataFrame, target: Path) -> Path:
