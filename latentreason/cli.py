@@ -192,20 +192,44 @@ def report(run: Path) -> None:
     console.print(str(write_report(run)))
 
 
-@app.command(epilog="Example: latentreason reproduce --publish")
-def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism; default activation.")] = None, seed: Annotated[int | None, typer.Option(help="Default 0.")] = None,
+def _show_plan(planned: Any) -> None:
+    """A plan as tables. Numbers are upper bounds."""
+    config = planned.config
+    for table, title in ((planned.stages, f"{config.pair} on {config.task}: at most"), (planned.files.assign(bytes=planned.files["bytes"].astype(int)), "Files, roughly")):
+        shown = Table(title=title)
+        for column in table.columns:
+            shown.add_column(str(column), justify="left" if column in ("stage", "file") else "right")
+        for row in table.itertuples(index=False):
+            shown.add_row(*(f"{v:,}" if isinstance(v, int) else str(v) for v in row))
+        console.print(shown)
+    known = "" if planned.memory is None else f" into {planned.memory / 1e9:.0f} GB"
+    console.print(f"Weights: {planned.weights / 1e9:.2f} GB; the longest row of a hybrid ({planned.positions:,} positions): {planned.row / 1e6:.1f} MB; rows that fit{known}: {planned.rows_that_fit:,}", highlight=False)
+    console.print("Passes are tokens that a model reads, those of prompts included. Rows that share a prefix, and completions that end early, take less.", highlight=False)
+    for title, lines in (("To fetch first", planned.fetch), ("This will not go", planned.notes)):
+        for line in lines:
+            console.print(f"{title}: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: latentreason reproduce --pair orz-7b --dry-run")
+def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism or of a configuration that comes with the package, or BASE,RL; default activation.")] = None, seed: Annotated[int | None, typer.Option(help="Default 0.")] = None,
               config: Annotated[str | None, typer.Option(help="TOML file with keys of RunConfig, such as n_problems = 50; or the name of one that comes with the package.")] = None,
               tiny: Annotated[bool, typer.Option("--tiny", help="A run of seconds whose numbers mean nothing.")] = False,
+              dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan (tokens, passes, memory, files) and load no weights.")] = False,
+              memory: Annotated[float | None, typer.Option(help="Of the plan: gigabytes of the device; default that of the configuration.")] = None,
               runs: Path = Path("artifacts/runs"), publish: Annotated[bool, typer.Option("--publish", help="Copy results and figures to the committed places.")] = False,
               quiet: Quiet = False) -> None:  # fmt: skip
     """The main job: sample, calibrate, route, extract, study, draw, report. Resumes its own unfinished run."""
-    from latentreason.plan import chosen_config
+    from latentreason.plan import chosen_config, plan
     from latentreason.publish import finish, headlines, publish as copy_out
-    from latentreason.reproduce import reproduce as compute, run_dir, run_name
+    from latentreason.reproduce import load_pair, reproduce as compute, run_dir, run_name
 
     chosen = chosen_config(pair, config, seed, tiny=tiny)
-    folder = run_dir(chosen, runs)
-    compute(chosen, folder, progress=not quiet)
+    if dry_run:
+        _show_plan(plan(chosen, memory=None if memory is None else memory * 1e9))
+        return
+    models = load_pair(chosen)
+    folder = run_dir(chosen, runs, models)
+    compute(chosen, folder, pair=models, progress=not quiet)
     page = finish(folder, chosen)
     _show(headlines(folder, RESULTS_DIR.parent / run_name(folder)), "Headline: this run beside the committed one" + (" (tiny: these numbers mean nothing)" if tiny else ""))
     if publish:
@@ -219,13 +243,15 @@ def compare(pair: Annotated[str, typer.Option(help="Name of an organism, or BASE
             publish: Annotated[bool, typer.Option("--publish", help="Copy results and figures to the committed places.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
     """After `reproduce`, in its folder: every router beside every other, and rival arms such as temperature, votes and weight interpolation."""
     from latentreason import compare as job
+    from latentreason.plan import chosen_config
     from latentreason.publish import finish, publish as copy_out
-    from latentreason.reproduce import STAGES, TINY, RunConfig, reproduce as compute, run_dir
+    from latentreason.reproduce import STAGES, load_pair, reproduce as compute, run_dir
     from latentreason.studies.recompute import RESULTS
 
-    chosen = replace(TINY if tiny else RunConfig(), pair=pair, seed=seed)
-    folder = run_dir(chosen, runs)
-    compute(chosen, folder, stages=STAGES | job.STAGES, progress=not quiet)
+    chosen = chosen_config(pair, None, seed, tiny=tiny)
+    models = load_pair(chosen)
+    folder = run_dir(chosen, runs, models)
+    compute(chosen, folder, stages=STAGES | job.STAGES, pair=models, progress=not quiet)
     page = finish(folder, chosen)
     for name in job.STAGES:
         console.print(f"{name}: {RESULTS[name](folder / 'tables').finding}", markup=False, highlight=False)

@@ -12,7 +12,8 @@ from latentreason.figures.report import headline, write_report
 from latentreason.files import copy_tree, read_json, write_json, write_table
 from latentreason.reproduce import RunConfig, run_name
 from latentreason.store import SCHEMA, code_version, config_hash, environment, sha256
-from latentreason.studies.recompute import recompute
+from latentreason.studies.recompute import RESULTS, recompute
+from latentreason.studies.result import sampled
 from latentreason.tasks.registry import load_task
 
 
@@ -26,12 +27,14 @@ def finish(folder: Path, config: RunConfig) -> Path:
 
 
 def publish(folder: Path, artifacts: Path) -> None:
-    """Copy tables, results and figures of a finished run to the committed places."""
-    target = artifacts / "results" / run_name(folder)
+    """Copy tables, results and figures of a finished run to the committed places; of a run with another seed than 0, tables and results, to `seed-N` there."""
+    seed = read_json(folder / "run.json")["config"]["seed"]
+    target = artifacts / "results" / run_name(folder) / (f"seed-{seed}" if seed else "")
     copy_tree(folder / "tables", target / "tables")
-    for file in (*folder.glob("*.parquet"), *(folder / f"{n}.json" for n in load_results(folder)), folder / "run.json"):
+    for file in (*folder.glob("*.parquet"), *(folder / f"{n}.json" for n in load_results(folder) if n in RESULTS), folder / "run.json"):
         shutil.copyfile(file, target / file.name)
-    make_figures(target, figures_of(target))
+    if not seed:
+        make_figures(target, figures_of(target))
 
 
 def figures_of(results: Path) -> Path:
@@ -48,7 +51,7 @@ def _facts(folder: Path, config: RunConfig) -> dict[str, Any]:
     ids = {split: [p.id for p in load_task(config.task, split=split, limit=limit, seed=config.seed)] for split, limit in asked.items()}
     files = sorted(p for p in folder.rglob("*.parquet") if "parts" not in p.parts)
     return {
-        "schema": SCHEMA, "kind": "run", "config": asdict(config), "weights": read_json(folder / "config.json")["config"]["weights"],
+        "schema": SCHEMA, "kind": "run", "models": read_json(models) if (models := folder / "models.json").is_file() else {}, "config": asdict(config), "weights": read_json(folder / "config.json")["config"]["weights"],
         "data": {split: {"n": len(of), "ids_hash": config_hash({"ids": of})} for split, of in ids.items()},
         "code": code_version(), "env": environment(), "seconds": read_json(folder / "seconds.json"),
         "files": {p.relative_to(folder).as_posix(): sha256(p) for p in files},
@@ -68,8 +71,18 @@ def headline_block(results: Path) -> str:
     shown = table[table["quantity"].str.startswith(README_ROWS)]
     findings = [f"- **{name.replace('_', ', ')}**: {result.finding}" for name, result in loaded.items()]
     lines = [f"| {q} | {t} |" for q, t in zip(shown["quantity"], shown["text"], strict=True)]
-    sizes = f"{details['n_problems']} problems x {details['n_samples']} samples at T=1, {details['n_problems']} greedy"
+    sizes = f"{details['n_problems']} problems x {details['n_samples']} samples at {sampled(loaded['recovery'])}, {details['n_problems']} greedy"
     return "\n".join([*findings, "", f"| quantity ({sizes}) | estimate [95% interval] |", "|---|---|", *lines])
+
+
+def seeds_block(results: Path) -> str:
+    """The headline of each committed seed of sampling as Markdown, a column each: the spread that one interval does not show."""
+    folders = [results, *sorted(results.glob("seed-*"))]
+    tables = [headline(load_results(folder)).set_index("quantity")["text"].rename(f"seed {folder.name.rpartition('-')[2] if folder != results else 0}") for folder in folders]
+    table = pd.concat(tables, axis=1).fillna("-")
+    table = table[table.index.str.startswith(README_ROWS)]
+    lines = [f"| {quantity} | {' | '.join(row)} |" for quantity, row in zip(table.index, table.to_numpy(), strict=True)]
+    return "\n".join([f"| quantity | {' | '.join(table.columns)} |", "|---" * (len(folders) + 1) + "|", *lines])
 
 
 def publish_seed(folder: Path, picture: pd.DataFrame, target: Path) -> Path:

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from latentreason.errors import unknown_name
 from latentreason.files import read_json, write_json, write_table
 from latentreason.hybrid.calibrate import calibrate, calibration_area
 from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.models.language_model import LM
 from latentreason.models.pair import ModelPair
 from latentreason.models.prompts import Prompt, facts as prompt_facts
+from latentreason.models.size import PairSize
 from latentreason.routing.controls import always, at_strategy, first_token, matched_disagreement, matched_random, never
 from latentreason.routing.named import named, rebuilt
 from latentreason.routing.oracle import on_disagreement
@@ -62,7 +64,21 @@ class RunConfig:
     style: str | None = None  # of the prompt; None is the task's own
     chat: bool | None = None
     quick_calibration: bool | None = None  # see `calibrate`
+    system: str | None = None
+    temperature: float | None = None  # of the sampled arms, 1 unless given; greedy ones stay greedy
+    top_p: float | None = None
+    revisions: tuple[str, str] | None = None  # this and the next two: how BASE,RL is loaded
+    dtype: str | None = None
+    renamed_special: bool | None = None
+    device_map: str | None = None  # from here on, what changes no number: "auto", or a device such as "cuda"
+    skip: tuple[str, ...] | None = None  # stages of OPTIONAL to leave out
     max_rows: int | None = None  # at once; None is what suits small models
+    memory: float | None = None  # bytes of the device, for the plan
+    model: PairSize | None = None  # for the plan, where the models are not at hand
+
+
+SILENT = ("device_map", "skip", "max_rows", "memory", "model")
+"""Keys that change no number of a table: they do not count in the hash of a run."""
 
 
 TINY = RunConfig(n_problems=6, n_samples=4, budgets=(0.5,), routers=("on_divergence(js)", "on_entropy"), calibration_problems=12, calibration_samples=2,
@@ -95,11 +111,11 @@ class Run:
         return language(self.config.task, self.pair.base.tokenizer)
 
     def sampling(self, n: int, temperature: str = "t1") -> Sampling:
-        """At temperature 1, or greedy (then n is 1)."""
-        config, prompt = self.config, Prompt(self.config.style, bool(self.config.chat))
-        drawn = Sampling(n=n, seed=config.seed, prompt=prompt) if temperature == "t1" else Sampling(n=1, temperature=0.0, seed=config.seed, prompt=prompt)
-        drawn = replace(drawn, max_rows=config.max_rows)
-        return drawn if config.max_new_tokens is None else replace(drawn, max_new_tokens=config.max_new_tokens)
+        """At the run's temperature, or greedy (then n is 1)."""
+        config = self.config
+        drawn = Sampling(seed=config.seed, max_rows=config.max_rows, prompt=Prompt(config.style, bool(config.chat), config.system))
+        asked = {key: value for key in ("temperature", "top_p", "max_new_tokens") if (value := getattr(config, key)) is not None}
+        return replace(drawn, **{**asked, "n": n} if temperature == "t1" else {**asked, "n": 1, "temperature": 0.0, "top_p": 1.0})
 
     @property
     def rows(self) -> int:
@@ -113,13 +129,19 @@ class Run:
 
 def identity(config: RunConfig, pair: ModelPair) -> dict[str, Any]:
     """What makes two runs the same: the configuration and the weights."""
-    asked = {key: value for key, value in asdict(config).items() if value is not None and key != "max_rows"}
+    asked = {key: value for key, value in asdict(config).items() if value is not None and key not in SILENT}
     return {**asked, "weights": [pair.base.fingerprint, pair.rl.fingerprint]}
 
 
-def run_dir(config: RunConfig, root: Path = Path("artifacts/runs")) -> Path:
-    """The directory of a run: its name holds the hash of configuration and weights."""
-    pair = ModelPair.named(config.pair)
+def load_pair(config: RunConfig) -> ModelPair:
+    """The pair of a run, loaded as its configuration says."""
+    how = {key: value for key in ("revisions", "dtype", "device_map", "renamed_special") if (value := getattr(config, key)) is not None}
+    return ModelPair.named(config.pair, **how)
+
+
+def run_dir(config: RunConfig, root: Path = Path("artifacts/runs"), pair: ModelPair | None = None) -> Path:
+    """The directory of a run: its name holds the hash of configuration and weights. `pair` spares loading them."""
+    pair = pair or load_pair(config)
     return root / f"{pair.name}-{config_hash(identity(config, pair))[:8]}"
 
 
@@ -128,25 +150,31 @@ def run_name(folder: Path) -> str:
     return folder.name.rpartition("-")[0]
 
 
-def reproduce(config: RunConfig, folder: Path, *, stages: "dict[str, Stage] | None" = None, progress: bool = True) -> Run:
+def reproduce(config: RunConfig, folder: Path, *, stages: "dict[str, Stage] | None" = None, pair: ModelPair | None = None, progress: bool = True) -> Run:
     """Compute all tables of a run (the model half). `studies.recompute` and the figures take it from there.
 
     Args:
         config: of the run.
         folder: of the run.
         stages: those of the main job unless given.
+        pair: spares loading it.
         progress: show progress bars.
 
     Raises:
         ArtifactConflict: the folder belongs to another configuration.
+        UnknownName: a stage to skip that is not optional.
     """
-    pair = ModelPair.named(config.pair)
+    for name in config.skip or ():
+        if name not in OPTIONAL:
+            raise unknown_name("stage to skip", name, OPTIONAL)
+    pair = pair or load_pair(config)
     Parts(folder, identity(config, pair))  # claims the folder
+    write_json(folder / "models.json", {name: {"revision": lm.revision, "is": lm.summary} for name, lm in (("base", pair.base), ("rl", pair.rl))})
     run = Run(folder, config, pair, progress)
     run.tables.mkdir(exist_ok=True)
     seconds: dict[str, float] = read_json(folder / "seconds.json") if (folder / "seconds.json").exists() else {}
     for name, stage in (STAGES if stages is None else stages).items():
-        if name in seconds:
+        if name in seconds or name in (config.skip or ()):
             continue
         started = time.monotonic()
         stage(run)
@@ -158,7 +186,7 @@ def reproduce(config: RunConfig, folder: Path, *, stages: "dict[str, Stage] | No
 
 
 def _calibrate(run: Run) -> None:
-    """Thresholds and control rates at both temperatures, and which routers are best, all on calibration problems."""
+    """Thresholds and control rates, sampled and greedy, and which routers are best, all on calibration problems."""
     facts: dict[str, Any] = {}
     for temperature, scale in (("t1", 1), ("greedy", 2)):
         problems = run.problems("calibration", run.config.calibration_problems * scale)
@@ -253,7 +281,7 @@ def _traces(run: Run) -> None:
     write_table(run.tables / "traces.parquet", table[columns])
 
 
-TEMPERATURES_TRIED = (0.2, 0.4, 0.6, 0.8)
+TEMPERATURES_TRIED = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def _elicitation(run: Run) -> None:
@@ -266,7 +294,8 @@ def _elicitation(run: Run) -> None:
     test, calibration = run.problems("test", run.config.n_problems), run.problems("calibration", run.config.calibration_problems)
     drawing = replace(run.sampling(run.config.n_samples), keep_tokens=False)
     trying = replace(run.sampling(run.config.calibration_samples), keep_tokens=False)
-    tried = [{"setting": t, "accuracy": float(run.sample(f"elicitation-{t}", run.pair.base, calibration, replace(trying, temperature=t)).table["correct"].mean())} for t in TEMPERATURES_TRIED]
+    others = [t for t in TEMPERATURES_TRIED if t != drawing.temperature]
+    tried = [{"setting": t, "accuracy": float(run.sample(f"elicitation-{t}", run.pair.base, calibration, replace(trying, temperature=t)).table["correct"].mean())} for t in others]
     best = max(tried, key=lambda t: t["accuracy"])["setting"]
     greedy: dict[str, Any] = {"n": 1, "temperature": 0.0}
     asked: dict[str, tuple[LM, Sampling]] = {
@@ -286,10 +315,17 @@ def _elicitation(run: Run) -> None:
     for arm, lm in (("base, flexible grade", run.pair.base), ("RL, flexible grade", run.pair.rl)):
         table = run.sample(f"elicitation-{lm.name}", lm, test, drawing).slim().table
         parts.append(Rollouts(table.assign(arm=arm, correct=table["grade_flexible"] == "correct"), {arm: {}}))
-        facts[arm] = {"uses": "the RL model" if lm is run.pair.rl else "nothing", "passes": 1, "setting": 1.0, "tried": []}
+        facts[arm] = {"uses": "the RL model" if lm is run.pair.rl else "nothing", "passes": 1, "setting": drawing.temperature, "tried": []}
     both = concat(parts)
     Rollouts(both.table.drop(columns=["grade_strict", "grade_flexible"]), both.info).save(run.tables / "elicitation.parquet")
     write_json(run.tables / "elicitation.json", facts)
+
+
+def geometry_settings(config: RunConfig) -> Any:
+    """How much the stage `geometry` measures."""
+    from latentreason.studies import geometry
+
+    return geometry.usual(config)
 
 
 def _geometry(run: Run) -> None:
@@ -301,12 +337,16 @@ def _geometry(run: Run) -> None:
 Stage = Callable[[Run], None]
 STAGES: dict[str, Stage] = {
     "calibrate": _calibrate,
-    "curves at temperature 1": lambda run: _curves(run, "t1"),
+    "curves, sampled": lambda run: _curves(run, "t1"),
     "curves, greedy": lambda run: _curves(run, "greedy"),
-    "strategies at temperature 1": lambda run: _strategies(run, "t1"),
+    "strategies, sampled": lambda run: _strategies(run, "t1"),
     "strategies, greedy": lambda run: _strategies(run, "greedy"),
     "passk": _passk,
     "traces": _traces,
     "geometry": _geometry,
     "elicitation": _elicitation,
 }
+"""In the order of computing. Their names stand in `seconds.json`, which says what is done."""
+
+OPTIONAL = ("traces", "geometry", "elicitation")
+"""Stages on which no other stands."""

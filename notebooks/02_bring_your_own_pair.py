@@ -60,12 +60,12 @@ pair
 # step. Both models see the same prompt unless you say otherwise.
 
 # %%
-problems = lr.load_task("arith", split="test", limit=4 if tiny else 48, seed=0)
+problems = lr.load_task("arith", split="test", limit=4 if tiny else 24, seed=0)
 print(problems[0].question, "->", problems[0].answer)
 print(pair.base.tokenizer.decode(render(problems[0], pair.base.tokenizer)))
 
 # %%
-sampling = lr.Sampling(n=2 if tiny else 4, max_new_tokens=12 if tiny else 48)
+sampling = lr.Sampling(n=2, max_new_tokens=12 if tiny else 48)
 base = lr.sample(lr.Hybrid(pair, lr.never(), name="base"), problems, sampling)
 rl = lr.sample(lr.Hybrid(pair, lr.always(), name="rl"), problems, sampling)
 for name, rollouts in {"base": base, "rl": rl}.items():
@@ -79,11 +79,11 @@ for name, rollouts in {"base": base, "rl": rl}.items():
 # alone is format; here look at both.
 #
 # ## Which tokens?
-# Thresholds are chosen on calibration problems; the control swaps as many tokens at random places where the two models differ.
+# Thresholds are chosen on calibration problems (`quick`: few thresholds, for forward passes are dear here); the control swaps as many tokens at random places where the two models differ.
 
 # %%
-calibration = lr.load_task("arith", split="calibration", limit=4 if tiny else 24, seed=0)
-router = lr.calibrated(lr.on_divergence("js"), pair, calibration, changed=0.5, sampling=lr.Sampling(n=2, max_new_tokens=sampling.max_new_tokens))
+calibration = lr.load_task("arith", split="calibration", limit=4 if tiny else 16, seed=0)
+router = lr.calibrated(lr.on_divergence("js"), pair, calibration, changed=0.5, sampling=sampling, quick=True)
 text = lr.language("arith", pair.base.tokenizer)
 routers = {"js": router, "control": lr.matched_disagreement(router), "first_token": lr.first_token(), "timing": lr.at_strategy(text), "content": ~lr.at_strategy(text)}
 arms = {name: lr.sample(lr.Hybrid(pair, r, name=name), problems, sampling) for name, r in routers.items()}

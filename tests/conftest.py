@@ -100,6 +100,18 @@ def tiny_tokenizer() -> "PreTrainedTokenizerBase":
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
 
 
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> "PreTrainedTokenizerBase":
+    """Reads any text, a token a byte; 257 tokens, <eos> is 0; no BOS."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = ["<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    plain = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
+    plain.pre_tokenizer, plain.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<eos>", pad_token="<eos>")
+
+
 @pytest.fixture
 def unchecked_shapes() -> Iterator[None]:
     """Our own refusal of a wrong type or shape, as outside tests, where jaxtyping does not stand before it."""

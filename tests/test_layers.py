@@ -39,7 +39,7 @@ HOMES = {  # third party -> the files, or folders, that may import it
     "math_verify": ("tasks/math_worker.py",),
     "reasoning_gym": ("tasks/reasoning_gym.py",),
     "datasets": ("tasks/benchmarks.py", "organisms/trainers/"),
-    "huggingface_hub": ("vectors/hub.py", "models/adapters.py", "models/loading.py"),
+    "huggingface_hub": ("vectors/hub.py", "models/adapters.py", "models/loading.py", "models/size.py"),
     "gguf": ("vectors/gguf.py", "models/loading.py"),
 }
 

@@ -29,7 +29,8 @@ def test_the_readme_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(steered) == 40 * 16
 
 
-def test_the_headline_of_the_readme_is_the_committed_one() -> None:
+@pytest.mark.parametrize(("page", "pair"), [("README.md", "activation"), ("docs/smollm2_arith.md", "smollm2-arith")])
+def test_the_headline_of_a_page_is_the_committed_one(page: str, pair: str) -> None:
     root = Path(__file__).parents[1]
-    block = (root / "README.md").read_text().split("<!-- headline -->\n")[1].split("\n<!-- end of headline -->")[0]
-    assert block == headline_block(root / "artifacts" / "results" / "activation")
+    block = (root / page).read_text().split("<!-- headline -->\n")[1].split("<!-- end of headline -->")[0]
+    assert block.strip() == headline_block(root / "artifacts" / "results" / pair)

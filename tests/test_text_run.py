@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -11,20 +12,18 @@ from latentreason.figures.figures import check_figures, load_results
 from latentreason.files import read_json, read_table
 from latentreason.publish import finish
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 SMALL = replace(job.TINY, task="arith", n_problems=4, n_samples=2, max_new_tokens=12, calibration_problems=4, passk_problems=3, passk_samples=4, passk_hybrid_samples=4,
                 geometry_problems=6, geometry_samples=1)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> str:
+def folders(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: "PreTrainedTokenizerBase") -> str:
     """Two random Llamas that read bytes, as BASE,RL."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    plain = Tokenizer(models.BPE(vocab={"<eos>": 0, **{letter: i + 1 for i, letter in enumerate(letters)}}, merges=[]))
-    plain.pre_tokenizer, plain.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<eos>", pad_token="<eos>")
     config = LlamaConfig(vocab_size=257, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
                          max_position_embeddings=512, eos_token_id=0, pad_token_id=0, initializer_range=0.3)  # fmt: skip
     root = tmp_path_factory.mktemp("pair")
@@ -32,7 +31,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> str:
     model = LlamaForCausalLM(config)
     for name in ("base", "rl"):
         model.save_pretrained(root / name)
-        tokenizer.save_pretrained(root / name)
+        byte_tokenizer.save_pretrained(root / name)
         with torch.no_grad():
             for weight in model.parameters():
                 weight.add_(0.05 * torch.randn_like(weight))

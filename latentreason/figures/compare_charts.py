@@ -6,7 +6,7 @@ from latentreason.figures.figure import Figure, Results, caption_end, entry, est
 from latentreason.figures.style import canvas, dots
 from latentreason.studies import rivals, routing
 from latentreason.studies.palette import ARMS
-from latentreason.studies.result import Result
+from latentreason.studies.result import Result, sampled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -57,30 +57,30 @@ def _draw_rivals(numbers: dict[str, Any]) -> "Drawing":
 ROUTING = Figure(
     ("routing",), _routing, _draw_routing,
     lambda results: (
-        "Every router at T=1: area under its recovery curve (left) and its paired difference to matched disagreements (middle), by what the "
+        f"Every router at {sampled(results['routing'])}: area under its recovery curve (left) and its paired difference to matched disagreements (middle), by what the "
         "router knows: the base model alone (also in training), RL labels in training, or the RL model live. Beside a learned router: AUROC or "
         "R\N{SUPERSCRIPT TWO} of its readout on problems held out. Right: the RL model decodes and base tokens are put in where the two differ most; share of the "
         f"gain that is lost, by changed tokens over D. {caption_end(results['routing'], 'area')}"
     ),
 )  # fmt: skip
 def one_row_an_arm(source: str, seen: str) -> Figure:
-    """Recovery of each arm of a result of the study `rivals`, one row an arm; `seen` is what the caption says of it."""
+    """Recovery of each arm of a result of the study `rivals`, one row an arm; `seen` is what the caption says of it, with TEMPERATURE for that of its sampled arms."""
     return Figure(
         (source,), lambda results: _rivals(results[source]), lambda _, numbers: _draw_rivals(numbers),
-        lambda results: f"{seen} Lines: base and RL. {caption_end(results[source], 'recovery')}",
+        lambda results: f"{seen.replace('TEMPERATURE', sampled(results[source]))} Lines: base and RL. {caption_end(results[source], 'recovery')}",
     )  # fmt: skip
 
 
 STEERING = one_row_an_arm("steering", (
-    "Vectors in place of tokens at T=1: share of the gain that is recovered when a vector is added at routed tokens, by where the timing (js: "
+    "Vectors in place of tokens at TEMPERATURE: share of the gain that is recovered when a vector is added at routed tokens, by where the timing (js: "
     "both models; entropy: base alone), the category and the vectors come from; beside random vectors of the same norms, random categories "
     "and the RL model's token at the same places (swap). Layer and strength of each arm did best on calibration problems."
 ))  # fmt: skip
 RIVALS = one_row_an_arm("rivals", (
-    "Other ways to the RL gain at T=1, each at the setting of its grid that did best on calibration problems: share of the gain recovered, "
+    "Other ways to the RL gain at TEMPERATURE, each at the setting of its grid that did best on calibration problems: share of the gain recovered, "
     "what the arm uses (blue: nothing of the RL model) and its forward passes for each token that is handed in."
 ))  # fmt: skip
 ELICITATION = one_row_an_arm("elicitation", (
-    "What better asking recovers of the RL gain at T=1: the base greedily, at the temperature that did best on calibration problems, after other "
+    "What better asking recovers of the RL gain at TEMPERATURE: the base greedily, at the temperature that did best on calibration problems, after other "
     "prompts, and by the last number in place of the sentence that the prompt asks for (flexible grade)."
 ))  # fmt: skip

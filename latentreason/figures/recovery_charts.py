@@ -7,12 +7,17 @@ from latentreason.figures.figure import Figure, Results, caption_end, entry, est
 from latentreason.figures.style import canvas, dots, floats, say
 from latentreason.studies import recovery
 from latentreason.studies.palette import ARMS, NAMES, SHARES
-from latentreason.studies.result import Result
+from latentreason.studies.result import Result, sampled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-TEMPERATURES = {"recovery": "T=1", "recovery_greedy": "greedy"}
+SOURCES = ("recovery", "recovery_greedy")
+
+
+def temperature_of(results: Results, source: str) -> str:
+    """How the arms of a result were drawn: such as "T=1", or "greedy"."""
+    return "greedy" if source == "recovery_greedy" else sampled(results[source])
 
 
 def _draw_recovery(result: Result) -> "Drawing":
@@ -62,7 +67,8 @@ def _draw_routers(results: Results, numbers: dict[str, Any]) -> "Drawing":
 
 def _shares(results: Results) -> dict[str, Any]:
     shares, accuracies = [], []
-    for source, temperature in TEMPERATURES.items():
+    for source in SOURCES:
+        temperature = temperature_of(results, source)
         for part in SHARES:
             shares.append(entry(estimate(results[source], f"{part}_share"), label=f"{part}, {temperature}", part=part))
         for arm in ("base", "content", "timing", "rl"):
@@ -157,7 +163,7 @@ def recovery_at(source: str) -> Figure:
     def caption(results: Results) -> str:
         full = estimate(results[source], "D", arm="rl")
         return (
-            f"Share of the RL gain recovered against changed tokens over D, {TEMPERATURES[source]}. D, the share of generated tokens that "
+            f"Share of the RL gain recovered against changed tokens over D, {temperature_of(results, source)}. D, the share of generated tokens that "
             f"always-RL changes, is {full} (absolute scale: top axis). Solid: routers chosen on calibration problems; grey: as many "
             "changes at random disagreements. The end at 1 is the RL model by identity, not a result. Bands are pointwise. "
             f"{caption_end(results[source], 'area')}"
@@ -172,7 +178,7 @@ def recovery_at(source: str) -> Figure:
 ROUTERS = Figure(
     ("recovery",), _routers, _draw_routers,
     lambda results: (
-        "Each router that was swept at T=1, beside its matched controls: recovery at 0.25 D (left), area under the recovery curve over 0 to D "
+        f"Each router that was swept at {sampled(results['recovery'])}, beside its matched controls: recovery at 0.25 D (left), area under the recovery curve over 0 to D "
         "(middle), and the paired difference of areas to matched disagreements, which change as many tokens at random places where the models "
         "differ (right): an interval that includes 0 is no evidence that it matters which disagreements are swapped. Matched random routes as "
         "often as its router and so changes fewer tokens: its area is undefined where it does not come near 0.75 D. "
@@ -180,17 +186,17 @@ ROUTERS = Figure(
     ),
 )  # fmt: skip
 SHARES_OF_GAIN = Figure(
-    tuple(TEMPERATURES), _shares, _draw_shares,
+    SOURCES, _shares, _draw_shares,
     lambda results: (
         "How much of the RL gain timing positions (the next token chooses a format or strategy) and content positions (all others) carry: "
-        "Shapley shares (left) of the accuracies of the four arms (right), at T=1 and greedy. "
-        + " ".join(f"{t}: {caption_end(results[source], 'timing_share')}" for source, t in TEMPERATURES.items())
+        f"Shapley shares (left) of the accuracies of the four arms (right), at {' and '.join(temperature_of(results, source) for source in SOURCES)}. "
+        + " ".join(f"{temperature_of(results, source)}: {caption_end(results[source], 'timing_share')}" for source in SOURCES)
     ),
 )  # fmt: skip
 STRATEGIES = Figure(
     ("recovery",), _strategies, _draw_strategies,
     lambda results: (
-        "Which strategy the changed tokens belong to, T=1: share of each arm's changed tokens. Counts pooled over "
+        f"Which strategy the changed tokens belong to, {sampled(results['recovery'])}: share of each arm's changed tokens. Counts pooled over "
         f"{results['recovery'].details['n_problems']} problems; n, the changed tokens, stands beside each arm. No interval: the tokens of "
         "a trace depend on each other."
     ),
@@ -198,7 +204,7 @@ STRATEGIES = Figure(
 ARMS_AT_ONE_BUDGET = Figure(
     ("recovery",), _arms, _draw_arms,
     lambda results: (
-        "Accuracy at T=1 against changed tokens over D of every router that was measured at one budget, and of its controls (grey and larger; "
+        f"Accuracy at {sampled(results['recovery'])} against changed tokens over D of every router that was measured at one budget, and of its controls (grey and larger; "
         "open: matched random). Controls of a router at one fixed place are the same arm as the router, so their marks lie around it. Stars: "
         "base and always-RL, which `on_disagreement` equals by identity. `first_token` and `at_strategy` know the task's vocabulary. None of "
         "these is a headline. "

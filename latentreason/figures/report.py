@@ -19,7 +19,7 @@ from latentreason.curves import BUDGETS
 from latentreason.figures import display
 from latentreason.figures.figure import Results, estimate
 from latentreason.figures.figures import FIGURES, load_results
-from latentreason.figures.recovery_charts import TEMPERATURES
+from latentreason.figures.recovery_charts import SOURCES, temperature_of
 from latentreason.figures.style import look, rendered
 from latentreason.files import read_json, read_table, write_bytes
 from latentreason.stats import Estimate
@@ -73,10 +73,8 @@ def headline(results: Results) -> pd.DataFrame:
 
 def _headline(results: Results) -> Iterable[tuple[str, str, Estimate | str]]:
     """(group, quantity, estimate or name of a router); the group is a temperature or a kind of pass@k."""
-    for source, temperature in TEMPERATURES.items():
-        if source not in results:
-            continue
-        result = results[source]
+    for source in (s for s in SOURCES if s in results):
+        result, temperature = results[source], temperature_of(results, source)
         for arm in ("base", "rl"):
             yield temperature, f"{NAMES.get(arm, arm)} accuracy", estimate(result, "accuracy", arm=arm, router="")
         yield temperature, "D (share of tokens that always-RL changes)", estimate(result, "D", arm="rl")
@@ -148,13 +146,13 @@ def _text(value: object) -> str:
 
 def _tables(results: Results) -> str:
     """The headline as two tables: a column a temperature, and a column a kind of pass@k."""
-    cells = list(_headline(results))
+    cells, temperatures = list(_headline(results)), [temperature_of(results, s) for s in SOURCES if s in results]
     both = []
     for caption, groups in (
-        ("95% intervals over problems, paired where two arms are compared.", list(TEMPERATURES.values())),
+        ("95% intervals over problems, paired where two arms are compared.", temperatures),
         ("pass@k; the crossover is the smallest k at which the base is not below RL. Columns: what a sample needs to count.", None),
     ):
-        part = [c for c in cells if (c[0] in TEMPERATURES.values()) == (groups is not None)]
+        part = [c for c in cells if (c[0] in temperatures) == (groups is not None)]
         columns = list(dict.fromkeys(c[0] for c in part))
         found: dict[str, dict[str, Estimate | str]] = {}
         for group, quantity, value in part:

@@ -28,8 +28,11 @@ SHARED = 4
 ROUNDS, PARTS = 3, 8
 """Rounds of the search, and into how many parts each cuts what is left: 512 steps in all (of 2.4% from 1e-4 to 20)."""
 
+TRIED = 7
+"""Thresholds that the quick search tries, between which it reads off those of the budgets."""
 
-def calibrated(router: Router, pair: ModelPair, problems: list[Problem], changed: float = 0.5, *, sampling: Sampling = Sampling(n=4), progress: bool = True) -> Router:
+
+def calibrated(router: Router, pair: ModelPair, problems: list[Problem], changed: float = 0.5, *, sampling: Sampling = Sampling(n=4), quick: bool = False, progress: bool = True) -> Router:
     """The router with the threshold that changes `changed` of D, and with the rates for its matched controls.
 
     Args:
@@ -38,6 +41,7 @@ def calibrated(router: Router, pair: ModelPair, problems: list[Problem], changed
         problems: of the calibration split.
         changed: budget of changed tokens, as a share of D (what always-RL changes).
         sampling: at the temperature that the hybrid will run at.
+        quick: a third of the decoding, see `calibrate`.
         progress: show a progress bar.
 
     Warns:
@@ -48,7 +52,7 @@ def calibrated(router: Router, pair: ModelPair, problems: list[Problem], changed
     """
     if not isinstance(changed, int | float):
         raise InvalidInput(f"changed={changed!r} is not one budget; for several use latentreason.hybrid.calibrate.calibrate([router], ..., budgets).")
-    chosen = calibrate([router], pair, problems, [changed], sampling=sampling, progress=progress)[0]
+    chosen = calibrate([router], pair, problems, [changed], sampling=sampling, quick=quick, progress=progress)[0]
     share = chosen.params["calibration"]["share_of_D"]
     if abs(share - changed) > 0.1:
         why = "it has no threshold" if router.score is None else f"no threshold between {router.search[0]:g} and {router.search[1]:g} comes nearer"
@@ -66,8 +70,8 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
         problems: of the calibration split.
         budgets: of changed tokens, as shares of D.
         sampling: at the temperature that the hybrids will run at.
-        quick: try few thresholds, around those that the scores along the RL model's own completions suggest, and correct the controls once: a
-            third of the decoding, for models whose forward passes are dear. Budgets are met less closely; what was achieved is recorded.
+        quick: try a few thresholds, read those of the budgets off between them, and correct the controls once: a third of the decoding, for
+            models whose forward passes are dear. Budgets are met less closely; what was achieved is recorded.
         progress: show a progress bar.
 
     Raises:
@@ -89,7 +93,7 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
         groups = dict(list(table.groupby("arm")))
         return [groups[f"{i}"] for i in range(len(arms))]
 
-    scored = [r for r in routers if r.score is not None]
+    scored = list({id(r): r for r in routers if r.score is not None}.values())
     start, full = decode([never(), always()], watched=scored if quick else ())
     d = _changed(full)
     if d == 0:
@@ -97,8 +101,11 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
     edges = _edges(full)
     jobs = [(r, b) for r in routers for b in (budgets if r.score is not None else [math.nan])]
     searched = [(r, b) for r, b in jobs if r.score is not None]
-    brackets = [_suggested(full, scored.index(r), b) for r, b in searched] if quick else None
-    chosen = _search(searched, lambda arms: [_changed(table) / d for table in decode(arms, False)], brackets)
+
+    def shares(arms: Sequence[Router]) -> list[float]:
+        return [_changed(table) / d for table in decode(arms, False)]
+
+    chosen = _read_off(searched, shares, [_quantiles(full, i, r) for i, r in enumerate(scored)]) if quick else _search(searched, shares)
     finals = [chosen.pop(0) if r.score is not None else r for r, _ in jobs]
 
     tables = decode(finals)
@@ -142,35 +149,48 @@ def calibration_area(routers: Sequence[Router]) -> float:
     return float(np.trapezoid(y, x))
 
 
-def _search(jobs: Sequence[tuple[Router, float]], shares: Callable[[Sequence[Router]], list[float]], suggested: Sequence[list[float]] | None = None) -> list[Router]:
+def _search(jobs: Sequence[tuple[Router, float]], shares: Callable[[Sequence[Router]], list[float]]) -> list[Router]:
     """Each job's router with the threshold whose share of D (`shares` measures it) is nearest to the job's budget.
 
     Each round cuts the bracket of thresholds (of their logarithms, where the range is positive) into equal parts and keeps one; of
-    all thresholds tried, the best is taken. Where thresholds are suggested, these are tried in a single round.
+    all thresholds tried, the best is taken.
     """
     brackets = [tuple(map(math.log, r.search)) if r.search[0] > 0 else r.search for r, _ in jobs]
     best: list[tuple[float, Router]] = [(math.inf, r) for r, _ in jobs]
-    for _ in range((1 if suggested else ROUNDS) if jobs else 0):
+    for _ in range(ROUNDS if jobs else 0):
         cuts = [np.linspace(low, high, PARTS + 1)[1:-1] for low, high in brackets]
-        thresholds = suggested or [[float(np.exp(cut) if r.search[0] > 0 else cut) for cut in row] for (r, _), row in zip(jobs, cuts, strict=True)]
+        thresholds = [[float(np.exp(cut) if r.search[0] > 0 else cut) for cut in row] for (r, _), row in zip(jobs, cuts, strict=True)]
         tried = {(id(r), at): with_threshold(r, at) for (r, _), row in zip(jobs, thresholds, strict=True) for at in row}
         found = dict(zip(tried, shares(list(tried.values())), strict=True))
         for i, ((router, budget), row) in enumerate(zip(jobs, thresholds, strict=True)):
             excess = [found[id(router), at] - budget for at in row]
             best[i] = min([best[i], *((abs(e), tried[id(router), at]) for e, at in zip(excess, row, strict=True))], key=lambda b: b[0])
-            if not suggested:
-                part = sum(e > 0 for e in excess)  # a higher threshold changes fewer tokens
-                bounds = [brackets[i][0], *cuts[i], brackets[i][1]]
-                brackets[i] = (bounds[part], bounds[part + 1])
+            part = sum(e > 0 for e in excess)  # a higher threshold changes fewer tokens
+            bounds = [brackets[i][0], *cuts[i], brackets[i][1]]
+            brackets[i] = (bounds[part], bounds[part + 1])
     return [router for _, router in best]
 
 
-def _suggested(full: pd.DataFrame, index: int, budget: float) -> list[float]:
-    """Thresholds that would change about the budget on the RL model's own completions: the score's quantiles at the tokens that it changes."""
+def _read_off(jobs: Sequence[tuple[Router, float]], shares: Callable[[Sequence[Router]], list[float]], thresholds: Sequence[list[float]]) -> list[Router]:
+    """Each job's router with a threshold between those tried (one list for each distinct router, in the order of the jobs): a single round."""
+    routers = list({id(r): r for r, _ in jobs}.values())
+    arms = [with_threshold(r, at) for r, row in zip(routers, thresholds, strict=True) for at in row]
+    found = iter(shares(arms) if arms else [])
+    read = {id(r): (row, np.maximum.accumulate([next(found) for _ in row])) for r, row in zip(routers, thresholds, strict=True)}
+    chosen = []
+    for router, budget in jobs:
+        tried, share = read[id(router)]
+        positive = router.search[0] > 0
+        at = float(np.interp(budget, share, np.log(tried) if positive else tried))
+        chosen.append(with_threshold(router, math.exp(at) if positive else at))
+    return chosen
+
+
+def _quantiles(full: pd.DataFrame, index: int, router: Router) -> list[float]:
+    """Falling thresholds that span the budgets: quantiles of the score at the tokens that the RL model changes on its own completions."""
     changed = np.concatenate(full["changed"].to_list())
-    scores = np.concatenate(full[f"score:{index}"].to_list())[changed]
-    levels = np.clip(1 - budget + np.array([-0.2, -0.1, 0.0, 0.1, 0.2]), 0.01, 0.99)
-    return sorted({float(s) for s in np.quantile(scores, levels)})
+    scores = np.concatenate(full[f"score:{index}"].to_list())[changed].clip(*router.search)
+    return sorted({float(s) for s in np.quantile(scores, np.linspace(0.05, 0.9, TRIED))}, reverse=True)
 
 
 def _with(router: Router, facts: dict[str, Any]) -> Router:

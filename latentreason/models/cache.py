@@ -175,13 +175,18 @@ class Reader:
 
         return hook
 
-    def again(self, slot: Int[Tensor, "row"]) -> tuple[Float[Tensor, "some vocab"], Int[Tensor, "row"]]:
+    def again(self, slot: Int[Tensor, "row"], copies: int = 1) -> tuple[Float[Tensor, "some vocab"], Int[Tensor, "row"]]:
         """Logits of the last position once more for some slots, for the caller to edit; the cache stays as it is.
 
+        Args:
+            slot: of each row.
+            copies: how often each distinct slot is read, side by side, for edits that differ; all in one forward pass.
+
         Returns:
-            Logits of the distinct slots, and each row's index into them.
+            Logits of the distinct slots (each `copies` times), and each row's index of its first.
         """
         distinct, place = torch.unique(slot, return_inverse=True)
+        distinct, place = distinct.repeat_interleave(copies), place * copies
         lm, before, pad = self.lm, self.length - 1, self.pad[distinct]
         layers: list[Any] = [layer.part(distinct.to(lm.device), before) for layer in self.layers]
         mask = seen(self.length, pad)

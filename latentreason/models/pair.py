@@ -20,6 +20,12 @@ from latentreason.store import open_artifact
 class ModelPair:
     """Two models that share token ids. Padded vocabulary rows may differ; real tokens may not.
 
+    Attributes:
+        base, rl: the models.
+        name: of the pair.
+        renamed_special: added tokens (`<|im_start|>` and the like) may have other names in the two tokenizers; their ids are then
+            exchanged as they are, and text is read with the base's names. Distilled models need it.
+
     Raises:
         VocabMismatch: the first ten real tokens that differ.
     """
@@ -27,13 +33,16 @@ class ModelPair:
     base: LM
     rl: LM
     name: str = "pair"
+    renamed_special: bool = False
 
     def __post_init__(self) -> None:
         base, rl = self.base.tokenizer.get_vocab(), self.rl.tokenizer.get_vocab()
         differ = sorted({t for t in base.keys() | rl.keys() if base.get(t) != rl.get(t)}, key=lambda t: (base.get(t, rl.get(t, 0)), t))
-        if differ:
+        added = {i for lm in (self.base, self.rl) for i in lm.tokenizer.added_tokens_decoder}
+        special = all({base.get(t), rl.get(t)} - {None} <= added for t in differ)
+        if differ and not (special and self.renamed_special):
             first = ", ".join(f"{t!r} ({base.get(t)} / {rl.get(t)})" for t in differ[:10])
-            raise VocabMismatch(f"{self.base.name!r} and {self.rl.name!r} differ in {len(differ)} real tokens, so their ids cannot be exchanged. First (base id / RL id): {first}. Use two models with one tokenizer.")
+            raise VocabMismatch(f"{self.base.name!r} and {self.rl.name!r} differ in {len(differ)} real tokens, so their ids cannot be exchanged. First (base id / RL id): {first}. Use two models with one tokenizer{'; or, since all of these are added tokens, renamed_special=True' if special else ''}.")
         if self.base.device != self.rl.device:
             raise InvalidInput(f"{self.base.name!r} is on {self.base.device}, {self.rl.name!r} on {self.rl.device}, but the two decode in step. Load both on one device, as in device_map={{'': 'cuda:0'}}, or spread each over all with device_map='auto'.")
 
@@ -51,12 +60,12 @@ class ModelPair:
 
     def exchanged(self) -> "ModelPair":
         """The same two models with their roles exchanged: the RL model decodes, and the base model's tokens are put in."""
-        return ModelPair(self.rl, self.base, f"{self.name}, exchanged")
+        return ModelPair(self.rl, self.base, f"{self.name}, exchanged", self.renamed_special)
 
     @classmethod
     def from_pretrained(cls, base: Any, rl: Any = None, *, adapter: str | Path | None = None, merge: bool = False, revisions: tuple[str | None, str | None] = (None, None),
                         dtype: torch.dtype | str = "auto", device_map: Any = None, gguf_file: str | tuple[str | None, str | None] | None = None,
-                        trust_remote_code: bool = False, tokenizer: Any = None, verbose: bool = True) -> "ModelPair":  # fmt: skip
+                        trust_remote_code: bool = False, tokenizer: Any = None, renamed_special: bool = False, verbose: bool = True) -> "ModelPair":  # fmt: skip
         """Any two models: hub ids, local directories, GGUF files, loaded models; or a base and a LoRA adapter on it.
 
         Args:
@@ -67,6 +76,7 @@ class ModelPair:
             dtype, device_map, trust_remote_code: for both.
             gguf_file: name of the GGUF file in both sources, or one name (or None) each.
             tokenizer: of those models that are given loaded.
+            renamed_special: see the attribute.
             verbose: print the pair's `repr` to standard error.
 
         Raises:
@@ -86,16 +96,27 @@ class ModelPair:
 
         first = loaded(base, 0, "base")
         second = loaded(rl, 1, "rl") if adapter is None else with_adapter(first, adapter, merge=merge, revision=revisions[1])
-        pair = cls(first, second, f"{_called(base)}-{_called(rl if adapter is None else adapter)}")
+        pair = cls(first, second, f"{_called(base)}-{_called(rl if adapter is None else adapter)}", renamed_special)
         if verbose:
             print(pair, file=sys.stderr)
         return pair
 
     @classmethod
-    def named(cls, name: str, *, verbose: bool = False) -> "ModelPair":
-        """What a command line calls a pair: the name of an organism, or BASE,RL (two local directories or hub ids, or base and adapter)."""
+    def named(cls, name: str, *, verbose: bool = False, **how: Any) -> "ModelPair":
+        """What a command line calls a pair: the name of an organism, or BASE,RL (two local directories or hub ids, or base and adapter).
+
+        Args:
+            name: of the pair.
+            verbose: as in `from_pretrained`.
+            **how: further arguments of `from_pretrained`, for BASE,RL.
+
+        Raises:
+            InvalidInput: arguments for an organism, which is loaded as it was made.
+        """
         base, comma, rl = name.partition(",")
-        return cls.from_pretrained(base, rl, verbose=verbose) if comma else cls.from_organism(name, verbose=verbose)
+        if how and not comma:
+            raise InvalidInput(f"{', '.join(how)}: only for a pair BASE,RL; {name!r} is loaded as it was made.")
+        return cls.from_pretrained(base, rl, verbose=verbose, **how) if comma else cls.from_organism(name, verbose=verbose)
 
     @classmethod
     def from_organism(cls, name: str = "activation", *, verbose: bool = False) -> "ModelPair":

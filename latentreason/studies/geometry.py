@@ -85,6 +85,14 @@ class Config:
     seed: int = 0
 
 
+def usual(run_config: Any) -> Config:
+    """The settings of a run: its seed, doses on a fifth of its problems (40 at most), its number of samples where it says one."""
+    config = Config(seed=run_config.seed, dose_problems=max(1, min(40, run_config.geometry_problems // 5)))
+    if run_config.geometry_samples is None:
+        return config
+    return replace(config, n_samples=run_config.geometry_samples, dose_samples=min(config.dose_samples, run_config.geometry_samples))
+
+
 def collect(pair: Any, run_config: Any, out: str | Path, config: Config | None = None, sampling: Any = None) -> None:
     """Measure a pair on the fit split and write `geometry_NAME.parquet` for each of `TABLES`, and the key "geometry" of `facts.json`.
 
@@ -92,7 +100,7 @@ def collect(pair: Any, run_config: Any, out: str | Path, config: Config | None =
         pair: a ModelPair.
         run_config: with `task`, `geometry_problems` and `seed`; `geometry_samples` where it is not None.
         out: the folder of a run's tables.
-        config: by default the usual settings with the run's seed, and doses on a fifth of the problems, 40 at most.
+        config: by default the `usual` settings.
         sampling: how traces are drawn, but for their number.
     """
     from latentreason.geometry.measure import measure
@@ -100,10 +108,7 @@ def collect(pair: Any, run_config: Any, out: str | Path, config: Config | None =
     from latentreason.strategies.language import language
     from latentreason.tasks.registry import load_task
 
-    if config is None:
-        config = Config(seed=run_config.seed, dose_problems=max(1, min(40, run_config.geometry_problems // 5)))
-        if run_config.geometry_samples is not None:
-            config = replace(config, n_samples=run_config.geometry_samples, dose_samples=min(config.dose_samples, run_config.geometry_samples))
+    config = config or usual(run_config)
     settings = {name: value for name, value in asdict(config).items() if name != "reliability"}
     problems = load_task(run_config.task, split="fit", limit=run_config.geometry_problems, seed=run_config.seed)
     tables = measure(pair, problems, language(run_config.task, pair.base.tokenizer), sampling or Sampling(), **settings)

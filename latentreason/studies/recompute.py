@@ -20,6 +20,12 @@ from latentreason.studies.result import Result
 from latentreason.tables import Rollouts
 
 
+def sampled_at(tables: Path) -> float:
+    """The temperature of a run's sampled arms: that at which its routers were calibrated."""
+    routers = read_json(tables / "facts.json")["t1"].get("routers", [])
+    return next((float(r["params"]["calibration"]["temperature"]) for r in routers), 1.0)
+
+
 def recovery_result(tables: Path, temperature: str) -> Result:
     """Study `recovery` at "t1" or "greedy"."""
     facts = read_json(tables / "facts.json")
@@ -30,7 +36,7 @@ def recovery_result(tables: Path, temperature: str) -> Result:
     return recovery.run(
         base=ends.arm("base"), rl=ends.arm("rl"), hybrid=parts[0], control=parts[1], timing=ends.arm("timing"), content=ends.arm("content"),
         changed_by_strategy=pd.DataFrame(read_table(strategies)) if strategies.exists() else None,
-        config=recovery.Config(**{k: facts[temperature][k] for k in ("best_oracle", "best_base_only")}),
+        config=recovery.Config(**{k: facts[temperature][k] for k in ("best_oracle", "best_base_only")}, temperature=sampled_at(tables) if temperature == "t1" else 1.0),
     )  # fmt: skip
 
 
@@ -52,13 +58,15 @@ def routing_result(tables: Path) -> Result:
     control = arms.table["arm"].str.startswith("matched_disagreement:")
     parts = [Rollouts(arms.table[rows].reset_index(drop=True), arms.info) for rows in (~control & ~arms.table["arm"].isin(["base", "rl"]), control)]
     return routing.run(base=arms.arm("base"), rl=arms.arm("rl"), hybrid=parts[0], control=parts[1],
-                       exchanged=Rollouts.load(tables / "routing_exchanged.parquet"), facts=read_json(tables / "routing.json"))  # fmt: skip
+                       exchanged=Rollouts.load(tables / "routing_exchanged.parquet"), facts=read_json(tables / "routing.json"),
+                       config=routing.Config(temperature=sampled_at(tables)))  # fmt: skip
 
 
 def rivals_result(tables: Path, name: str) -> Result:
     """Study `rivals`, of the rival arms ("rivals") or of vectors in place of tokens ("steering")."""
     ends = Rollouts.load(tables / "t1_ends.parquet")
-    return rivals.run(base=ends.arm("base"), rl=ends.arm("rl"), rivals=Rollouts.load(tables / f"{name}.parquet"), facts=read_json(tables / f"{name}.json"))
+    arms, facts, config = Rollouts.load(tables / f"{name}.parquet"), read_json(tables / f"{name}.json"), rivals.Config(temperature=sampled_at(tables))
+    return rivals.run(base=ends.arm("base"), rl=ends.arm("rl"), rivals=arms, facts=facts, config=config)
 
 
 def published_result(tables: Path) -> Result:
@@ -82,8 +90,8 @@ RESULTS: dict[str, Callable[[Path], Result]] = {
 }
 """Name of a result file of a run -> how to compute it from a folder of tables."""
 
-OF_THEIR_OWN = {"routing": "routing.json", "rivals": "rivals.json", "steering": "steering.json", "elicitation": "elicitation.json"}
-"""Results of jobs after the main one -> the table that is written last. A run without it has no such result."""
+OF_THEIR_OWN = {"geometry": "geometry_dose.parquet", "routing": "routing.json", "rivals": "rivals.json", "steering": "steering.json", "elicitation": "elicitation.json"}
+"""Results of stages that a run may skip, and of jobs after the main one -> the table that is written last. A run without it has no such result."""
 
 AUDITS: dict[str, Callable[[Path], Result]] = {"published": published_result}
 """The same for results of no run."""

@@ -12,7 +12,7 @@ timing and content shares (Shapley, four arms) refute "when, not how" where the 
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from latentreason.curves import CurvePoint, RecoveryCurve, curve_difference, rec
 from latentreason.errors import InvalidInput
 from latentreason.stats import Estimate, gap_difference, mean_estimate, pooled_ratio, shapley_shares
 from latentreason.studies.palette import ARMS, ROUTERS
-from latentreason.studies.result import Result, different_prompts, rows
+from latentreason.studies.result import Result, different_prompts, rows, settings
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -33,12 +33,15 @@ CONTROLS = ("matched_disagreement", "matched_random")
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the study; `best_oracle` and `best_base_only` are routers that were chosen on calibration problems."""
+    """Settings of the study; `best_oracle` and `best_base_only` are routers that were chosen on calibration problems, `temperature` says how
+    the arms were sampled (of greedy arms it says nothing).
+    """
 
     n_boot: int = 2000
     seed: int = 0
     best_oracle: str = ""
     best_base_only: str = ""
+    temperature: float = 1.0
 
 
 def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | None = None, timing: Rollouts | None = None,
@@ -115,7 +118,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
         table += [rows(f"{name}_share" if "gain" not in name else name, estimate, arm=name) for name, estimate in shares.items()]
     if changed_by_strategy is not None:
         details["changed_by_strategy"] = changed_by_strategy.to_dict("records")
-    result = Result("recovery", asdict(config), pd.DataFrame(table).fillna(dict.fromkeys(("router", "control", "arm", "timing_source", "content_source"), "")), details)
+    result = Result("recovery", settings(config), pd.DataFrame(table).fillna(dict.fromkeys(("router", "control", "arm", "timing_source", "content_source"), "")), details)
     finding = _finding(result, curves)
     if warning := different_prompts(given):
         details["prompts"], finding = warning, f"{finding} {warning}"

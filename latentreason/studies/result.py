@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,16 @@ def different_prompts(arms: Mapping[str, Rollouts | None]) -> str:
         return ""
     listed = "; ".join(f"{', '.join(names)}: {said}" for said, names in seen.items())
     return f"The arms saw different prompts ({listed}), so a difference between them is of model and prompt together."
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """A study's configuration as it stands in its result. A sampling temperature of 1 goes without saying."""
+    return {name: value for name, value in asdict(config).items() if (name, value) != ("temperature", 1.0)}
+
+
+def sampled(result: Result) -> str:
+    """What figures and tables call the sampled arms of a result, such as "T=0.6"."""
+    return f"T={result.config.get('temperature', 1.0):g}"
 
 
 def rows(quantity: str, estimate: Estimate, **where: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ Refuted for a rival where the interval of its recovery does not reach that of th
 and recovers as much refutes the reading that RL taught something that the base model lacks.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ import pandas as pd
 from latentreason.errors import InvalidInput
 from latentreason.stats import gap_recovered, mean_estimate
 from latentreason.studies.palette import ARMS
-from latentreason.studies.result import Result, rows
+from latentreason.studies.result import Result, rows, settings
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the study."""
+    """Settings of the study; `temperature` says how the sampled arms were drawn."""
 
     n_boot: int = 2000
     seed: int = 0
+    temperature: float = 1.0
 
 
 def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict[str, Any]], config: Config = Config()) -> Result:
@@ -61,7 +62,7 @@ def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict
         table.append(rows("accuracy", mean_estimate(correct, **how), **where))
         table.append(rows("recovery", gap_recovered(ends["base"], ends["rl"], correct, **how), **where))
     details = {"n_problems": len(problems), "tried": {arm: facts[arm]["tried"] for arm in rivals.arms}}
-    result = Result("rivals", asdict(config), pd.DataFrame(table).fillna({"uses": "", "passes": np.nan, "setting": np.nan}), details)
+    result = Result("rivals", settings(config), pd.DataFrame(table).fillna({"uses": "", "passes": np.nan, "setting": np.nan}), details)
     return Result(result.study, result.config, result.table, details, _finding(result))
 
 

@@ -10,7 +10,7 @@ gain that is lost when the RL model decodes and the base model's tokens are put 
 where the interval of its paired difference of areas includes 0; only "base alone" speaks of what existed before RL.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from latentreason.errors import InvalidInput
 from latentreason.stats import gap_difference
 from latentreason.studies import recovery
 from latentreason.studies.palette import ARMS
-from latentreason.studies.result import Result, rows
+from latentreason.studies.result import Result, rows, settings
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -31,10 +31,11 @@ SOURCES = ("base alone", "trained on RL labels", "RL model live")
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the study."""
+    """Settings of the study; `temperature` says how the sampled arms were drawn."""
 
     n_boot: int = 2000
     seed: int = 0
+    temperature: float = 1.0
 
 
 def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts, exchanged: Rollouts | None = None,
@@ -65,7 +66,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts, ex
     text = ("router", "control", "arm", "timing_source", "content_source")
     frame = pd.DataFrame(table).astype(dict.fromkeys(text, object)).fillna(dict.fromkeys(text, ""))
     chosen_by = _calibration_areas([info["router"] for info in hybrid.info.values() if "router" in info])
-    result = Result("routing", asdict(config), frame, {**found.details, "facts": facts or {}, "calibration_area": chosen_by})
+    result = Result("routing", settings(config), frame, {**found.details, "facts": facts or {}, "calibration_area": chosen_by})
     return Result(result.study, result.config, frame, result.details, _finding(result))
 
 

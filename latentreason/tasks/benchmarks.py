@@ -70,7 +70,10 @@ class Benchmark:
     @property
     def styles(self) -> Mapping[str, str]:
         """Prompt templates."""
-        return {"boxed": styles.BOXED, "plain": styles.PLAIN, "few_shot": styles.few_shot(self.examples)}
+        return {
+            "boxed": styles.BOXED, "plain": styles.PLAIN, "few_shot": styles.few_shot(self.examples),
+            "abel": styles.ABEL, "orz": styles.ORZ, "qa": styles.QA,
+        }  # fmt: skip
 
 
 BENCHMARKS = {
@@ -128,6 +131,14 @@ def load(name: str, *, split: str, limit: int | None, seed: int, source: str | P
     return problems[:limit]
 
 
+def at_hand(name: str) -> Path | None:
+    """The file of a benchmark in the folder LATENTREASON_DATA; None where there is none."""
+    if FOLDER not in os.environ:
+        return None
+    candidates = [Path(os.environ[FOLDER]) / f"{name}{suffix}" for suffix in (".parquet", ".jsonl")]
+    return next((path for path in candidates if path.is_file()), None)
+
+
 def command(name: str) -> str:
     """The command that gets the file of a benchmark, into the folder `NAME`."""
     of = BENCHMARKS[name]
@@ -136,9 +147,7 @@ def command(name: str) -> str:
 
 def _rows(name: str, benchmark: Benchmark, source: str | Path | None) -> tuple[str, list[Mapping[str, Any]]]:
     """Where the rows come from, and the rows."""
-    if source is None and FOLDER in os.environ:
-        candidates = [Path(os.environ[FOLDER]) / f"{name}{suffix}" for suffix in (".parquet", ".jsonl")]
-        source = next((path for path in candidates if path.is_file()), None)
+    source = at_hand(name) if source is None else source
     if source is None:
         return f"the data set {benchmark.hub}", _from_hub(name, benchmark)
     path = Path(source)

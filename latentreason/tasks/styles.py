@@ -12,6 +12,19 @@ QUESTION = "{question}"
 PLAIN = QUESTION
 BOXED = QUESTION + "\nPlease reason step by step, and put your final answer within \\boxed{}."
 
+# Prompts that public models were trained or measured with; whoever publishes a comparison needs them to the letter.
+ABEL = f"Question:\n{QUESTION}\nAnswer:\nLet's think step by step.\n"
+"""SimpleRL-Zoo's simple prompt (arXiv 2503.18892), for models that follow no instructions."""
+ORZ = (
+    "A conversation between User and Assistant. The User asks a question, and the Assistant solves it. The Assistant first thinks about the reasoning process in the mind and then "
+    "provides the User with the answer. The reasoning process is enclosed within <think> </think> and answer is enclosed within <answer> </answer> tags, respectively, i.e., "
+    "<think> reasoning process here </think> <answer> answer here </answer>. User: You must put your answer inside <answer> </answer> tags, i.e., <answer> answer here </answer>. "
+    f"And your final answer will be extracted automatically by the \\boxed{{}} tag.\nThis is the problem:\n{QUESTION}\nAssistant: <think>"
+)
+"""Open-Reasoner-Zero's prompt (arXiv 2503.24290); it opens the think block, so a completion without `</think>` has no answer."""
+QA = f"Answer the following question:\nQ: {QUESTION}\nA:"
+"""What Venhoff et al. (arXiv 2510.07364) ask the base models."""
+
 DEFAULT: Mapping[str, str] = {"plain": PLAIN, "boxed": BOXED}
 """Styles of a problem whose task is not among `TASKS`: one that you wrote."""
 

@@ -31,7 +31,7 @@ def download(repo_id: str, revision: str | None = None) -> Path:
 
 
 def upload(folder: Path, repo_id: str, *, private: bool, revision: str | None = None, message: str | None = None) -> str:
-    """Put the files of a folder into a model repository, made if it is not there; the address of the commit.
+    """Put the files of a folder into a model repository, made if it is not there (so is the branch `revision`); the address of the commit.
 
     Raises:
         InvalidInput: the hub is out of reach or refuses.
@@ -44,16 +44,15 @@ def upload(folder: Path, repo_id: str, *, private: bool, revision: str | None = 
     ):
         api = HfApi()
         api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message))
 
 
 @contextmanager
 def _explained(what: str, fix: str) -> Iterator[None]:
     """Whatever the hub's client raises becomes an InvalidInput that says the fix."""
-    from httpx import HTTPError
-    from huggingface_hub.errors import HFValidationError, RevisionResolutionError
-
     try:
         yield
-    except (OSError, HTTPError, HFValidationError, RevisionResolutionError) as error:
+    except Exception as error:  # of several families: its own, the disk's, and those of an HTTP library that changes with its version
         raise InvalidInput(f"{what} ({' '.join(str(error).split())}). {fix}") from error

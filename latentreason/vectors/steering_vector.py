@@ -268,6 +268,12 @@ class VectorSet(Mapping[tuple[str, Site], SteeringVector]):
     def push_to_hub(self, repo_id: str, *, private: bool = False, revision: str | None = None, message: str | None = None) -> str:
         """Upload what `save` writes to a model repository of the Hugging Face hub, made if it is not there; the address of the commit.
 
+        Args:
+            repo_id: OWNER/NAME.
+            private: of a repository that is made.
+            revision: branch, made if it is not there.
+            message: of the commit.
+
         Raises:
             InvalidInput: the hub is out of reach or refuses.
         """

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import math
 import re
 import shutil
@@ -16,6 +17,8 @@ from latentreason.figures import display
 from latentreason.figures.figures import FIGURES, load_results
 from latentreason.figures.report import headline, write_report
 from latentreason.files import write_json
+from latentreason.publish import headline_block
+from latentreason.studies.recompute import recompute
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +106,20 @@ def test_a_run_that_measured_less_still_has_a_headline(run_dir: Path) -> None:
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="holds no results"):
         write_report(tmp_path)
+
+
+def test_a_run_at_another_temperature_is_called_by_it(run_dir: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    facts = json.loads((run / "tables" / "facts.json").read_text())
+    facts["t1"]["routers"] = [{"name": "on_entropy", "params": {"calibration": {"temperature": 0.6}}}]
+    (run / "tables" / "facts.json").write_text(json.dumps(facts))
+    for name, result in recompute(run / "tables", ["recovery", "recovery_greedy", "passk"]).items():
+        result.save(run, name)
+    results = load_results(run)
+    assert results["recovery"].config["temperature"] == 0.6 and "temperature" not in results["recovery_greedy"].config
+    names = set(headline(results)["quantity"])
+    assert {"base accuracy, T=0.6", "base accuracy, greedy"} <= names and not any("T=1" in name for name in names)
+    captions = {name: figure.caption(results) for name, figure in FIGURES.items() if all(i in results for i in figure.inputs)}
+    assert not any("T=1" in caption for caption in captions.values())
+    assert all("T=0.6" in captions[name] for name in ("recovery", "routers", "shares", "strategies", "arms")) and "T=0.6" not in captions["recovery_greedy"]
+    assert "samples at T=0.6" in headline_block(run)

@@ -35,7 +35,7 @@ def make_batch(rows=8, *, temperature=1.0, max_new_tokens=20, top_p=1.0, first_k
     return Batch(PROMPTS[:n_prompts], torch.arange(n_prompts).repeat_interleave(rows // n_prompts), keys, temperature, top_p, max_new_tokens, gumbel)
 
 
-EIGHT, ONE, GREEDY = make_batch(max_new_tokens=9), make_batch(1, temperature=0.7, top_p=0.9, first_key=8, max_new_tokens=16), make_batch(4, temperature=0.0, max_new_tokens=9)
+EIGHT, ONE, GREEDY = make_batch(max_new_tokens=9), make_batch(1, temperature=0.7, top_p=0.9, first_key=8, max_new_tokens=12), make_batch(4, temperature=0.0, max_new_tokens=9)
 LLAMA, QWEN2, GPT2 = ("llama", 0, 1), ("qwen2", 0, 1), ("gpt2", 3, 4)
 COMBINATIONS = [(LLAMA, EIGHT), (QWEN2, EIGHT), (GPT2, EIGHT), (GPT2, ONE), (LLAMA, GREEDY)]
 each_family = pytest.mark.parametrize(("pair", "batch"), COMBINATIONS, indirect=["pair"], ids=["llama, 8 rows", "qwen2, 8 rows", "gpt2, 8 rows", "gpt2, 1 row", "llama, greedy"])
@@ -296,7 +296,7 @@ def test_a_length_limit_inside_a_block_and_a_context_that_is_too_short(pair):
 @pytest.mark.parametrize(("temperature", "routers"), [(1.0, [*ROUTERS]), (0.0, ["on_divergence", "on_entropy"])], ids=["sampled", "greedy"])
 def test_on_the_built_in_pair_every_router_by_name_gives_the_same_table(temperature, routers):
     pair, problems = ModelPair.from_organism(), load_task("chain", split="test", limit=2, seed=0)
-    sampling, columns = Sampling(n=2 if temperature else 1, temperature=temperature, max_new_tokens=16), ["problem", "sample", "n_tokens", "n_routed", "n_changed", "grade_strict", "text", "finish"]
+    sampling, columns = Sampling(n=2 if temperature else 1, temperature=temperature, max_new_tokens=12), ["problem", "sample", "n_tokens", "n_routed", "n_changed", "grade_strict", "text", "finish"]
     for router in (ROUTERS[name]() for name in routers):
         modes = ("lockstep", "speculative", *(() if "rl" in router.reads else ("lazy",)))
         first, *others = (sample(Hybrid(pair, router, name="x", mode=mode), problems, sampling, progress=False).table for mode in modes)

@@ -193,6 +193,10 @@ def test_again_without_an_edit_gives_the_same_logits_and_leaves_the_caches(make_
                 logits, place = decoder.again(model, slot[rows])
             torch.testing.assert_close(logits[place], decoder.logits[model][slot[rows]], atol=1e-5, rtol=0)
             assert len(logits) == len(set(slot[rows].tolist()))
+            with torch.inference_mode():
+                thrice, first = decoder.again(model, slot[rows], copies=3)
+            for copy in range(3):
+                torch.testing.assert_close(thrice[first + copy], logits[place], atol=1e-5, rtol=0)
             for layer, (keys, length) in zip(decoder.readers[model].layers, before, strict=True):
                 assert layer.length == length and torch.equal(layer.keys[:, :, :length], keys)
         slot = decoder.extend(slot.repeat(2)[:6], torch.randint(3, 64, (6,), generator=generator))

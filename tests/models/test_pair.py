@@ -44,6 +44,25 @@ def test_ten_tokens_are_shown_at_most(make_lm, make_tiny, tiny_tokenizer):
     assert str(caught.value).count(" / ") == 11  # ten tokens, and the header
 
 
+def test_special_tokens_of_other_names_are_exchanged_only_where_one_says_so(make_lm, make_tiny, tiny_tokenizer):
+    distilled = retokenized(tiny_tokenizer, {"w62": "<think>"})
+    distilled.add_special_tokens({"additional_special_tokens": ["<think>"]})
+    rl = LM(make_tiny("llama", 1), distilled, "rl")
+    with pytest.raises(VocabMismatch, match=r"differ in 2 real tokens.*Use two models with one tokenizer; or, since all of these are added tokens, renamed_special=True\."):
+        ModelPair(make_lm("llama"), rl)
+    pair = ModelPair(make_lm("llama"), rl, renamed_special=True)
+    assert pair.exchanged().renamed_special
+    words = retokenized(tiny_tokenizer, {"w62": "<think>", "w5": "w7", "w7": "w5"})
+    words.add_special_tokens({"additional_special_tokens": ["<think>"]})
+    with pytest.raises(VocabMismatch, match="Use two models with one tokenizer[.]"):
+        ModelPair(make_lm("llama"), LM(make_tiny("llama", 1), words, "rl"), renamed_special=True)
+
+
+def test_an_organism_is_loaded_as_it_was_made():
+    with pytest.raises(InvalidInput, match="dtype: only for a pair BASE,RL; 'activation' is loaded as it was made"):
+        ModelPair.named("activation", dtype="bfloat16")
+
+
 def test_a_pair_from_directories_names_its_arms(make_tiny, tiny_tokenizer, tmp_path):
     for name, seed in (("one", 0), ("two", 1)):
         make_tiny("llama", seed).save_pretrained(tmp_path / name)

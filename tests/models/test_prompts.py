@@ -102,7 +102,8 @@ def test_what_cannot_be_prompted_says_the_fix():
 def test_every_style_of_every_task_holds_the_question_once_and_the_first_is_the_default():
     for name, task in TASKS.items():
         assert all(template.count("{question}") == 1 for template in task.styles.values()), name
-    assert {next(iter(task.styles)) for name, task in TASKS.items() if name != "chain"} == {"boxed"} and list(TASKS["chain"].styles) == ["plain"]
+    own = {"chain": "plain", "arith": "few_shot"}
+    assert all(next(iter(task.styles)) == own.get(name, "boxed") for name, task in TASKS.items()) and list(TASKS["chain"].styles) == ["plain"]
     problem = load_task("countdown", limit=1)[0]
     tokenizer = bytes_tokenizer()
     assert render(problem, tokenizer) == render(problem, tokenizer, Prompt("boxed")) != render(problem, tokenizer, Prompt("plain"))
@@ -155,3 +156,39 @@ def test_a_think_block_that_the_prompt_opened_has_to_be_closed(text, status):
     thinking = in_thought(render(SHOT, tokenizer, Prompt(chat=True)), tokenizer)
     assert thinking and not in_thought(render(SHOT, tokenizer), tokenizer)
     assert grade(reply(text, SHOT, thinking=thinking), SHOT).status == status
+
+
+def byte_tokenizer(template=None):
+    """A tokenizer that reads bytes, so that any text comes back as it was."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    plain = Tokenizer(models.BPE(vocab={"<eos>": 0, **{letter: i + 1 for i, letter in enumerate(letters)}}, merges=[]))
+    plain.pre_tokenizer, plain.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<eos>", pad_token="<eos>", chat_template=template)
+
+
+SUM = Problem("x", "What is {1} + 1?", "2", "math500", {"grader": "math"})
+
+
+def test_published_prompts_are_what_was_published():
+    chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{{ '<|im_start|>assistant\n' }}"
+    asked = {
+        "qwen-boxed": (Prompt("boxed", True, "You are a helpful assistant."), (
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nWhat is {1} + 1?\n"
+            "Please reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n<|im_start|>assistant\n")),
+        "abel": (Prompt("abel"), "Question:\nWhat is {1} + 1?\nAnswer:\nLet's think step by step.\n"),
+        "qa": (Prompt("qa"), "Answer the following question:\nQ: What is {1} + 1?\nA:"),
+    }  # fmt: skip
+    tokenizer = byte_tokenizer(chatml)
+    for prompt, text in asked.values():
+        assert tokenizer.decode(render(SUM, tokenizer, prompt)) == text
+
+
+def test_the_prompt_of_orz_opens_the_thought_that_a_completion_must_close():
+    tokenizer, prompt = byte_tokenizer(), Prompt("orz")
+    ids = render(SUM, tokenizer, prompt)
+    assert tokenizer.decode(ids).endswith("This is the problem:\nWhat is {1} + 1?\nAssistant: <think>") and in_thought(ids, tokenizer)
+    for text, status in (("So 2.</think> <answer>\\boxed{2}</answer>", "correct"), ("So \\boxed{2}.", "no_answer")):
+        assert grade(reply(text, SUM, prompt, thinking=True), SUM).status == status
+    assert set(TASKS["gsm8k"].styles) == {"boxed", "plain", "few_shot", "abel", "orz", "qa"}

@@ -79,19 +79,15 @@ def test_the_merged_copy_gives_the_adapters_logits_and_leaves_the_model_alone(ma
 
 
 @pytest.fixture(scope="module")
-def base_dir(tmp_path_factory):
+def base_dir(tmp_path_factory, byte_tokenizer):
     """A random Llama that reads bytes, as a folder."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    letters = ["<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    plain = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
-    plain.pre_tokenizer, plain.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=257, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, eos_token_id=0, pad_token_id=0)
     folder = tmp_path_factory.mktemp("bytes")
     LlamaForCausalLM(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<eos>", pad_token="<eos>").save_pretrained(folder)
+    byte_tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -95,12 +95,12 @@ def test_the_corpus_is_large_and_what_is_right_strictly_is_right_flexibly():
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_after_a_hostile_answer_the_next_one_is_graded(text):
-    began = time.monotonic()
     for flexible in (False, True):
+        began = time.monotonic()
         assert grade(text, problem("5"), flexible=flexible).status in {"wrong", "unparsed", "no_answer"}
-    n = next(FRESH)
+        assert time.monotonic() - began < 5
+    n = next(FRESH)  # may have to start a new process, which takes as long as its imports
     assert grade(rf"\boxed{{\frac{{{2 * n}}}{{2}}}}", problem(str(n))).correct
-    assert time.monotonic() - began < 5
 
 
 def test_what_was_extracted_is_kept_even_where_it_cannot_be_read():

@@ -34,8 +34,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
             (root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
             (root / "log").write_text(f"private={private}")
 
+        def create_branch(self, repo_id: str, *, branch: str, exist_ok: bool) -> None:
+            (root / repo_id / branch).mkdir(exist_ok=exist_ok)
+
         def upload_folder(self, *, repo_id: str, folder_path: Path, revision: str | None, commit_message: str | None) -> str:
-            shutil.copytree(folder_path, root / repo_id / (revision or "main"))
+            shutil.copytree(folder_path, root / repo_id / (revision or "main"), dirs_exist_ok=True)
             return f"https://hub/{repo_id}/commit/{commit_message}"
 
     def snapshot_download(repo_id: str, *, revision: str | None) -> str:
