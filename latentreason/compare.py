@@ -107,7 +107,7 @@ def _steering(run: Run) -> None:
     problems = run.problems("fit", run.config.fit_problems)
     onsets, vectors = {}, {}
     for name, lm in (("base", pair.base), ("rl", pair.rl)):
-        own = run.sample(f"steering-{name}", lm, problems, run.sampling(4))
+        own = run.sample(f"steering-{name}", lm, problems, run.sampling(4).alone(name))
         onsets[name] = capture_onsets(lm, own, tag(own), layers="all")
         vectors[name] = fit_onsets(onsets[name])
     labels = tuple(label for label in vectors["base"].labels if label in vectors["rl"].labels)

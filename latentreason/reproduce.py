@@ -70,6 +70,7 @@ class RunConfig:
     revisions: tuple[str, str] | None = None  # this and the next two: how BASE,RL is loaded
     dtype: str | None = None
     renamed_special: bool | None = None
+    rl_prompt: Prompt | None = None  # of the RL model, where it is not that of the base model
     device_map: str | None = None  # from here on, what changes no number: "auto", or a device such as "cuda"
     skip: tuple[str, ...] | None = None  # stages of OPTIONAL to leave out
     max_rows: int | None = None  # at once; None is what suits small models
@@ -113,7 +114,7 @@ class Run:
     def sampling(self, n: int, temperature: str = "t1") -> Sampling:
         """At the run's temperature, or greedy (then n is 1)."""
         config = self.config
-        drawn = Sampling(seed=config.seed, max_rows=config.max_rows, prompt=Prompt(config.style, bool(config.chat), config.system))
+        drawn = Sampling(seed=config.seed, max_rows=config.max_rows, prompt=Prompt(config.style, bool(config.chat), config.system), rl_prompt=config.rl_prompt)
         asked = {key: value for key in ("temperature", "top_p", "max_new_tokens") if (value := getattr(config, key)) is not None}
         return replace(drawn, **{**asked, "n": n} if temperature == "t1" else {**asked, "n": 1, "temperature": 0.0, "top_p": 1.0})
 
@@ -257,7 +258,8 @@ def _passk(run: Run) -> None:
         ("base", run.pair.base, run.config.passk_samples), ("rl", run.pair.rl, run.config.passk_samples),
         ("hybrid", Hybrid(run.pair, _best(run, "t1"), name="hybrid"), run.config.passk_hybrid_samples),
     ):  # fmt: skip
-        rollouts = run.sample(f"passk-{name}", model, problems, run.sampling(n))
+        sampling = run.sampling(n)
+        rollouts = run.sample(f"passk-{name}", model, problems, sampling if name == "hybrid" else sampling.alone(name))
         if check is not None:
             keys = list(zip(rollouts.table["problem"], rollouts.table["text"], strict=True))
             right = {key for key, correct in zip(keys, rollouts.table["correct"], strict=True) if correct}
@@ -295,7 +297,7 @@ def _elicitation(run: Run) -> None:
     drawing = replace(run.sampling(run.config.n_samples), keep_tokens=False)
     trying = replace(run.sampling(run.config.calibration_samples), keep_tokens=False)
     others = [t for t in TEMPERATURES_TRIED if t != drawing.temperature]
-    tried = [{"setting": t, "accuracy": float(run.sample(f"elicitation-{t}", run.pair.base, calibration, replace(trying, temperature=t)).table["correct"].mean())} for t in others]
+    tried = [{"setting": t, "accuracy": float(run.sample(f"elicitation-{t}", run.pair.base, calibration, replace(trying, temperature=t).alone("base")).table["correct"].mean())} for t in others]
     best = max(tried, key=lambda t: t["accuracy"])["setting"]
     greedy: dict[str, Any] = {"n": 1, "temperature": 0.0}
     asked: dict[str, tuple[LM, Sampling]] = {
@@ -308,12 +310,12 @@ def _elicitation(run: Run) -> None:
         asked |= {f"base, {style}": (run.pair.base, replace(drawing, prompt=prompt)), f"base, {style}, greedy": (run.pair.base, replace(drawing, prompt=prompt, **greedy))}
     parts, facts = [], dict[str, Any]()
     for i, (arm, (lm, sampling)) in enumerate(asked.items()):
-        table = run.sample(f"elicitation-arm-{i}", lm, test, sampling).slim().table
+        table = run.sample(f"elicitation-arm-{i}", lm, test, sampling.alone("rl" if lm is run.pair.rl else "base")).slim().table
         parts.append(Rollouts(table.assign(arm=arm), {arm: {}}))
         uses = "the RL model" if lm is run.pair.rl else "labels of calibration problems" if "best" in arm else "nothing" if sampling.prompt == drawing.prompt else "another prompt"
         facts[arm] = {"uses": uses, "passes": 1, "setting": sampling.temperature, "tried": tried if "best" in arm else []}
     for arm, lm in (("base, flexible grade", run.pair.base), ("RL, flexible grade", run.pair.rl)):
-        table = run.sample(f"elicitation-{lm.name}", lm, test, drawing).slim().table
+        table = run.sample(f"elicitation-{lm.name}", lm, test, drawing.alone("rl" if lm is run.pair.rl else "base")).slim().table
         parts.append(Rollouts(table.assign(arm=arm, correct=table["grade_flexible"] == "correct"), {arm: {}}))
         facts[arm] = {"uses": "the RL model" if lm is run.pair.rl else "nothing", "passes": 1, "setting": drawing.temperature, "tried": []}
     both = concat(parts)

@@ -10,6 +10,7 @@ import torch
 from latentreason import reproduce as job
 from latentreason.figures.figures import check_figures, load_results
 from latentreason.files import read_json, read_table
+from latentreason.models.prompts import Prompt
 from latentreason.publish import finish
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: "PreTraine
 
 
 def test_the_main_job_runs_on_text_and_says_why_nothing_can_be_told(folders: str, tmp_path: Path) -> None:
-    config = replace(SMALL, pair=folders)
+    config = replace(SMALL, pair=folders, rl_prompt=Prompt("few_shot_steps"))
     job.reproduce(config, tmp_path / "base-rl-0", progress=False)
     page = finish(tmp_path / "base-rl-0", config)
     results = load_results(tmp_path / "base-rl-0")

@@ -32,12 +32,12 @@ def measure(
     """The tables "cosine", "auroc" and "dose"; see `cosine_table`, `auroc_table` and `dose_table`. `sampling` says how traces are drawn, but for their number."""
     bar = tqdm(total=4, desc="geometry", disable=None)
     drawn, twin = replace(sampling, n=n_samples, seed=seed), untrained(pair.base, seed)
-    theirs = sample(pair.rl, problems, drawn, progress=False)
+    theirs = sample(pair.rl, problems, drawn.alone("rl"), progress=False)
     ids = dict(language.tokens)
     if not ids:  # shared noise: the same base traces are drawn again below, under watch
-        both = concat([sample(replace(pair.base, name="base"), problems, drawn, progress=False), Rollouts(theirs.table.assign(arm="rl"))])
+        both = concat([sample(replace(pair.base, name="base"), problems, drawn.alone("base"), progress=False), Rollouts(theirs.table.assign(arm="rl"))])
         ids = opening_tokens(both, language.spans(both))
-    own = sample(Watched(pair.base, ids), problems, drawn, progress=False)
+    own = sample(Watched(pair.base, ids), problems, drawn.alone("base"), progress=False)
     base, rl, twin_base, twin_rl = (choices(lm, traces, language) for lm, traces in ((pair.base, own), (pair.rl, theirs), (twin, own), (twin, theirs)))
     edges = position_edges([base, rl])
     base, rl = with_strata(base, edges), with_strata(rl, edges)
@@ -49,7 +49,7 @@ def measure(
     tables["auroc"] = auroc_table(base, twin_base, fitting, min_spans=min_spans, n_shuffles=probe_shuffles, n_boot=n_boot, seed=seed)
     bar.update()
     doses: dict[str, Any] = {"n_random": n_random, "n_problems": dose_problems, "n_samples": dose_samples, "n_boot": n_boot}
-    tables["dose"] = dose_table(pair.base, base, rl, own, problems, fitting, ids, language=language, sampling=sampling, min_spans=min_spans, seed=seed, **doses)
+    tables["dose"] = dose_table(pair.base, base, rl, own, problems, fitting, ids, language=language, sampling=sampling.alone("base"), min_spans=min_spans, seed=seed, **doses)
     bar.update()
     bar.close()
     return tables

@@ -48,7 +48,7 @@ class Rival:
 
 
 def _temperature(pair: ModelPair, problems: list[Problem], sampling: Sampling, setting: float) -> Rollouts:
-    return sample(pair.base, problems, replace(sampling, temperature=setting), progress=False)
+    return sample(pair.base, problems, replace(sampling, temperature=setting).alone("base"), progress=False)
 
 
 def _prompt(pair: ModelPair, problems: list[Problem], sampling: Sampling, setting: float) -> Rollouts:
@@ -57,18 +57,18 @@ def _prompt(pair: ModelPair, problems: list[Problem], sampling: Sampling, settin
     if task != "chain":
         styles = list(styles_of(task))
         style = styles[min(int(setting), len(styles) - 1)]
-        return sample(pair.base, problems, replace(sampling, prompt=replace(sampling.prompt, style=style)), progress=False)
+        return sample(pair.base, problems, replace(sampling.alone("base"), prompt=replace(sampling.prompt, style=style)), progress=False)
     cue = ("", *chain.CUES)[int(setting)]
     asked = [replace(p, question=chain.problem(tuple(p.meta["start"]), p.meta["operations"], cue).question) for p in problems]
-    return sample(pair.base, asked, sampling, progress=False)
+    return sample(pair.base, asked, sampling.alone("base"), progress=False)
 
 
 def _interpolation(pair: ModelPair, problems: list[Problem], sampling: Sampling, setting: float) -> Rollouts:
-    return sample(interpolated(pair, setting), problems, sampling, progress=False)
+    return sample(interpolated(pair, setting), problems, sampling.alone("base"), progress=False)
 
 
 def _largest(pair: ModelPair, problems: list[Problem], sampling: Sampling, setting: float) -> Rollouts:
-    return sample(largest_changes(pair, setting), problems, sampling, progress=False)
+    return sample(largest_changes(pair, setting), problems, sampling.alone("base"), progress=False)
 
 
 def _delta(pair: ModelPair, problems: list[Problem], sampling: Sampling, setting: float) -> Rollouts:

@@ -1,7 +1,7 @@
 """`sample`: problems in, graded Rollouts out, on the machine at hand. It takes anything that can decode a batch."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -41,6 +41,8 @@ class Sampling:
         keep_tokens: keep what is known token by token; without it the table has one number a rollout and a sweep of many
             arms fits into memory.
         prompt: how a problem is put to the model, the same for all arms that are sampled together.
+        rl_prompt: how it is put to the RL model of a hybrid (a factor of its own, for an RL model that knows only its chat template); None
+            for the same. Grading goes by `prompt`.
     """
 
     n: int = 16
@@ -53,6 +55,7 @@ class Sampling:
     max_rows: int | None = None
     keep_tokens: bool = True
     prompt: Prompt = Prompt()
+    rl_prompt: Prompt | None = None
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.max_new_tokens < 1 or (self.max_rows is not None and self.max_rows < 1):
@@ -61,6 +64,10 @@ class Sampling:
             raise InvalidInput("temperature must not be negative and top_p must lie in (0, 1].")
         if self.temperature == 0 and self.n > 1:
             raise InvalidInput("Greedy decoding gives the same completion each time: use n=1, or a temperature above 0.")
+
+    def alone(self, model: str) -> "Sampling":
+        """The same for "base" or "rl" by itself, under its own prompt."""
+        return replace(self, prompt=(self.rl_prompt if model == "rl" else None) or self.prompt, rl_prompt=None)
 
 
 GREEDY = Sampling(n=1, temperature=0.0)
@@ -120,9 +127,11 @@ def sample(model: Decodes, problems: list[Problem], sampling: Sampling = Samplin
         raise InvalidInput("The list of problems is empty; load some with load_task.")
     if len({p.id for p in problems}) < len(problems):
         raise InvalidInput("A problem stands in the list twice; its samples would be identical copies.")
+    if sampling.rl_prompt is not None and len(getattr(model, "lms", ())) < 2:
+        raise InvalidInput("rl_prompt is for a Hybrid, and this model is alone: give sampling.alone('rl'), or 'base'.")
     prompts = {p.id: render(p, model.tokenizer, sampling.prompt) for p in problems}
-    said = facts(problems, model.tokenizer, sampling.prompt)
-    info = {arm: {**getattr(model, "info", {}).get(arm, {}), "prompt": said} for arm in model.arms}
+    said = _facts(model, problems, sampling)
+    info = {arm: {**getattr(model, "info", {}).get(arm, {}), **said} for arm in model.arms}
     bar = tqdm(total=len(problems), desc=f"sample {model.arms[0] if len(model.arms) == 1 else f'{len(model.arms)} arms'}", unit="problem", disable=not progress)
     tables = []
     for table in _tables(model, problems, prompts, sampling, out):
@@ -132,6 +141,12 @@ def sample(model: Decodes, problems: list[Problem], sampling: Sampling = Samplin
     rows = pd.concat(tables, ignore_index=True)  # in the order of decoding, which is by length of prompt
     arm, problem = (rows[column].map({name: i for i, name in enumerate(order)}) for column, order in (("arm", model.arms), ("problem", prompts)))
     return Rollouts(rows.iloc[np.lexsort((rows["sample"], problem, arm))].reset_index(drop=True), info)
+
+
+def _facts(model: Decodes, problems: list[Problem], sampling: Sampling) -> dict[str, Any]:
+    """What is said of the prompts."""
+    asked = {"prompt": sampling.prompt, **({"rl_prompt": sampling.rl_prompt} if sampling.rl_prompt else {})}
+    return {name: facts(problems, model.tokenizer, prompt) for name, prompt in asked.items()}
 
 
 def _chunks(ordered: list[Problem], prompts: dict[str, list[int]], size: int) -> list[list[Problem]]:
@@ -155,8 +170,9 @@ def _tables(model: Decodes, problems: list[Problem], prompts: dict[str, list[int
     if out is not None:
         config = {"arms": model.arms, "info": getattr(model, "info", {}), "problems": {p.id: p.question for p in problems}}
         # the ids, too: a chat template may put the date into its prompts
-        config |= {"prompts": config_hash({"facts": facts(problems, model.tokenizer, sampling.prompt), "ids": prompts})}
-        parts = Parts(Path(out), {**config, "sampling": {k: v for k, v in asdict(sampling).items() if k != "max_rows"}})
+        said = _facts(model, problems, sampling)
+        config |= {"prompts": config_hash({"facts": said["prompt"], "ids": prompts}), **({"rl_prompt": said["rl_prompt"]} if sampling.rl_prompt else {})}
+        parts = Parts(Path(out), {**config, "sampling": {k: v for k, v in asdict(sampling).items() if k != "max_rows" and not (k == "rl_prompt" and v is None)}})
         for index in parts.done():
             table = read_table(parts.file(index))
             done = set(table["problem"])
@@ -181,7 +197,8 @@ def _decode_chunk(model: Decodes, problems: list[Problem], prompts: dict[str, li
     task = TASKS.get(problems[0].task)
     text = (task.stop if task is not None else "") if sampling.stop is None else sampling.stop
     stop = tokens_with(model.tokenizer, text) if text else frozenset[int]()
-    batch = Batch([prompts[p.id] for p in problems], index, keys, sampling.temperature, sampling.top_p, sampling.max_new_tokens, gumbel, stop=stop)
+    own = None if sampling.rl_prompt is None else [render(p, model.tokenizer, sampling.rl_prompt) for p in problems]
+    batch = Batch([prompts[p.id] for p in problems], index, keys, sampling.temperature, sampling.top_p, sampling.max_new_tokens, gumbel, own, stop=stop)
     return to_table(model, model.decode(batch), problems, prompts, sampling)
 
 

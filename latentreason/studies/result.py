@@ -82,19 +82,23 @@ class Result:
 
 
 def different_prompts(arms: Mapping[str, Rollouts | None]) -> str:
-    """A sentence where the arms (name -> rollouts, as sampled) are known to have seen different prompts, else ""."""
+    """A sentence where the arms (name -> rollouts, as sampled) are known to have seen different prompts, or their two models, else ""."""
     seen: dict[str, list[str]] = {}
     for name, rollouts in arms.items():
-        for prompt in [] if rollouts is None else [rollouts.info.get(arm, {}).get("prompt") for arm in rollouts.arms]:
-            if prompt:
-                facts = [prompt["style"], *(["in the chat template"] if prompt["chat"] else []), *([f"system {prompt['system']!r}"] if prompt["system"] else [])]
-                said = f"{' '.join(facts)} [{prompt['template'][:6]}{'/' + prompt['chat_template'][:6] if prompt['chat'] else ''}]"
-                seen.setdefault(said, [])
-                seen[said] += [] if name in seen[said] else [name]
+        for facts in [] if rollouts is None else [rollouts.info.get(arm, {}) for arm in rollouts.arms]:
+            for who, key in ((name, "prompt"), (f"the RL model in {name}", "rl_prompt")):
+                if facts.get(key):
+                    names = seen.setdefault(_described(facts[key]), [])
+                    names += [] if who in names else [who]
     if len(seen) < 2:
         return ""
     listed = "; ".join(f"{', '.join(names)}: {said}" for said, names in seen.items())
     return f"The arms saw different prompts ({listed}), so a difference between them is of model and prompt together."
+
+
+def _described(prompt: Mapping[str, Any]) -> str:
+    facts = [prompt["style"], *(["in the chat template"] if prompt["chat"] else []), *([f"system {prompt['system']!r}"] if prompt["system"] else [])]
+    return f"{' '.join(facts)} [{prompt['template'][:6]}{'/' + prompt['chat_template'][:6] if prompt['chat'] else ''}]"
 
 
 def settings(config: Any) -> dict[str, Any]:

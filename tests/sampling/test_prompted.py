@@ -4,11 +4,16 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from latentreason.config import dump_config, from_dict
-from latentreason.errors import ArtifactConflict, UnknownName
+from latentreason.errors import ArtifactConflict, InvalidInput, UnknownName
+from latentreason.hybrid.decode import Hybrid
 from latentreason.models.decoding import Batch, Decoded
+from latentreason.models.language_model import LM
+from latentreason.models.pair import ModelPair
 from latentreason.models.prompts import Prompt
+from latentreason.routing.controls import always, never
 from latentreason.sampling.local import Sampling, sample
 from latentreason.tasks.problem import Problem
 
@@ -106,3 +111,22 @@ def test_a_prompt_survives_the_config_file():
     sampling = Sampling(prompt=Prompt("boxed", chat=True, system="Be {brief}."))
     assert from_dict(Sampling, tomllib.loads(dump_config(sampling))) == sampling
     assert from_dict(Sampling, tomllib.loads(dump_config(Sampling()))) == Sampling()
+
+
+def test_the_rl_model_of_a_hybrid_may_have_a_prompt_of_its_own(byte_tokenizer, tmp_path):
+    config = LlamaConfig(vocab_size=257, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=512, eos_token_id=0, initializer_range=0.3)
+    torch.manual_seed(0)
+    pair = ModelPair(*(LM(LlamaForCausalLM(config).eval(), byte_tokenizer, name) for name in ("base", "rl")))
+    own = Sampling(n=1, temperature=0.0, max_new_tokens=5, prompt=Prompt("plain"), rl_prompt=Prompt("boxed"))
+
+    def said(model, sampling, **how):
+        return [list(ids) for ids in sample(model, PROBLEMS, sampling, progress=False, **how).table["token_ids"]]
+
+    assert said(Hybrid(pair, always()), own, out=tmp_path) == said(pair.rl, own.alone("rl")) != said(pair.rl, own.alone("base"))
+    assert said(Hybrid(pair, never()), own) == said(pair.base, own.alone("base"))
+    facts = sample(Hybrid(pair, always()), PROBLEMS, own, progress=False).info["always"]
+    assert (facts["prompt"]["style"], facts["rl_prompt"]["style"]) == ("plain", "boxed")
+    with pytest.raises(ArtifactConflict):
+        said(Hybrid(pair, always()), own.alone("base"), out=tmp_path)
+    with pytest.raises(InvalidInput, match=r"rl_prompt is for a Hybrid.*sampling\.alone\('rl'\)"):
+        sample(pair.rl, PROBLEMS, own, progress=False)

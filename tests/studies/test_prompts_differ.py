@@ -26,3 +26,10 @@ def test_different_prompts_are_in_the_finding(base, rl, warned):
         assert ("The arms saw different prompts (base" in result.finding) is warned is ("prompts" in result.details)
     if warned and not base["chat"] and rl["chat"]:
         assert "base: boxed [aaaaaa]; rl: boxed in the chat template [aaaaaa/bbbbbb]" in result.finding
+
+
+def test_an_rl_model_with_a_prompt_of_its_own_is_in_the_finding():
+    own = arm("hybrid", 0.6, 2, BOXED)
+    own = Rollouts(own.table, {"hybrid": {"prompt": BOXED, "rl_prompt": CHAT}})
+    result = recovery.run(base=arm("base", 0.2, 0, BOXED), rl=arm("rl", 0.9, 4, BOXED), hybrid=own)
+    assert "base, rl, hybrid: boxed [aaaaaa]; the RL model in hybrid: boxed in the chat template [aaaaaa/bbbbbb]" in result.finding
