@@ -94,7 +94,7 @@ def test_the_figures_of_a_step_are_shares_counted_by_hand():
     assert [got[f"format/{f}"] for f in chain.FORMATS] == [0.25, 0.25, 0.25, 0.0]
     assert (got["strategy/so"], got["strategy/split"], got["strategy/leap"]) == (0.25, 0.25, 0.25)
     assert (got["wrapper/none"], got["wrapper/:"], got["wrapper/="]) == pytest.approx((1 / 3, 2 / 3, 0.0))
-    assert repetition("a b c d a b c d".split()) == pytest.approx(1 / 5) and repetition(["a"]) == 0.0
+    assert repetition(["a", "b", "c", "d", "a", "b", "c", "d"]) == pytest.approx(1 / 5) and repetition(["a"]) == 0.0
     assert got["repetition"] == pytest.approx(np.mean([repetition(t.split()) for t in texts])) and repetition(texts[3].split()) == pytest.approx(2 / 3)
 
 
