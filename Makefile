@@ -37,5 +37,12 @@ organisms: $(STAMP)  ## train the built-in pair again (ARGS="--seed 1")
 notebooks: $(STAMP)  ## bring each notebook in step with its script and execute it
 	for script in notebooks/*.py; do OMP_WAIT_POLICY=PASSIVE $(BIN)/jupytext --to ipynb --execute "$$script" || exit 1; done
 
-bench: $(STAMP)  ## tokens per second of sampling and of hybrid decoding, against transformers' generate
-	$(BIN)/python -m benchmarks.sampling $(ARGS)
+# On a quiet machine; SmolLM2 has to be there (latentreason models smollm2), the peer steering-vectors where PEERS says (benchmarks/vectors.py).
+BENCH := artifacts/results/benchmarks
+SMOL  := artifacts/models/smollm2
+bench: $(STAMP)  ## every benchmark against its peers, as docs/benchmarks.md shows them (40 minutes)
+	$(BIN)/python -m benchmarks.sampling --out $(BENCH)/sampling.json
+	$(BIN)/python -m benchmarks.activations --model $(SMOL) --repeats 21 --out $(BENCH)/activations.json
+	PYTHONPATH=$(PEERS) $(BIN)/python -m benchmarks.vectors --model $(SMOL) --pairs 32 --out $(BENCH)/vectors.json
+	$(BIN)/python -m benchmarks.hybrid --out $(BENCH)/hybrid.json
+	$(BIN)/python -m benchmarks.hybrid --pair $(SMOL) --out $(BENCH)/hybrid_smollm2.json

@@ -1,6 +1,6 @@
 """Seconds to read activations, ours against a plain forward pass, nnsight and the TransformerLens bridge.
 
-    python -m benchmarks.activations [--model DIR] [--repeats 9] [--out DIR/activations]
+    python -m benchmarks.activations [--model DIR] [--repeats 9] [--out FILE.json]
 
 8 sequences of 128 tokens, resid_post after all blocks; and after the block at half depth alone. `--model` is a Hugging Face directory
 (SmolLM2-135M in fp32 for the quoted figures); without it a random model of that shape, so that it runs anywhere. Attention is eager for
@@ -18,9 +18,7 @@ documented use, once as it stands in their quick starts (the whole forward pass)
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -36,6 +34,7 @@ import pandas as pd
 import torch
 
 import latentreason as lr
+from benchmarks.report import machine, write
 
 BATCH, LENGTH = 8, 128
 TARGETS = {  # ratio of medians -> (what is asked for, whether it is a lower bound)
@@ -122,7 +121,7 @@ def main() -> None:
     parser.add_argument("--attention", choices=["eager", "sdpa"], default="eager")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--repeats", type=int, default=9, help="after one warm-up")
-    parser.add_argument("--out", type=Path, default=None, help="write OUT.json and OUT.md")
+    parser.add_argument("--out", type=Path, default=None, help="FILE.json; the table goes to FILE.md")
     args = parser.parse_args()
     clock = time.perf_counter if args.clock == "wall" else time.process_time
     if args.model is None:
@@ -152,7 +151,7 @@ def main() -> None:
     pairs |= {f"{name} / ours{', half depth' * ('half' in name)}": ratio(name, "ours, half depth" if "half" in name else "ours") for name in runs if name.startswith(("nnsight", "bridge"))}
     met = {name: pairs[name]["median"] >= bound if lower else pairs[name]["median"] <= bound for name, (bound, lower) in TARGETS.items() if name in pairs}
     figures = {
-        "machine": {"processor": platform.processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "machine": machine(),
         "job": {"model": lm.name, "attention": args.attention, "clock": args.clock, "batch": BATCH, "tokens": LENGTH, "blocks": lm.n_layers, "repeats": args.repeats},
         "seconds, median": {name: round(statistics.median(values), 4) for name, values in seconds.items()},
         "ratios": pairs, "targets": {name: {"asked": bound, "at least" if lower else "at most": True, "met": met[name]} for name, (bound, lower) in TARGETS.items() if name in met},
@@ -161,11 +160,7 @@ def main() -> None:
     for name, r in pairs.items():
         asked = f"{'at least' if TARGETS[name][1] else 'at most'} {TARGETS[name][0]}" if name in TARGETS else ""
         lines.append(f"| {name} | {r['median']} | {r['min']} | {r['max']} | {r['of medians']} | {asked} |")
-    print("\n".join(lines))
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
-        args.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+    write(figures, "\n".join(lines), args.out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a hybrid costs: lockstep, lazy and speculative decoding against the two models alone, and against the reference's first generation.
 
-    python -m benchmarks.hybrid [--pair activation | BASE,RL | MODEL] [--repeats 5] [--out DIR]
+    python -m benchmarks.hybrid [--pair activation | BASE,RL | MODEL] [--repeats 5] [--out FILE.json]
 
 A single MODEL directory stands for a pair of it and a copy with slightly noisy weights, the noise as large as leaves at most 5% of the
 tokens changed (the share is printed). Contestants of a repeat run one after the other, in alternating order; what is quoted is the median
@@ -17,9 +17,7 @@ layer for both sides, which costs neither of them anything. Ours tries the same 
 
 import argparse
 import copy
-import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -34,6 +32,7 @@ import torch
 from torch import Tensor
 
 import latentreason as lr
+from benchmarks.report import machine, write
 from latentreason.activations.hf import edit
 from latentreason.activations.sites import Site
 from latentreason.hybrid.actions import STEERED, Action
@@ -267,10 +266,10 @@ def against_the_reference(pair: lr.ModelPair, new_tokens: int, repeats: int) -> 
 
 
 def page(found: Figures) -> str:
-    """The figures as Markdown."""
-    lines = [f"# Cost of hybrid decoding: {found['pair']['pair']}", "", "| figure | median | range | target | reached |", "|---|---|---|---|---|"]
+    """The figures as a Markdown table."""
+    lines = ["| figure | median | range | target | reached |", "|---|---|---|---|---|"]
     lines += [f"| {f['figure']} | {f['median']:.2f} | {f['min']:.2f} to {f['max']:.2f} | {f['target']} | {'yes' if f['reached'] else '**no**'} |" for f in found["figures"]]
-    return "\n".join([*lines, "", "```json", json.dumps({k: v for k, v in found.items() if k != "figures"}, indent=1), "```", ""])
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -283,12 +282,12 @@ def main() -> None:
     parser.add_argument("--long", type=int, default=1024, help="new tokens of the run that shows time by place (less where the context is shorter)")
     parser.add_argument("--reference-tokens", type=int, default=128, help="new tokens of the comparison with the reference (less where the context is shorter)")
     parser.add_argument("--only", nargs="*", default=["models", "speculative", "flat", "reference"])
-    parser.add_argument("--out", type=Path, default=None, help="a directory for hybrid.json and hybrid.md")
+    parser.add_argument("--out", type=Path, default=None, help="FILE.json; the table goes to FILE.md")
     args = parser.parse_args()
     pair, facts = load(args.pair)
     room = min((lm.context or 1 << 30) for lm in (pair.base, pair.rl)) - max(map(len, prompts_of(pair)))
     found: Figures = {
-        "machine": {"processor": platform.processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "machine": machine(),
         "pair": facts, "job": {"repeats": args.repeats, "new_tokens": args.new_tokens, "prompts": [len(p) for p in prompts_of(pair)]}, "figures": [],
     }  # fmt: skip
     parts: dict[str, list[Callable[[], tuple[list[Figures], Figures]]]] = {
@@ -302,11 +301,7 @@ def main() -> None:
             figures, more = run()
             found["figures"] += figures
             found[part] = {**found.get(part, {}), **more}
-    print(page(found))
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "hybrid.json").write_text(json.dumps(found, indent=1) + "\n")
-        (args.out / "hybrid.md").write_text(page(found))
+    write(found, page(found), args.out)
 
 
 if __name__ == "__main__":

@@ -9,19 +9,19 @@ own stop at end-of-text. Tokens are those of the completions, up to and includin
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: see the command line
 
 import torch
 
 import latentreason as lr
+from benchmarks.report import machine, write
 from latentreason.models.prompts import render
 from latentreason.tasks.problem import Problem
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--max-new-tokens", type=int, default=96)
     parser.add_argument("--organism", default="activation")
-    parser.add_argument("--out", type=Path, default=None, help="also write the figures as JSON")
+    parser.add_argument("--out", type=Path, default=None, help="FILE.json; the table goes to FILE.md")
     args = parser.parse_args()
     pair = lr.ModelPair.from_organism(args.organism)
     problems = lr.load_task("chain", split="test", limit=args.problems)
@@ -86,16 +86,16 @@ def main() -> None:
     speed_up = [a / b for a, b in zip(rate["sample, base"], rate["generate, base"], strict=True)]
     per_token = {name: [1 / r for r in rate[name]] for name in rate}
     overhead = [h / (b + r) for h, b, r in zip(per_token["sample, hybrid on_divergence(js)"], per_token["sample, base"], per_token["sample, rl"], strict=True)]
-    figures = {
-        "machine": {"processor": platform.processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+    figures: dict[str, Any] = {
+        "machine": machine(),
         "job": {"problems": args.problems, "samples": args.samples, "max_new_tokens": args.max_new_tokens, "pairs": args.pairs},
         "tokens_per_second": {name: statistics.median(values) for name, values in rate.items()},
         "sample / generate, tokens per second": {"median": statistics.median(speed_up), "min": min(speed_up), "max": max(speed_up)},
         "hybrid / (base + rl), seconds per token": {"median": statistics.median(overhead), "min": min(overhead), "max": max(overhead)},
     }
-    print(json.dumps(figures, indent=1))
-    if args.out:
-        args.out.write_text(json.dumps(figures, indent=1) + "\n")
+    lines = ["| tokens per second, median | |", "|---|---|", *(f"| {name} | {value:,.0f} |" for name, value in figures["tokens_per_second"].items())]
+    lines += [f"| **{name}** | {r['median']:.2f} [{r['min']:.2f}, {r['max']:.2f}] |" for name, r in figures.items() if " / " in name]
+    write(figures, "\n".join(lines), args.out)
 
 
 if __name__ == "__main__":

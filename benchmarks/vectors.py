@@ -15,9 +15,7 @@ Markdown table beside the JSON.
 """
 
 import argparse
-import json
 import os
-import platform
 import random
 import statistics
 import time
@@ -30,6 +28,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 import latentreason as lr
+from benchmarks.report import machine, write
 
 Pairs = list[tuple[str, str]]
 BATCH_SIZES = (1, 8, 16, 32)
@@ -154,14 +153,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=None, help="a directory with a model and its tokenizer")
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5, help="paired repeats (after one warm-up)")
-    parser.add_argument("--out", type=Path, default=None, help="also write the figures as JSON, and as a table beside it (.md)")
+    parser.add_argument("--out", type=Path, default=None, help="FILE.json; the table goes to FILE.md")
     args = parser.parse_args()
     pairs = prompt_pairs(args.pairs)
     lm = lr.LM.from_pretrained(args.model, dtype=torch.float32, name=args.model.name) if args.model else random_model(pairs)
     version, half = peer_version(), lm.n_layers // 2
     lengths = [len(lm.tokenizer(text)["input_ids"]) for pair in pairs for text in pair]
     figures: dict[str, object] = {
-        "machine": {"processor": platform.processor(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "machine": machine(),
         "job": {
             "model": lm.name, "parameters": lm.model.num_parameters(), "pairs": len(pairs), "repeats": args.repeats,
             "tokens a prompt": {"min": min(lengths), "mean": statistics.mean(lengths), "max": max(lengths)}, "steering-vectors": version,
@@ -169,11 +168,7 @@ def main() -> None:
         "all layers": compared(lm, pairs, list(range(lm.n_layers)), args.repeats, version is not None),
         "half depth": compared(lm, pairs, [half], args.repeats, version is not None),
     }  # fmt: skip
-    print(json.dumps(figures, indent=1))
-    print(markdown(figures))
-    if args.out:
-        args.out.write_text(json.dumps(figures, indent=1) + "\n")
-        args.out.with_suffix(".md").write_text(markdown(figures))
+    write(figures, markdown(figures), args.out)
 
 
 if __name__ == "__main__":

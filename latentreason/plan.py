@@ -268,7 +268,7 @@ def _draws(config: RunConfig, count: Callable[[str, int], int], prompt_tokens: C
         problems = count("calibration", scale * config.calibration_problems)
         first, more = (PARTS - 1) * len(config.routers), (PARTS - 1) * swept  # at first all budgets of a router try the same thresholds
         search = [("search", TRIED * len(config.routers), 1)] if config.quick_calibration else [("search", first, 1), ("search on", more, ROUNDS - 1)]
-        for name, arms, calls in (("ends", 2, 1), *search, ("routers", finals, 1), ("one control", finals, 1 if config.quick_calibration else 3), ("both controls", 2 * finals, 1)):
+        for name, arms, calls in (("ends", 2, 1), *search, ("routers", finals, 1), ("one control", finals, 1 if config.quick_calibration else 3), ("both controls", 2 * finals, not config.quick_calibration)):
             yield Draw("calibrate", f"{name}, {what}", problems, arms, n, calls)
     for what, n in (("sampled", config.n_samples), ("greedy", 1)):
         yield Draw(f"curves, {what}", "ends, routers and their controls", count("test", config.n_problems), ENDS + 3 * finals, n)

@@ -4,10 +4,23 @@ from pathlib import Path
 
 import pytest
 
-from latentreason.figures.figures import check_figures
+from latentreason.figures.figures import check_figures, load_results
+from latentreason.publish import figures_of
+from latentreason.studies.recompute import recompute
+
+ROOT = Path(__file__).parents[1] / "artifacts"
 
 
 @pytest.mark.slow
-def test_the_committed_figures_follow_from_the_committed_tables() -> None:
-    root = Path(__file__).parents[1] / "artifacts"
-    assert check_figures(root / "results" / "activation", root / "figures") == []
+@pytest.mark.parametrize("pair", ["activation", "smollm2-arith"])
+def test_the_committed_figures_follow_from_the_committed_tables(pair: str) -> None:
+    results = ROOT / "results" / pair
+    assert check_figures(results, figures_of(results)) == []
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "results").glob("*/seed-*")), ids=lambda f: f"{f.parent.name}-{f.name}")
+def test_the_results_of_further_seeds_of_sampling_follow_from_their_tables(folder: Path, tmp_path: Path) -> None:
+    again = recompute(folder / "tables", list(load_results(folder)))
+    for name in load_results(folder):
+        again[name].save(tmp_path, name)
+        assert (tmp_path / f"{name}.json").read_bytes() == (folder / f"{name}.json").read_bytes()

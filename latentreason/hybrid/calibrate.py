@@ -71,7 +71,8 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
         budgets: of changed tokens, as shares of D.
         sampling: at the temperature that the hybrids will run at.
         quick: try a few thresholds, read those of the budgets off between them, and correct the controls once: a third of the decoding, for
-            models whose forward passes are dear. Budgets are met less closely; what was achieved is recorded.
+            models whose forward passes are dear. Budgets are met less closely (the shares achieved are recorded), and the rates of the controls
+            after their correction are not measured here: study `recovery` has them on the test problems.
         progress: show a progress bar.
 
     Raises:
@@ -81,7 +82,7 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
         raise InvalidInput(f"Budgets {list(budgets)} must be shares of D in (0, 1].")
     if leaked := sum(split_of(p.id) == "test" for p in problems):
         raise InvalidInput(f"{leaked} of {len(problems)} problems belong to the test split by their hash, which calibration must not see: pass load_task(..., split='calibration').")
-    bar = tqdm(total=5 if quick else ROUNDS + 6, desc="calibrate", disable=not progress)
+    bar = tqdm(total=4 if quick else ROUNDS + 6, desc="calibrate", disable=not progress)
     positions = sampling.max_new_tokens + max(len(render(p, pair.base.tokenizer, sampling.prompt)) for p in problems)
     rows = sampling.max_rows or SHARED * rows_that_fit(Hybrid(pair, always()), positions)
 
@@ -129,8 +130,8 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
             ratio = np.where(achieved > 0, np.array(fact["target"]) / np.maximum(achieved, 1e-9), 1.0)
             fact["swap_rate"] = np.clip(np.array(fact["swap_rate"]) * ratio.clip(0.5, 2.0), 0, 1).tolist()
     controls = [c for r, f in zip(finals, facts, strict=True) for c in (matched_disagreement(_with(r, f)), matched_random(_with(r, f)))]
-    tables = decode(controls)
-    for i, fact in enumerate(facts):
+    tables = [] if quick else decode(controls)
+    for i, fact in enumerate(facts if tables else ()):
         fact["control_changed_ratio"] = _changed(tables[2 * i]) / fact["changed"] if fact["changed"] else None
         routed = float(np.dot(fact["routed_rate"], _by_stratum(tables[2 * i + 1], edges)["tokens"]))
         fact["control_routed_ratio"] = float(tables[2 * i + 1]["n_routed"].sum()) / routed if routed else None

@@ -38,14 +38,14 @@ def speculate(lms: list[LM], batch: Batch, choose: Choose, block: int | None = N
             noises.append(ledger.noise(t + j))
             base.append(decoder.logits[0][slot])
             live = torch.arange(len(slot), device=decoder.device)
-            drafts.append(sampled(base[j], Moment(t + j, [base[j]], live, ledger.row, tokens[ledger.row, :t], noises[j], batch.temperature, batch.top_p, decoder)))
+            drafts.append(sampled(base[j], Moment(t + j, [base[j]], live, ledger.row, tokens[ledger.row, :t], *noises[j], batch.temperature, batch.top_p, decoder)))
             if j + 1 < n:
                 slot = decoder.extend(slot, drafts[j])
         rl, _, place = decoder.lazy[1].ask(slot, n)
         for j in range(n):
-            both, noise = [base[j][live], rl[place[live], j]], noises[j]
+            both, (noise, drawn) = [base[j][live], rl[place[live], j]], noises[j]
             own = torch.arange(len(live), device=decoder.device)
-            go_on = ledger.write(t + j, choose(Moment(t + j, both, own, ledger.row, tokens[ledger.row, : t + j], None if noise is None else noise[live],
+            go_on = ledger.write(t + j, choose(Moment(t + j, both, own, ledger.row, tokens[ledger.row, : t + j], noise, drawn[live],
                                                       batch.temperature, batch.top_p, decoder)))  # fmt: skip
             live = live[go_on]
             cut = bool((tokens[ledger.row, t + j] != drafts[j][live]).any())

@@ -23,6 +23,7 @@ from latentreason.hybrid.actions import STEERED, Action
 from latentreason.models.decoding import Moment, sampled
 
 if TYPE_CHECKING:
+    from latentreason.vectors.optimised import Strength
     from latentreason.vectors.steering_vector import VectorSet
 
 
@@ -97,28 +98,33 @@ def random_category(labels: "tuple[str, ...]", *, seed: int = 0) -> Category:
     return Category("", labels, torch.zeros(len(labels), 1), torch.zeros(len(labels)), seed=seed)
 
 
-def steer_by(vectors: "VectorSet", category: Category, *, strength: float = 1.0) -> Action:
+def steer_by(vectors: "VectorSet", category: Category, *, strength: "float | Strength" = 1.0) -> Action:
     """Emit the base model's token with the vector of the category added at the last position only; the cache stays unsteered.
 
     Args:
         vectors: of at least the labels of the category; one vector a layer is used at once.
         category: which strategy, by activation.
-        strength: in units of each vector's `scale`.
+        strength: in units of each vector's `scale`; or a coefficient network of the same labels, from `vectors.optimised.fit_optimised`.
 
     Raises:
-        InvalidInput: a strength that is not finite, or (UnknownName) a category without a vector.
+        InvalidInput: a strength that is not finite, a network of other labels, or (UnknownName) a category without a vector.
     """
-    if not abs(strength) < float("inf"):
+    fixed, learned = (float(strength), None) if isinstance(strength, int | float) else (1.0, strength)
+    if not abs(fixed) < float("inf"):
         raise InvalidInput(f"strength={strength} is not finite; 1.0 adds the mean difference that the vector was fitted on.")
-    tables = {site: torch.stack([vectors[label, site].vector for label in category.labels]) * strength for site in vectors.for_label(category.labels[0]).sites}
+    if learned is not None and learned.labels != category.labels:
+        raise InvalidInput(f"The coefficient network knows {learned.labels}, the category {category.labels}: fit both on the same strategies.")
+    tables = {site: torch.stack([vectors[label, site].vector for label in category.labels]) for site in vectors.for_label(category.labels[0]).sites}
 
     def tokens(moment: Moment) -> Tensor:
         lm, distinct = moment.decoder.lms[0], torch.unique(moment.slot)
-        label = category(moment)[distinct]
-        changes = [(site, lambda hidden, _, added=table[label.cpu()]: hidden + added[:, None].to(hidden)) for site, table in tables.items()]
+        label = category(moment)[distinct].cpu()
+        size = torch.tensor(fixed) if learned is None else learned(moment.decoder.resid[0, learned.site.layer][distinct], label.to(moment.slot.device))[:, None].cpu()
+        changes = [(site, lambda hidden, _, added=table[label] * size: hidden + added[:, None].to(hidden)) for site, table in tables.items()]
         with edit(lm, changes):
             logits, place = moment.decoder.again(0, moment.slot)
         return sampled(logits, replace(moment, slot=place))
 
-    params = {"category": category.place or f"random, seed {category.seed}", "labels": list(category.labels), "strength": strength, "vectors": vectors.card()}
-    return Action("steer", params, STEERED, frozenset({"again", category.place}) - {""}, tokens)
+    params = {"category": category.place or f"random, seed {category.seed}", "labels": list(category.labels), "strength": fixed if learned is None else "learned", "vectors": vectors.card()}
+    reads = {"again", category.place, *([] if learned is None else [f"base:{learned.site.layer}"])}
+    return Action("steer", params, STEERED, frozenset(reads) - {""}, tokens)

@@ -62,7 +62,8 @@ class Batch:
 class Moment:
     """One step of the decoding, for the rows still alive: what a `Choose` sees.
 
-    `logits[m]` are model m's next-token logits by SLOT; `slot` maps a row to its slot, `row` to its index in the batch.
+    `logits[m]` are model m's next-token logits by SLOT; `slot` maps a row to its slot, `row` to its index in the batch, `place` to its row of
+    `noise` (None where decoding is greedy): arms share slots and noise.
     """
 
     t: int
@@ -70,14 +71,15 @@ class Moment:
     slot: Int[Tensor, "alive"]
     row: Int[Tensor, "alive"]
     prefix: Int[Tensor, "alive t"]
-    noise: Float[Tensor, "alive vocab"] | None
+    noise: Float[Tensor, "places vocab"] | None
+    place: Int[Tensor, "alive"]
     temperature: float
     top_p: float
     decoder: "PrefixDecoder"
 
     def rows(self, index: Int[Tensor, "some"]) -> "Moment":
         """The same moment for some of the rows."""
-        return replace(self, slot=self.slot[index], row=self.row[index], prefix=self.prefix[index], noise=None if self.noise is None else self.noise[index])
+        return replace(self, slot=self.slot[index], row=self.row[index], prefix=self.prefix[index], place=self.place[index])
 
 
 Choose = Callable[[Moment], Mapping[str, Tensor]]  # must return "token_ids"; everything it returns is recorded by row and step
@@ -105,7 +107,8 @@ def sampled(logits: Float[Tensor, "slot vocab"], step: Moment) -> Int[Tensor, "a
     """The token of each row: argmax(logits / T + noise), the same noise for every model; argmax alone where T is 0."""
     if step.noise is None:
         return logits.argmax(-1)[step.slot]
-    return (nucleus(logits / step.temperature, step.top_p)[step.slot] + step.noise).argmax(-1)
+    pair, row = torch.unique(step.slot * len(step.noise) + step.place, return_inverse=True)  # rows with one prefix and one noise draw one token
+    return (nucleus(logits / step.temperature, step.top_p)[pair // len(step.noise)] + step.noise[pair % len(step.noise)]).argmax(-1)[row]
 
 
 class PrefixDecoder:
@@ -205,12 +208,10 @@ class Ledger:
         start = torch.tensor([len(p) for p in batch.prompts], device=device)[batch.problem.to(device)]
         self._places, self._place = torch.unique(torch.stack([start, batch.keys.to(device)]), dim=1, return_inverse=True)  # arms share their noise: it is drawn once for all of them
 
-    def noise(self, t: int) -> Float[Tensor, "alive vocab"] | None:
-        """Of token t of the rows alive; None where decoding is greedy."""
-        if self.batch.temperature == 0:
-            return None
+    def noise(self, t: int) -> tuple[Float[Tensor, "places vocab"] | None, Int[Tensor, "alive"]]:
+        """Of token t, and which row of it each row alive has; None where decoding is greedy."""
         alive, of_row = torch.unique(self._place[self.row], return_inverse=True)
-        return self.batch.noise(self._places[1, alive], self._places[0, alive] + t, self.n_vocab)[of_row]
+        return None if self.batch.temperature == 0 else self.batch.noise(self._places[1, alive], self._places[0, alive] + t, self.n_vocab), of_row
 
     def write(self, t: int, chosen: Mapping[str, Tensor]) -> Bool[Tensor, "alive"]:
         """Record token t of the rows alive; which of them go on. The others are alive no more."""
@@ -253,7 +254,7 @@ def decode(lms: "list[LM]", batch: Batch, choose: Choose, sites: Collection[tupl
     ledger, slot = Ledger(lms, batch, decoder), batch.problem.to(decoder.device)
     for t in range(batch.max_new_tokens):
         tokens = ledger.records["token_ids"]
-        go_on = ledger.write(t, choose(Moment(t, decoder.logits, slot, ledger.row, tokens[ledger.row, :t], ledger.noise(t), batch.temperature, batch.top_p, decoder)))
+        go_on = ledger.write(t, choose(Moment(t, decoder.logits, slot, ledger.row, tokens[ledger.row, :t], *ledger.noise(t), batch.temperature, batch.top_p, decoder)))
         if len(ledger.row) == 0 or t + 1 == batch.max_new_tokens:
             break
         slot = decoder.extend(slot[go_on], tokens[ledger.row, t])

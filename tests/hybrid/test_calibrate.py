@@ -198,7 +198,7 @@ def test_a_quick_search_comes_near_the_budget_with_few_thresholds(pair, problems
     for router in done:
         facts = facts_of(router)
         assert abs(facts["share_of_D"] - facts["budget"]) < 0.15, (router.name, facts["budget"], facts["share_of_D"])
-        assert facts["control_changed_ratio"] is not None
+        assert "control_changed_ratio" not in facts and sum(facts["swap_rate"]) > 0
 
 
 def test_scores_are_recorded_where_they_are_watched(pair, problems):
