@@ -60,6 +60,7 @@ _HOME = {
     "sample": "sampling.local",
     "shapley_shares": "stats",
     "steer": "hybrid.actions",
+    "steer_persistent": "hybrid.actions",
     "studies": "studies",  # the folder itself: lr.studies.recovery.run(...)
     "swap": "hybrid.actions",
     "tag": "strategies.tagging",
@@ -79,6 +80,7 @@ if TYPE_CHECKING:  # the same names once more, for mypy and editors; tests/test_
         logit_delta as logit_delta,
         rerank as rerank,
         steer as steer,
+        steer_persistent as steer_persistent,
         swap as swap,
     )
     from latentreason.hybrid.calibrate import calibrated as calibrated

@@ -94,6 +94,33 @@ def steer(vectors: "VectorSet", *, label: str | None = None, strength: float = 1
     return Action("steer", {"label": label, "strength": strength, "vectors": vectors.card()}, STEERED, frozenset({"again"}), tokens)
 
 
+def steer_persistent(vectors: "VectorSet", *, label: str | None = None, strength: float = 1.0, window: int = 16) -> Action:
+    """Emit the base model's token with steering vectors added to the last `window` tokens of the completion together: these are read again, each steered
+    and seeing the steered ones before it. The cache stays unsteered, so the next token starts from the unsteered text again (the windows of the
+    reference's first generation, but for the prompt, which is never steered).
+
+    Args:
+        vectors, label, strength: as `steer`.
+        window: tokens; 1 is `steer`. Where the completion is shorter, all of it.
+
+    Raises:
+        InvalidInput: a window below 1.
+    """
+    from latentreason.activations.editing import additions, editing
+
+    if window < 1:
+        raise InvalidInput(f"window={window} steers nothing; 1 is the last position alone.")
+    chosen = vectors.for_label(label)
+    edits = additions(chosen, strength)
+
+    def tokens(moment: Moment) -> Tensor:
+        with editing(moment.decoder.lms[0], edits):
+            logits, place = moment.decoder.again(0, moment.slot, tokens=moment.prefix[:, -window:] if moment.t else None)
+        return sampled(logits, replace(moment, slot=place))
+
+    return Action("steer_persistent", {"label": label, "strength": strength, "window": window, "vectors": vectors.card()}, STEERED, frozenset({"again"}), tokens)
+
+
 def logit_bias(token_id: int, bias: float) -> Action:
     """Emit the base model's token with `bias` nats added to one token's logit: the plainest way to make a strategy likelier.
 

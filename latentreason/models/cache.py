@@ -175,23 +175,29 @@ class Reader:
 
         return hook
 
-    def again(self, slot: Int[Tensor, "row"], copies: int = 1) -> tuple[Float[Tensor, "some vocab"], Int[Tensor, "row"]]:
+    def again(self, slot: Int[Tensor, "row"], copies: int = 1, tokens: Int[Tensor, "row n"] | None = None) -> tuple[Float[Tensor, "some vocab"], Int[Tensor, "row"]]:
         """Logits of the last position once more for some slots, for the caller to edit; the cache stays as it is.
 
         Args:
             slot: of each row.
             copies: how often each distinct slot is read, side by side, for edits that differ; all in one forward pass.
+            tokens: the last n tokens of each row, all of which are read again; None for the last one.
 
         Returns:
             Logits of the distinct slots (each `copies` times), and each row's index of its first.
         """
         distinct, place = torch.unique(slot, return_inverse=True)
-        distinct, place = distinct.repeat_interleave(copies), place * copies
-        lm, before, pad = self.lm, self.length - 1, self.pad[distinct]
+        ids = self.last[distinct][:, None]
+        if tokens is not None:
+            ids = torch.zeros(len(distinct), tokens.shape[1], dtype=torch.long, device=self.device)
+            ids[place] = tokens  # rows of one slot have one prefix
+        distinct, ids, place = distinct.repeat_interleave(copies), ids.repeat_interleave(copies, 0), place * copies
+        lm, before, pad = self.lm, self.length - ids.shape[1], self.pad[distinct]
         layers: list[Any] = [layer.part(distinct.to(lm.device), before) for layer in self.layers]
         mask = seen(self.length, pad)
-        result = lm.model(input_ids=self.last[distinct][:, None].to(lm.device), attention_mask=None if mask is None else mask.to(lm.device),
-                          position_ids=(before - pad)[:, None].to(lm.device), past_key_values=Cache(layers=layers), use_cache=True)  # fmt: skip
+        positions = torch.arange(before, self.length, device=self.device)[None] - pad[:, None]
+        result = lm.model(input_ids=ids.to(lm.device), attention_mask=None if mask is None else mask.to(lm.device), position_ids=positions.clamp_min(0).to(lm.device),
+                          past_key_values=Cache(layers=layers), use_cache=True, logits_to_keep=1)  # fmt: skip
         return result.logits[:, -1, : self.n_vocab].float().to(self.device), place
 
     def select(self, slots: Int[Tensor, "slot"]) -> None:

@@ -5,7 +5,7 @@ import torch
 
 from latentreason.activations.sites import Site
 from latentreason.errors import InvalidInput
-from latentreason.hybrid.actions import RL, STEERED, logit_bias, logit_delta, rerank, steer, swap
+from latentreason.hybrid.actions import RL, STEERED, logit_bias, logit_delta, rerank, steer, steer_persistent, swap
 from latentreason.hybrid.decode import Hybrid
 from latentreason.models.decoding import Batch
 from latentreason.routing.controls import always, first_token, random_places
@@ -26,14 +26,14 @@ def rows(decoded, name="token_ids"):
     return [row[:n].tolist() for row, n in zip(decoded.records[name], decoded.length, strict=True)]
 
 
-def steered_logits(lm, ids, added):
-    """Logits of the last position of a full forward, with vectors added to the outputs of blocks at that position alone."""
+def steered_logits(lm, ids, added, window=1):
+    """Logits of the last position of a full forward, with vectors added to the outputs of blocks at the last positions alone."""
     blocks = lm.model.transformer.h if hasattr(lm.model, "transformer") else lm.model.model.layers
 
     def adding(vector):
         def hook(module, inputs, output):
             hidden = (output if isinstance(output, torch.Tensor) else output[0]).clone()
-            hidden[:, -1] += vector
+            hidden[:, -window:] += vector
             return hidden if isinstance(output, torch.Tensor) else (hidden, *output[1:])
 
         return hook
@@ -61,6 +61,24 @@ def test_steering_is_felt_at_routed_tokens_only_and_never_enters_the_cache(pair,
             changed += token != plain
     assert changed > 5
     assert {s for row in rows(decoded, "source") for s in row} == {0, STEERED}
+
+
+@pytest.mark.parametrize("window", [1, 3, 50])
+def test_persistent_steering_is_felt_in_a_window_of_the_completion_and_never_enters_the_cache(pair, window):
+    chosen = vectors(0, 1)
+    decoded = Hybrid(pair, HALF, steer_persistent(chosen, window=window)).decode(BATCH)
+    added, differs = {v.site.layer: v.vector for v in chosen.values()}, 0
+    for i, (tokens, routed) in enumerate(zip(rows(decoded), rows(decoded, "routed"), strict=True)):
+        prompt = PROMPTS[int(BATCH.problem[i])]
+        for t, token in enumerate(tokens):
+            ids, noise = prompt + tokens[:t], gumbel(BATCH.keys[i : i + 1], torch.tensor([len(prompt) + t]), 64)[0]
+            said = [int((steered_logits(pair.base, ids, added if routed[t] else {}, w) + noise).argmax()) for w in (max(1, min(window, t)), 1)]
+            assert token == said[0]
+            differs += said[0] != said[1]
+    assert (differs > 0) is (window > 1)
+    assert window > 1 or rows(decoded) == rows(Hybrid(pair, HALF, steer(chosen)).decode(BATCH))
+    with pytest.raises(InvalidInput, match="window=0 steers nothing"):
+        steer_persistent(chosen, window=0)
 
 
 def test_steering_by_nothing_is_the_base_model(pair):
