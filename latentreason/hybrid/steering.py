@@ -114,7 +114,7 @@ def steer_by(vectors: "VectorSet", category: Category, *, strength: "float | Str
         raise InvalidInput(f"strength={strength} is not finite; 1.0 adds the mean difference that the vector was fitted on.")
     if learned is not None and learned.labels != category.labels:
         raise InvalidInput(f"The coefficient network knows {learned.labels}, the category {category.labels}: fit both on the same strategies.")
-    tables = {site: torch.stack([vectors[label, site].vector for label in category.labels]) for site in vectors.for_label(category.labels[0]).sites}
+    tables = tables_of(vectors, category)
 
     def tokens(moment: Moment) -> Tensor:
         lm, distinct = moment.decoder.lms[0], torch.unique(moment.slot)
@@ -128,3 +128,8 @@ def steer_by(vectors: "VectorSet", category: Category, *, strength: "float | Str
     params = {"category": category.place or f"random, seed {category.seed}", "labels": list(category.labels), "strength": fixed if learned is None else "learned", "vectors": vectors.card()}
     reads = {"again", category.place, *([] if learned is None else [f"base:{learned.site.layer}"])}
     return Action("steer", params, STEERED, frozenset(reads) - {""}, tokens)
+
+
+def tables_of(vectors: "VectorSet", category: Category) -> dict[Site, Float[Tensor, "label d_model"]]:
+    """The vectors of a category's labels by site, in the order of the labels."""
+    return {site: torch.stack([vectors[label, site].vector for label in category.labels]) for site in vectors.for_label(category.labels[0]).sites}
