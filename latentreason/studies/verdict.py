@@ -112,7 +112,7 @@ def run(*, counts: pd.DataFrame, tried: pd.DataFrame | None = None, config: Conf
     how = {"n_boot": config.n_boot, "seed": config.seed}
     judged, seen = _part(counts, "judged", [*coalitions(PLAYERS)]), _part(counts, "seen", ["base", "rl"])
     if seen is not None:
-        both = judged.join(seen.set_index(("twin", "base")).drop(columns=[("twin", "rl")]).add_prefix("seen "), how="inner")
+        both = judged.join(seen.set_index(("twin", "base")).rename(columns=lambda name: f"seen {name}", level=0), how="inner")
         if not (len(both) == len(judged) == len(seen)):
             raise InvalidInput(f"{len(seen)} seen and {len(judged)} judged problems make {len(both)} pairs: each seen problem needs a clean twin among the judged ones, by the column twin.")
         judged = _canonical(both)
