@@ -1,16 +1,19 @@
-"""The tables of a verdict for every trained organism of the zoo, stacked: what `studies.calibration` reads."""
+"""From the command line to tables of a verdict: of one pair, and of every trained organism of the zoo, stacked, for `studies.calibration`."""
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from latentreason import grow
 from latentreason.errors import LatentReasonError, unknown_name
 from latentreason.files import read_table, write_table
-from latentreason.judge import Judging, case_of, collect, identity
+from latentreason.judge import TINY, Judging, case_of, case_of_task, collect, identity
 from latentreason.models.pair import ModelPair, organism_dirs
+from latentreason.models.prompts import Prompt
 from latentreason.organisms.recipe import Recipe, config_of
 from latentreason.organisms.zoo import ORGANISMS
 from latentreason.store import config_hash, open_artifact
@@ -18,6 +21,27 @@ from latentreason.store import config_hash, open_artifact
 RESULTS = Path("artifacts/results/zoo")
 RUNS = Path("artifacts/runs/verdict")
 STACKED = ("verdicts", "verdicts_temperatures")
+
+
+def collected(pair: ModelPair, task: str, out: Path | None = None, *, tiny: bool = False, style: str | None = None, chat: bool = False, progress: bool = True, **how: Any) -> Path:
+    """The folder with a pair's tables of a verdict.
+
+    Args:
+        pair: any; one with the name of an organism is judged on that organism's problems.
+        task: of the problems of any other pair.
+        out: a folder of its own; None for one below `RUNS`.
+        tiny: seconds, and numbers that mean nothing.
+        style, chat: of the prompt.
+        progress: show bars.
+        **how: further fields of `Judging`, such as temperature, max_new_tokens and seed.
+    """
+    config = replace(TINY if tiny else Judging(), prompt=Prompt(style, chat), **how)
+    if not config.temperature:
+        config = replace(config, n_samples=1, calibration_samples=1, training_samples=1, breadth_samples=0)
+    case = case_of(ORGANISMS[pair.name], config, config.seed) if pair.name in ORGANISMS and task == "chain" else case_of_task(task, config)
+    folder = out or RUNS / f"{pair.name}-{config_hash(identity(pair, case, config))[:8]}"
+    collect(pair, case, config, folder, progress=progress)
+    return folder
 
 
 def chosen(names: Iterable[str]) -> list[Recipe]:

@@ -246,7 +246,7 @@ def shapley_values(worth: Mapping[frozenset[str], Float[np.ndarray, "*shape"]]) 
 
     Elementwise, so values by problem give values by problem. Raises InvalidInput where a set of the players has no worth.
     """
-    players = sorted(max(worth, key=len)) if worth else []
+    players = sorted(frozenset().union(*worth))
     if missing := [name for name, members in coalitions(players).items() if members not in worth]:
         raise InvalidInput(f"Shapley values of {players} need the worth of all {2 ** len(players)} sets; {missing[0]!r} is missing.")
     out = {}

@@ -33,7 +33,7 @@ class Config:
     """Settings: the rule, and the training seeds on which its thresholds were chosen."""
 
     set_on: tuple[int, ...] = (0,)
-    verdict: verdict.Config = field(default_factory=verdict.Config)
+    rule: verdict.Config = field(default_factory=verdict.Config)
 
 
 def run(*, verdicts: pd.DataFrame, truths: pd.DataFrame, tried: pd.DataFrame | None = None, config: Config = Config()) -> Result:
@@ -82,7 +82,7 @@ def _judged(counts: pd.DataFrame, tried: pd.DataFrame | None, config: Config) ->
     blind = counts.drop(columns=["organism", "seed"])
     temperatures = None if tried is None or tried.empty else tried[["temperature", "accuracy", "chosen"]]
     try:
-        found = verdict.run(counts=blind.reset_index(drop=True), tried=temperatures, config=config.verdict)
+        found = verdict.run(counts=blind.reset_index(drop=True), tried=temperatures, config=config.rule)
     except InvalidInput as error:
         return None, str(error)
     return found, found.finding
@@ -96,6 +96,33 @@ def confusion(result: Result, *, held_out: bool) -> dict[str, Any]:
     return {"truths": truths, "verdicts": columns, "counts": [[sum(s["truth"] == t and s["verdict"] == v for s in part) for v in columns] for t in truths]}
 
 
+def confusion_table(result: Result) -> pd.DataFrame:
+    """The confusion matrix as a table to print: one row a truth, a column a verdict; held-out seeds, and in brackets those that set the thresholds."""
+    held, own = (confusion(result, held_out=which) for which in (True, False))
+    known = [s for s in result.details["verdicts"] if s["truth"]]
+    truths, answers = ([v for v in (*verdict.VERDICTS, FAILED) if any(s[key] == v for s in known)] for key in ("truth", "verdict"))
+
+    def count(counts: dict[str, Any], truth: str, answer: str) -> int:
+        inside = truth in counts["truths"] and answer in counts["verdicts"]
+        return counts["counts"][counts["truths"].index(truth)][counts["verdicts"].index(answer)] if inside else 0
+
+    return pd.DataFrame([{"truth": t, **{v: f"{count(held, t, v)} ({count(own, t, v)})" for v in answers}} for t in truths])
+
+
+def summary(result: Result) -> pd.DataFrame:
+    """One row an organism and seed, to print: truth, verdict, whether it is right, flags beside it, gain and shares with their intervals."""
+    out = []
+    for s in result.details["verdicts"]:
+        where = {"organism": s["organism"], "seed": s["seed"]}
+        judged = s["verdict"] != FAILED
+        shares = {cause: str(e) if judged and (e := result.estimate("share", cause=cause, **where)).defined else "-" for cause in CAUSES}
+        beside = [name for name, flag in s.get("flags", {}).items() if flag["raised"] and name != s["verdict"]]
+        right = "" if not s["truth"] else "right" if s["right"] else "WRONG"
+        gain = str(result.estimate("gain", **where)) if judged else s["why"]
+        out.append({**where, "truth": s["truth"] or "?", "verdict": s["verdict"], "": right, "beside": ", ".join([*([s["cause"]] if judged and s["cause"] not in ("", s["verdict"]) else []), *beside]), "gain": gain, **shares})
+    return pd.DataFrame(out)
+
+
 def _finding(result: Result) -> str:
     held, own = (result.estimate("accuracy", seeds=which) for which in ("held out", "set on"))
     wrong = [s for s in result.details["verdicts"] if s["truth"] and not s["right"]]
@@ -103,8 +130,8 @@ def _finding(result: Result) -> str:
     second = f"; on the seed that set the thresholds {round(own.value * own.n)} of {own.n}" if own.defined else ""
     listed = "; ".join(f"{s['organism']} seed {s['seed']} is {s['truth']}, said {s['verdict']}" for s in wrong)
     claim = f". Wrong: {listed}, which refutes that the rule is right on every organism" if wrong else ". One wrong verdict on a held-out seed would have refuted the rule"
-    open_ones = [s for s in result.details["verdicts"] if not s["truth"]]
-    also = f". Where nothing is known beforehand: {'; '.join(f'{s["organism"]} seed {s["seed"]}: {s["verdict"]}' for s in open_ones)}" if open_ones else ""
+    open_ones = "; ".join(f"{s['organism']} seed {s['seed']}: {s['verdict']}" for s in result.details["verdicts"] if not s["truth"])
+    also = f". Where nothing is known beforehand: {open_ones}" if open_ones else ""
     return f"{first}{second}{claim}{also}."
 
 

@@ -96,6 +96,43 @@ class Flag:
     measured: bool = True
 
 
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The gain and its signed parts, which add up to it: [replicate], the point estimate first, then the draws.
+
+    `accuracy` is that of each (grade, arm); `n` counts problems, `n_samples` samples a problem (the fewest).
+    """
+
+    gain: np.ndarray
+    parts: dict[str, np.ndarray]
+    accuracy: dict[tuple[str, str], np.ndarray]
+    n: int
+    n_samples: int
+
+
+def split(counts: pd.DataFrame, config: Config = Config()) -> Split:
+    """The formula of this study, without its verdict; arguments and errors as of `run`."""
+    _check(counts)
+    arms = coalitions(PLAYERS)
+    judged, seen = _part(counts, "judged", [*arms]), _part(counts, "seen", ["base", "rl"])
+    if seen is not None and judged is not None:
+        both = judged.join(seen.set_index(("twin", "base")).rename(columns=lambda name: f"seen {name}", level=0), how="inner")
+        if not (len(both) == len(judged) == len(seen) and both.index.is_unique):
+            raise InvalidInput(f"{len(seen)} seen and {len(judged)} judged problems make {len(both)} pairs: each seen problem needs a clean twin among the judged ones, by the column twin.")
+        judged = _canonical(both)
+    assert judged is not None
+    rate = {(grade, arm): _rate(judged, grade, arm) for grade in ("strict", "flexible") for arm in arms}
+    clean, flexible = (rate[grade, "rl"] - rate[grade, "base"] for grade in ("strict", "flexible"))
+    gain, parts = clean, {"format": clean - flexible, **shapley_values({members: rate["flexible", arm] for arm, members in arms.items()})}
+    if seen is not None:
+        rate |= {("strict, seen", arm): _rate(judged, "strict", arm, "seen ") for arm in ("base", "rl")}
+        gain = rate["strict, seen", "rl"] - rate["strict, seen", "base"]
+        parts["memorisation"] = gain - clean
+    weights = replicate_weights(len(judged), config.n_boot, config.seed)
+    drawn_parts = {cause: weights @ parts[cause] for cause in CAUSES if cause in parts}
+    return Split(weights @ gain, drawn_parts, {key: weights @ values for key, values in rate.items()}, len(judged), int(judged["n"].to_numpy(float).min()))
+
+
 def run(*, counts: pd.DataFrame, tried: pd.DataFrame | None = None, config: Config = Config()) -> Result:
     """Split the gain of one pair and name its cause.
 
@@ -108,27 +145,11 @@ def run(*, counts: pd.DataFrame, tried: pd.DataFrame | None = None, config: Conf
         InvalidInput: a column that says whose tables they are, missing arms, arms on different problems (of another pair or task, say), more
             right samples than samples, or seen problems without a clean twin each.
     """
-    _check(counts)
-    how = {"n_boot": config.n_boot, "seed": config.seed}
-    judged, seen = _part(counts, "judged", [*coalitions(PLAYERS)]), _part(counts, "seen", ["base", "rl"])
-    if seen is not None:
-        both = judged.join(seen.set_index(("twin", "base")).rename(columns=lambda name: f"seen {name}", level=0), how="inner")
-        if not (len(both) == len(judged) == len(seen)):
-            raise InvalidInput(f"{len(seen)} seen and {len(judged)} judged problems make {len(both)} pairs: each seen problem needs a clean twin among the judged ones, by the column twin.")
-        judged = _canonical(both)
-    weights, n = replicate_weights(len(judged), **how), len(judged)
-    rate = {(grade, arm): judged[grade, arm].to_numpy(float) / judged["n", arm].to_numpy(float) for grade in ("strict", "flexible") for arm in coalitions(PLAYERS)}
-    clean, flexible = (rate[grade, "rl"] - rate[grade, "base"] for grade in ("strict", "flexible"))
-    gain, parts = clean, {"format": clean - flexible, **shapley_values({members: rate["flexible", arm] for arm, members in coalitions(PLAYERS).items()})}
-    if seen is not None:
-        gain = _seen_rate(judged, "rl") - _seen_rate(judged, "base")
-        parts = {"memorisation": gain - clean, **parts}
-    total, draws = weights @ gain, {cause: weights @ parts[cause] for cause in CAUSES if cause in parts}
+    found = split(counts, config)
+    n, total, draws = found.n, found.gain, found.parts
     why = gap_reason(total, n)
     shares = {cause: summary(over_gap(values, total), n, why) for cause, values in draws.items()}
-    table = [rows("accuracy", summary(weights @ rate[grade, arm], n), arm=arm, grade=grade) for grade in ("strict", "flexible") for arm in coalitions(PLAYERS)]
-    if seen is not None:
-        table += [rows("accuracy", summary(weights @ _seen_rate(judged, arm), n), arm=arm, grade="strict, seen") for arm in ("base", "rl")]
+    table = [rows("accuracy", summary(values, n), arm=arm, grade=grade) for (grade, arm), values in found.accuracy.items()]
     table.append(rows("gain", summary(total, n)))
     for cause in CAUSES:
         absent = undefined("not measured: no seen problems with clean twins were given", n)
@@ -140,11 +161,11 @@ def run(*, counts: pd.DataFrame, tried: pd.DataFrame | None = None, config: Conf
     flags = {"undefined": Flag(bool(why), why or "the lower bound of the gain is above 0")}
     flags["collapse"], more = _collapse(counts, config)
     table += more
-    flags["degenerate"], more = _degenerate(counts, summary(weights @ flexible, n), config)
+    flags["degenerate"], more = _degenerate(counts, summary(found.accuracy["flexible", "rl"] - found.accuracy["flexible", "base"], n), config)
     table += more
     said = next((name for name in FLAGS if flags[name].raised), cause)
     details = {
-        "verdict": said, "cause": cause, "flags": {name: asdict(flags[name]) for name in FLAGS}, "n_problems": n, "n_samples": int(judged["n"].to_numpy().min()),
+        "verdict": said, "cause": cause, "flags": {name: asdict(flags[name]) for name in FLAGS}, "n_problems": n, "n_samples": found.n_samples,
         "tau": None if tried is None else float(tried.loc[tried["chosen"], "temperature"].iloc[0]),
         "tried": [] if tried is None else tried[["temperature", "accuracy", "chosen"]].to_dict("records"),
     }  # fmt: skip
@@ -186,8 +207,8 @@ def _canonical(wide: pd.DataFrame) -> pd.DataFrame:
     return wide.iloc[np.lexsort([wide[column].to_numpy(float) for column in reversed(numbers)])]
 
 
-def _seen_rate(judged: pd.DataFrame, arm: str) -> np.ndarray:
-    return np.asarray(judged["seen strict", arm].to_numpy(float) / judged["seen n", arm].to_numpy(float))
+def _rate(wide: pd.DataFrame, grade: str, arm: str, of: str = "") -> np.ndarray:
+    return np.asarray(wide[f"{of}{grade}", arm].to_numpy(float) / wide[f"{of}n", arm].to_numpy(float))
 
 
 def _cause(order: Sequence[str], shares: dict[str, Estimate], lead: Estimate, config: Config) -> str:
