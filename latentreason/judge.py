@@ -234,7 +234,7 @@ def _counted(part: str, rollouts: Rollouts, arm: str = "", check: Callable[[str,
         table["valid"] = [float(known.get(key, False)) for key in zip(table["problem"], table["text"], strict=True)]
     by = table.groupby(["arm", "problem"], sort=False)
     out = by.agg(n=("correct", "size"), strict=("correct", "sum"), flexible=("flexible", "sum")).reset_index()
-    return out.assign(part=part, twin=out["problem"].map(twins or {}).fillna(""), valid=by["valid"].sum(min_count=1).to_numpy())
+    return out.assign(part=part, twin=[(twins or {}).get(problem, "") for problem in out["problem"]], valid=by["valid"].sum(min_count=1).to_numpy())
 
 
 def _flexible(rollouts: Rollouts) -> np.ndarray:

@@ -58,7 +58,8 @@ def run(*, verdicts: pd.DataFrame, truths: pd.DataFrame, tried: pd.DataFrame | N
         raise InvalidInput(f"No verdict says {strange[0]!r}; it says {', '.join(verdict.VERDICTS)}.")
     table: list[dict[str, Any]] = []
     said: list[dict[str, Any]] = []
-    for (organism, seed), rows_of in verdicts.groupby(["organism", "seed"], sort=True):
+    for organism, seed in verdicts[["organism", "seed"]].drop_duplicates().sort_values(["organism", "seed"]).itertuples(index=False, name=None):
+        rows_of = verdicts[(verdicts["organism"] == organism) & (verdicts["seed"] == seed)]
         where = {"organism": organism, "seed": int(seed)}
         mine = None if tried is None else tried[(tried["organism"] == organism) & (tried["seed"] == seed)]
         one, why = _judged(rows_of, mine, config)

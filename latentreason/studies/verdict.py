@@ -175,9 +175,8 @@ def run(*, counts: pd.DataFrame, tried: pd.DataFrame | None = None, config: Conf
 
 def _check(counts: pd.DataFrame) -> None:
     """Raises InvalidInput for what is no table of counts of one pair, or one that is not blind."""
-    if set(counts) != set(COUNT_COLUMNS):
-        odd = sorted(set(counts) ^ set(COUNT_COLUMNS))
-        raise InvalidInput(f"A verdict reads the columns {', '.join(COUNT_COLUMNS)} and no others (it must not see whose they are); {', '.join(map(str, odd))} {'is' if len(odd) == 1 else 'are'} missing or too many.")
+    if odd := sorted({*map(str, counts)} ^ set(COUNT_COLUMNS)):
+        raise InvalidInput(f"A verdict reads the columns {', '.join(COUNT_COLUMNS)} and no others (it must not see whose they are); {', '.join(odd)} {'is' if len(odd) == 1 else 'are'} missing or too many.")
     if counts.duplicated(["part", "arm", "problem"]).any():
         raise InvalidInput("A problem stands twice in one arm: were tables of two pairs, or of two seeds, stacked? Give one pair's.")
     numbers = counts[["n", "strict", "flexible"]].to_numpy(float)
@@ -203,8 +202,8 @@ def _part(counts: pd.DataFrame, part: str, arms: Sequence[str]) -> pd.DataFrame 
 
 def _canonical(wide: pd.DataFrame) -> pd.DataFrame:
     """Problems in the order of their numbers: what they are called, and where they stood, then changes no draw of the bootstrap."""
-    numbers = sorted(column for column in wide if "twin" not in column[0])
-    return wide.iloc[np.lexsort([wide[column].to_numpy(float) for column in reversed(numbers)])]
+    numbers = wide.loc[:, ["twin" not in what for what in wide.columns.get_level_values(0)]].sort_index(axis=1).to_numpy(float)
+    return wide.iloc[np.lexsort(numbers.T[::-1])]
 
 
 def _rate(wide: pd.DataFrame, grade: str, arm: str, of: str = "") -> np.ndarray:
@@ -229,7 +228,7 @@ def _collapse(counts: pd.DataFrame, config: Config) -> tuple[Flag, list[dict[str
     ks = [2**i for i in range(samples.bit_length()) if 2 ** (i + 1) <= samples]
     if not ks or ks[-1] < VALID_FROM:
         return Flag(False, f"not measured: {samples} samples a problem are too few for pass@{VALID_FROM}, which takes {2 * VALID_FROM}", False), []
-    checked = not wide["valid"].isna().any(axis=None)
+    checked = not np.isnan(wide["valid"].to_numpy(float)).any()
     weights, table, differ = replicate_weights(len(wide), config.n_boot, config.seed), [], undefined("", 0)
     for k in ks:
         kind = "answer and trace" if checked and k >= VALID_FROM else "answer"
