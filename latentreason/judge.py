@@ -37,7 +37,7 @@ ROWS = 65_536
 
 @dataclass(frozen=True)
 class Judging:
-    """How much is sampled for a verdict. The defaults take about a minute for an organism of 0.3M parameters on two free cores.
+    """How much is sampled for a verdict. The defaults are meant for about a minute an organism of 0.3M parameters on two free cores.
 
     Attributes:
         n_problems, n_samples: of the eight arms, and of seen problems.

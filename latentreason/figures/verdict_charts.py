@@ -59,7 +59,7 @@ def _draw_organisms(results: Results, numbers: dict[str, Any]) -> "Drawing":
         mark, colour = ("", "0.3") if not row["truth"] else ("\N{CHECK MARK} ", ARMS["hybrid"]) if row["right"] else ("\N{BALLOT X} ", ARMS["rl"])
         ax.text(1.01, i, f"{mark}{row['verdict']}", transform=ax.get_yaxis_transform(), va="center", fontsize=7, color=colour)
     for cause, colour in CAUSES.items():
-        ax.bar(0, 0, color=colour, edgecolor="0.3", linewidth=0.4, label=cause)
+        ax.plot([], [], "s", color=colour, markeredgecolor="0.3", markeredgewidth=0.4, markersize=8, label=cause)
     ax.plot([], [], "D", color="white", markeredgecolor="black", markersize=4, label="gain")
     ax.axvline(0, color="0.3", linewidth=0.8)
     ax.set_yticks(range(len(rows)), [f"{row['organism']}, seed {row['seed']}" + (f" ({row['truth']})" if row["truth"] else " (not known)") for row in rows], fontsize=7)

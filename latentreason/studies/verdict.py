@@ -302,6 +302,7 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
     for i, row in enumerate(found):
         ax.barh(i, row["value"], color=CAUSES[row["cause"]], height=0.6, edgecolor="0.3", linewidth=0.5)
         ax.plot([row["lo"], row["hi"]], [i, i], color="0.1", linewidth=1.4)
+        ax.plot([row["value"]], [i], "o", color="0.1", markersize=4)
         if row["value"] != row["value"]:
             ax.text(0.02, i, row["reason"].split(":")[0], transform=ax.get_yaxis_transform(), va="center", fontsize=7, color="0.4")
     ax.axvline(0, color="0.4", linewidth=0.8)
