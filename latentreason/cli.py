@@ -260,6 +260,50 @@ def compare(pair: Annotated[str, typer.Option(help="Name of an organism, or BASE
     console.print(f"Report: {page}")
 
 
+@app.command(epilog="Example: latentreason verdict --pair activation")
+def verdict(pair: PairOption = "activation", task: TaskOption = "chain", temperature: float = 1.0, max_new_tokens: LengthOption = 96, style: StyleOption = None, chat: ChatOption = False,
+            seed: int = 0, tiny: Annotated[bool, typer.Option("--tiny", help="A run of seconds whose numbers mean nothing.")] = False,
+            out: Annotated[Path | None, typer.Option(help="Folder of its own; default artifacts/runs/verdict/PAIR-HASH.")] = None, quiet: Quiet = False) -> None:  # fmt: skip
+    """Why is the RL model better? Collect the arms (resumable), split the gain, name its cause. An organism is judged on its own problems."""
+    from latentreason.judge_zoo import collected
+    from latentreason.studies.recompute import RESULTS
+
+    folder = collected(_pair(pair, quiet), task, out, tiny=tiny, style=style, chat=chat, progress=not quiet, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+    _conclude(RESULTS["verdict"](folder / "tables"), "verdict", folder, ["verdict"])
+
+
+@app.command(epilog="Example: latentreason calibrate --seed 1 --seed 2")
+def calibrate(seed: Annotated[list[int] | None, typer.Option(help="Of the training; 0, 1 and 2 by default.")] = None,
+              organisms: Annotated[list[str] | None, typer.Option(help="Which; all whose truth is known by default.")] = None,
+              results: Annotated[Path, typer.Option(help="Where tables and results of the zoo are.")] = Path("artifacts/results/zoo"),
+              tiny: Annotated[bool, typer.Option("--tiny", help="Seconds an organism, and numbers that mean nothing.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
+    """Judge every trained organism of the zoo, and print the confusion matrix of verdict and truth. What has been collected is not collected again."""
+    from latentreason import judge, judge_zoo
+    from latentreason.studies import calibration
+    from latentreason.studies.recompute import RESULTS
+
+    missing = judge_zoo.collect_zoo(judge_zoo.chosen(organisms or ()), seed or (0, 1, 2), results / "tables", judge.TINY if tiny else judge.Judging(), progress=not quiet)
+    for name, why in missing.items():
+        errors.print(f"skipped {name}: {why}", markup=False, highlight=False, soft_wrap=True)
+    if not (results / "tables" / "verdicts_truths.parquet").is_file():
+        raise InvalidInput("There is nothing to judge: train organisms first, with `latentreason organisms train all`.")
+    result = RESULTS["calibration"](results / "tables")
+    _show(calibration.summary(result), "Verdicts")
+    _show(calibration.confusion_table(result), "Confusion matrix: truth down, verdict across")
+    _conclude(result, "calibration", results, ["calibration", "verdicts"])
+
+
+def _conclude(result: Any, name: str, folder: Path, figures: list[str]) -> None:
+    """Keep a result and its figures, and print its finding."""
+    from latentreason.figures.figures import make_figures
+    from latentreason.publish import figures_of
+
+    result.save(folder, name)
+    written = make_figures(folder, figures_of(folder), figures, progress=False)
+    console.print(result.finding, markup=False, highlight=False)
+    console.print(f"{folder / name}.json; figures {', '.join(str(file.with_suffix('.png')) for file in written)}", markup=False, highlight=False, soft_wrap=True)
+
+
 @organisms.command("train", epilog="Example: latentreason organisms train all --seed 1 --dry-run")
 def organisms_train(name: Annotated[str, typer.Argument(help="An organism, all of them, or a TOML file with a recipe of your own.")], seed: int = 0,
                     out: Annotated[Path | None, typer.Option(help="Artifact to write; default artifacts/runs/organisms/NAME-SEED.")] = None,

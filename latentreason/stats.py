@@ -14,6 +14,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from statistics import NormalDist
 from typing import overload
 
@@ -228,6 +229,32 @@ def shapley_shares(base: Grades, timing: Grades, content: Grades, rl: Grades, *,
         shares[name] = gap_difference(arms["base"], arms["rl"], gain, np.zeros_like(gain), n_boot=n_boot, seed=seed)
         shares[f"{name}_gain"] = mean_estimate(gain, n_boot=n_boot, seed=seed)
     return shares
+
+
+def coalitions(players: Sequence[str]) -> dict[str, frozenset[str]]:
+    """All sets of players by the name of their arm: "base" for none, "rl" for all, else the players joined by "+".
+
+    >>> [*coalitions(("timing", "content"))]
+    ['base', 'timing', 'content', 'rl']
+    """
+    sets = [c for size in range(len(players) + 1) for c in combinations(players, size)]
+    return {"base" if not c else "rl" if len(c) == len(players) else "+".join(c): frozenset(c) for c in sets}
+
+
+def shapley_values(worth: Mapping[frozenset[str], Float[np.ndarray, "*shape"]]) -> dict[str, Float[np.ndarray, "*shape"]]:
+    """Each player's mean contribution over all orders in which the players may join (Shapley 1953): together worth(all) - worth(none).
+
+    Elementwise, so values by problem give values by problem. Raises InvalidInput where a set of the players has no worth.
+    """
+    players = sorted(frozenset().union(*worth))
+    if missing := [name for name, members in coalitions(players).items() if members not in worth]:
+        raise InvalidInput(f"Shapley values of {players} need the worth of all {2 ** len(players)} sets; {missing[0]!r} is missing.")
+    out = {}
+    for player in players:
+        without = [members for members in worth if player not in members]
+        weights = [math.factorial(len(m)) * math.factorial(len(players) - len(m) - 1) / math.factorial(len(players)) for m in without]
+        out[player] = np.asarray(sum(w * (worth[m | {player}] - worth[m]) for w, m in zip(weights, without, strict=True)))
+    return out
 
 
 def undefined(reason: str, n: int) -> Estimate:

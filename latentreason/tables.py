@@ -22,6 +22,13 @@ ROW_COLUMNS = ("problem", "sample", "arm", "n_tokens", "n_routed", "n_changed", 
 """One value a rollout: all that the statistics need, and what `slim` keeps."""
 
 
+COUNT_COLUMNS = ("part", "arm", "problem", "twin", "n", "strict", "flexible", "valid")
+"""What a verdict is made of, one row a part, arm and problem: samples, and how many of them are right by the strict and by the flexible grade, and by
+the strict grade with a valid trace (NaN where nothing can check that). `part` is judged (all coalitions of the players), seen, training or breadth
+(base and rl); `twin` is the judged problem that a seen one belongs to, else "". No column says whose they are.
+"""
+
+
 @dataclass(frozen=True)
 class Rollouts:
     """Graded completions, one row a sample.

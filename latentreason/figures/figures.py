@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from latentreason.errors import InvalidInput, LatentReasonError, unknown_name
-from latentreason.figures import compare_charts, geometry_charts, passk_charts, published_chart, recovery_charts
+from latentreason.figures import compare_charts, geometry_charts, passk_charts, published_chart, recovery_charts, verdict_charts
 from latentreason.figures.figure import Figure, Results
 from latentreason.figures.style import look, rendered
 from latentreason.files import read_json, read_table, write_bytes, write_json
@@ -39,6 +39,9 @@ FIGURES: dict[str, Figure] = {
     "steering": compare_charts.STEERING,
     "elicitation": compare_charts.ELICITATION,
     "published": published_chart.PUBLISHED,
+    "verdict": verdict_charts.VERDICT,
+    "calibration": verdict_charts.CALIBRATION,
+    "verdicts": verdict_charts.VERDICTS,
 }
 """Name -> figure. One more is one more entry."""
 

@@ -51,9 +51,12 @@ class Hybrid:
         name: of the arm in tables; by default the router's, with its budget where it was calibrated.
         mode: "lockstep"; "lazy", for routers that read the base model alone (then `rl_logprob` and `divergence` are NaN where the RL model
             was not asked, and there is no `disagree`); or "speculative", for few rows at a time and routers that read logits and tokens.
+        tempering: what the sampling's temperature is multiplied by, for the base model's tokens and for the action's; the noise is the same, and
+            greedy stays greedy. What the base would have said (`base_token_ids`, `changed`) is at its own temperature, log-probabilities are at 1.
 
     Raises:
-        InvalidInput: a router that is not a Router, such as a function that was not called; or a mode that the router or the action rules out.
+        InvalidInput: a router that is not a Router, such as a function that was not called; a mode that the router or the action rules out; or a
+            tempering that is not above 0, or in the mode speculative.
     """
 
     pair: ModelPair
@@ -61,6 +64,7 @@ class Hybrid:
     action: Action = swap()
     name: str = ""
     mode: str = "lockstep"
+    tempering: tuple[float, float] = (1.0, 1.0)
 
     def __post_init__(self) -> None:
         if not isinstance(self.router, Router):
@@ -69,6 +73,10 @@ class Hybrid:
             raise unknown_name("mode", self.mode, MODES)
         if barred := sorted(read for read in self.router.reads | (self.action.reads - {"rl"}) if MODES[self.mode](read)):
             raise InvalidInput(f"Hybrid(mode={self.mode!r}) cannot run {self.router.name!r} with {self.action.name!r}, which read {', '.join(map(repr, barred))}. {WHY[self.mode]}")
+        if not all(0.0 < factor < float("inf") for factor in self.tempering):
+            raise InvalidInput(f"tempering={self.tempering} must be two factors above 0, for the base's tokens and the action's: (1, 1) leaves the temperature as it is.")
+        if self.mode == "speculative" and self.tempering != (1.0, 1.0):
+            raise InvalidInput("A hybrid with tempering runs in mode='lockstep' or 'lazy': a speculative draft is drawn at one temperature.")
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -90,6 +98,7 @@ class Hybrid:
     def info(self) -> dict[str, dict[str, Any]]:
         """Facts that the table carries."""
         facts: dict[str, Any] = {"router": self.router.spec(), "action": self.action.spec(), "pair": self.pair.name, "weights": [self.pair.base.fingerprint, self.pair.rl.fingerprint]}
+        facts |= {} if self.tempering == (1.0, 1.0) else {"tempering": list(self.tempering)}
         return {self.arms[0]: facts if self.mode == "lockstep" else {**facts, "mode": self.mode}}
 
     def decode(self, batch: Batch) -> Decoded:
@@ -167,13 +176,13 @@ class Arms:
     def _choose(self, moment: Moment, keys: Tensor, size: int) -> dict[str, Tensor]:
         """One step of all arms. What depends on the prefix alone is computed by slot, then read by row."""
         base_logits, rl_logits = moment.logits[0], moment.logits[1] if len(moment.logits) > 1 else None
-        base_token, rl_token = sampled(base_logits, moment), None if rl_logits is None else sampled(rl_logits, moment)
+        bounds = torch.searchsorted(moment.row, torch.arange(len(self.hybrids) + 1, device=moment.row.device) * size).tolist()
+        arms = [(hybrid, slice(start, end)) for hybrid, start, end in zip(self.hybrids, bounds, bounds[1:], strict=False) if start < end]
+        base_token, rl_token = _drawn(0, base_logits, moment, arms), None if rl_logits is None else _drawn(1, rl_logits, moment, arms)
         resid = {f"{('base', 'rl')[model]}:{layer}": hidden for (model, layer), hidden in moment.decoder.resid.items()}
         prefix, scores = _by_slot(moment, base_logits, rl_logits, resid), dict[Score, Tensor]()
         routed = torch.zeros_like(base_token, dtype=torch.bool)
         token, source, asking = base_token.clone(), torch.full_like(base_token, BASE, dtype=torch.uint8), routed.clone()
-        bounds = torch.searchsorted(moment.row, torch.arange(len(self.hybrids) + 1, device=moment.row.device) * size).tolist()
-        arms = [(hybrid, slice(start, end)) for hybrid, start, end in zip(self.hybrids, bounds, bounds[1:], strict=False) if start < end]
         for hybrid, rows in arms:
             router, slot = hybrid.router, moment.slot[rows]
             if router.score is not None:
@@ -195,7 +204,7 @@ class Arms:
         for hybrid, rows in arms:
             where = routed[rows].nonzero()[:, 0] + rows.start
             if len(where):
-                token[where] = rl_token[where] if hybrid.action.name == "swap" and rl_token is not None else hybrid.action.tokens(moment.rows(where))
+                token[where] = rl_token[where] if hybrid.action.name == "swap" and rl_token is not None else hybrid.action.tokens(moment.rows(where).tempered(hybrid.tempering[1]))
                 source[where] = hybrid.action.source
         record = {
             "token_ids": token, "base_token_ids": base_token, "source": source, "routed": routed, "changed": token != base_token,
@@ -212,6 +221,15 @@ class Arms:
             row, place = (moment.slot[:, None] == asked).nonzero(as_tuple=True)
             rl_logprob[row] = some.rl_logprobs[place, token[row]]
         return {**record, "rl_logprob": rl_logprob, "divergence": divergence[moment.slot]}
+
+
+def _drawn(model: int, logits: Tensor, moment: Moment, arms: list[tuple[Hybrid, slice]]) -> Tensor:
+    """The token of each row by one of the two models, at the temperature of its arm."""
+    token = sampled(logits, moment)
+    for hybrid, rows in arms:
+        if hybrid.tempering[model] != 1.0:
+            token[rows] = sampled(logits, moment.rows(torch.arange(rows.start, rows.stop, device=token.device)).tempered(hybrid.tempering[model]))
+    return token
 
 
 def _by_slot(moment: Moment, base_logits: Tensor, rl_logits: Tensor | None, resid: dict[str, Tensor]) -> Step:

@@ -81,6 +81,10 @@ class Moment:
         """The same moment for some of the rows."""
         return replace(self, slot=self.slot[index], row=self.row[index], prefix=self.prefix[index], place=self.place[index])
 
+    def tempered(self, factor: float) -> "Moment":
+        """The same moment at a multiple of its temperature, with the same noise; greedy stays greedy."""
+        return self if factor == 1.0 else replace(self, temperature=self.temperature * factor)
+
 
 Choose = Callable[[Moment], Mapping[str, Tensor]]  # must return "token_ids"; everything it returns is recorded by row and step
 

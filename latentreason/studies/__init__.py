@@ -2,8 +2,9 @@
 
 from types import ModuleType
 
-from latentreason.studies import geometry, passk, published, recovery, rivals, routing
+from latentreason.studies import calibration, geometry, passk, published, recovery, rivals, routing, verdict
 
 STUDIES: dict[str, ModuleType] = {
     "recovery": recovery, "passk": passk, "geometry": geometry, "routing": routing, "rivals": rivals, "published": published,
+    "verdict": verdict, "calibration": calibration,
 }  # fmt: skip

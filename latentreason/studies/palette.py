@@ -14,3 +14,6 @@ SHARES = {"timing": "#56B4E9", "content": "#E69F00"}
 
 STEERED = "#CC79A7"
 """Tokens of the steered base model."""
+
+CAUSES = {"memorisation": "#333333", "format": "#F0E442", "sharpening": "#CC79A7", **SHARES}
+"""Causes of a gain, in the order in which a verdict takes them off."""

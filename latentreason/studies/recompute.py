@@ -15,7 +15,7 @@ import pandas as pd
 
 from latentreason.errors import CorruptArtifact
 from latentreason.files import FIX, read_json, read_table
-from latentreason.studies import geometry, passk, published, recovery, rivals, routing
+from latentreason.studies import calibration, geometry, passk, published, recovery, rivals, routing, verdict
 from latentreason.studies.result import Result
 from latentreason.tables import Rollouts
 
@@ -69,6 +69,17 @@ def rivals_result(tables: Path, name: str) -> Result:
     return rivals.run(base=ends.arm("base"), rl=ends.arm("rl"), rivals=arms, facts=facts, config=config)
 
 
+def verdict_result(tables: Path) -> Result:
+    """Study `verdict`, of one pair."""
+    return verdict.run(counts=read_table(tables / "verdict.parquet"), tried=read_table(tables / "verdict_temperatures.parquet"))
+
+
+def calibration_result(tables: Path) -> Result:
+    """Study `calibration`, of the stacked tables of the zoo."""
+    stacked = [read_table(tables / f"verdicts{name}.parquet") for name in ("", "_truths", "_temperatures")]
+    return calibration.run(verdicts=stacked[0], truths=stacked[1], tried=stacked[2])
+
+
 def published_result(tables: Path) -> Result:
     """Study `published`."""
     path = tables / "venhoff_2026.csv"
@@ -87,10 +98,12 @@ RESULTS: dict[str, Callable[[Path], Result]] = {
     "rivals": lambda tables: rivals_result(tables, "rivals"),
     "steering": lambda tables: rivals_result(tables, "steering"),
     "elicitation": lambda tables: rivals_result(tables, "elicitation"),
+    "verdict": verdict_result,
+    "calibration": calibration_result,
 }
 """Name of a result file of a run -> how to compute it from a folder of tables."""
 
-OF_THEIR_OWN = {"geometry": "geometry_dose.parquet", "routing": "routing.json", "rivals": "rivals.json", "steering": "steering.json", "elicitation": "elicitation.json"}
+OF_THEIR_OWN = {"verdict": "verdict_temperatures.parquet", "calibration": "verdicts_truths.parquet", "geometry": "geometry_dose.parquet", "routing": "routing.json", "rivals": "rivals.json", "steering": "steering.json", "elicitation": "elicitation.json"}
 """Results of stages that a run may skip, and of jobs after the main one -> the table that is written last. A run without it has no such result."""
 
 AUDITS: dict[str, Callable[[Path], Result]] = {"published": published_result}

@@ -1,0 +1,118 @@
+"""From the command line to tables of a verdict: of one pair, and of every trained organism of the zoo, stacked, for `studies.calibration`."""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from latentreason import grow
+from latentreason.errors import LatentReasonError, unknown_name
+from latentreason.files import read_table, write_table
+from latentreason.judge import TINY, Judging, case_of, case_of_task, collect, identity
+from latentreason.models.pair import ModelPair, organism_dirs
+from latentreason.models.prompts import Prompt
+from latentreason.organisms.recipe import Recipe, config_of
+from latentreason.organisms.zoo import ORGANISMS
+from latentreason.store import config_hash, open_artifact
+
+RESULTS = Path("artifacts/results/zoo")
+RUNS = Path("artifacts/runs/verdict")
+STACKED = ("verdicts", "verdicts_temperatures")
+
+
+def collected(pair: ModelPair, task: str, out: Path | None = None, *, tiny: bool = False, style: str | None = None, chat: bool = False, progress: bool = True, **how: Any) -> Path:
+    """The folder with a pair's tables of a verdict.
+
+    Args:
+        pair: any; one with the name of an organism is judged on that organism's problems.
+        task: of the problems of any other pair.
+        out: a folder of its own; None for one below `RUNS`.
+        tiny: seconds, and numbers that mean nothing.
+        style, chat: of the prompt.
+        progress: show bars.
+        **how: further fields of `Judging`, such as temperature, max_new_tokens and seed.
+    """
+    config = replace(TINY if tiny else Judging(), prompt=Prompt(style, chat), **how)
+    if not config.temperature:
+        config = replace(config, n_samples=1, calibration_samples=1, training_samples=1, breadth_samples=0)
+    case = case_of(ORGANISMS[pair.name], config, config.seed) if pair.name in ORGANISMS and task == "chain" else case_of_task(task, config)
+    folder = out or RUNS / f"{pair.name}-{config_hash(identity(pair, case, config))[:8]}"
+    collect(pair, case, config, folder, progress=progress)
+    return folder
+
+
+def chosen(names: Iterable[str]) -> list[Recipe]:
+    """Recipes by name; of no name all whose truth is known.
+
+    Raises:
+        UnknownName: no such organism.
+    """
+    for name in names:
+        if name not in ORGANISMS:
+            raise unknown_name("organism", name, ORGANISMS)
+    return [ORGANISMS[name] for name in names] or [recipe for recipe in ORGANISMS.values() if recipe.truth is not None]
+
+
+def weights_of(recipe: Recipe, seed: int) -> tuple[Path | None, str]:
+    """The folder of an organism's weights, trained here or shipped; or None and why not."""
+    shipped = organism_dirs().get(recipe.name)
+    why = "not trained yet"
+    for folder in (grow.run_dir(recipe.name, seed), *([shipped] if shipped else [])):
+        if (folder / "manifest.json").is_file():
+            manifest = open_artifact(folder, verify=False)
+            if manifest.config_hash == config_hash({"recipe": config_of(recipe), "seed": seed}):
+                return folder, ""
+            if manifest.seed == seed:
+                why = "its weights are of another recipe, so train it anew"
+    return None, why
+
+
+def collect_zoo(recipes: list[Recipe], seeds: Iterable[int], tables: Path = RESULTS / "tables", config: Judging = Judging(), *, runs: Path = RUNS, progress: bool = True) -> dict[str, str]:
+    """Collect what is not in the stacked tables yet, organism by organism; what is there stays, also where its weights are not.
+
+    Args:
+        recipes, seeds: which organisms.
+        tables: folder of the stacked tables `verdicts`, `verdicts_temperatures` and `verdicts_truths`.
+        config: how much is sampled.
+        runs: where an unfinished collection lies, a folder each.
+        progress: show bars.
+
+    Returns:
+        "name, seed" -> why there is no table of it.
+    """
+    missing: dict[str, str] = {}
+    for seed in seeds:
+        for recipe in recipes:
+            try:
+                if why := _collected(recipe, seed, tables, config, runs, progress):
+                    missing[f"{recipe.name}, seed {seed}"] = why
+            except LatentReasonError as error:  # of one organism; the others go on
+                missing[f"{recipe.name}, seed {seed}"] = f"{type(error).__name__}: {error}"
+    return missing
+
+
+def _collected(recipe: Recipe, seed: int, tables: Path, config: Judging, runs: Path, progress: bool) -> str:
+    """Collect one organism into the stacked tables; why not, "" where it is there."""
+    stacked = {name: read_table(file) if (file := tables / f"{name}.parquet").is_file() else pd.DataFrame({"organism": [], "seed": []}) for name in STACKED}
+    old = {name: (table["organism"] == recipe.name) & (table["seed"] == seed) for name, table in stacked.items()}
+    folder, why = weights_of(recipe, seed)
+    if folder is None:
+        return "" if all(rows.any() for rows in old.values()) else why
+    pair, case = ModelPair.from_folder(folder, recipe.name), case_of(recipe, config, seed)
+    key = config_hash(identity(pair, case, config))
+    if all(rows.any() for rows in old.values()) and set(stacked[STACKED[1]].loc[old[STACKED[1]], "key"]) == {key}:
+        return ""
+    out = runs / f"{recipe.name}-{seed}-{key[:8]}"
+    for name, new in zip(STACKED, collect(pair, case, config, out, progress=progress), strict=True):
+        rows = new.assign(key=key) if name == STACKED[1] else new
+        rows.insert(0, "organism", recipe.name)
+        rows.insert(1, "seed", seed)
+        both = rows if stacked[name].empty else pd.concat([stacked[name][~old[name]], rows], ignore_index=True)
+        write_table(tables / f"{name}.parquet", both.sort_values(["organism", "seed"], kind="stable"))
+    known = read_table(tables / f"{STACKED[0]}.parquet")["organism"].unique()
+    write_table(tables / "verdicts_truths.parquet", pd.DataFrame({"organism": known, "truth": [(ORGANISMS[o].truth or "") if o in ORGANISMS else "" for o in known]}))
+    shutil.rmtree(out / "parts", ignore_errors=True)
+    return ""

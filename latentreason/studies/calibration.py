@@ -1,0 +1,188 @@
+"""Study `calibration`: is the verdict right on pairs whose cause of gain is known by construction?
+
+Claim: the rule of `verdict`, blind to name, recipe and reward, says of every organism what it was built to be. Nobody has calibrated such an
+instrument on known causes before it spoke of a large model.
+
+Formula: accuracy = right verdicts / organisms with a known truth, on seeds that set no threshold, with Wilson's (1927) interval. A verdict is right
+where it is the truth by name; mixed, undecided and a table that cannot be read are wrong. Thresholds were chosen on the seeds of `set_on`.
+
+Refuted by any wrong verdict on a held-out seed: it is listed with its parts. The interval takes organisms and seeds as independent; organisms that
+share a base model are not quite, so it is too narrow rather than too wide.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from latentreason.errors import InvalidInput
+from latentreason.stats import wilson
+from latentreason.studies import verdict
+from latentreason.studies.palette import CAUSES
+from latentreason.studies.result import Result, rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FAILED = "failed"
+"""What is said of an organism whose tables the rule refuses."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings: the rule, and the training seeds on which its thresholds were chosen."""
+
+    set_on: tuple[int, ...] = (0,)
+    rule: verdict.Config = field(default_factory=verdict.Config)
+
+
+def run(*, verdicts: pd.DataFrame, truths: pd.DataFrame, tried: pd.DataFrame | None = None, config: Config = Config()) -> Result:
+    """Judge every organism and seed, and compare with what is known.
+
+    Args:
+        verdicts: columns organism, seed and those of `verdict.run`'s counts.
+        truths: columns organism and truth; "" where it is not known.
+        tried: columns organism, seed and those of `verdict.run`'s tried.
+        config: settings.
+
+    Raises:
+        InvalidInput: columns are missing, an organism has no row in `truths`, or a truth is none that a verdict can say.
+    """
+    for name, given, needed in (("verdicts", verdicts, {"organism", "seed"}), ("truths", truths, {"organism", "truth"})):
+        if not needed <= set(given):
+            raise InvalidInput(f"The table {name} needs the columns {', '.join(sorted(needed))}.")
+    truth = dict(zip(truths["organism"], truths["truth"], strict=True))
+    if unknown := sorted(set(verdicts["organism"]) - set(truth)):
+        raise InvalidInput(f"Organism {unknown[0]!r} has tables but no row among the truths; give it one, with truth '' where nothing is known.")
+    if strange := sorted(set(truth.values()) - {*verdict.VERDICTS, ""}):
+        raise InvalidInput(f"No verdict says {strange[0]!r}; it says {', '.join(verdict.VERDICTS)}.")
+    table: list[dict[str, Any]] = []
+    said: list[dict[str, Any]] = []
+    for organism, seed in verdicts[["organism", "seed"]].drop_duplicates().sort_values(["organism", "seed"]).itertuples(index=False, name=None):
+        rows_of = verdicts[(verdicts["organism"] == organism) & (verdicts["seed"] == seed)]
+        where = {"organism": organism, "seed": int(seed)}
+        mine = None if tried is None else tried[(tried["organism"] == organism) & (tried["seed"] == seed)]
+        one, why = _judged(rows_of, mine, config)
+        if one is not None:
+            kept = one.table[one.table["quantity"].isin(["gain", "part", "share", "lead"])]
+            table += [{**where, **{str(k): v for k, v in row.items() if k not in ("arm", "grade", "k", "kind")}} for row in kept.to_dict("records")]
+        answer = FAILED if one is None else one.details["verdict"]
+        facts = {} if one is None else {key: one.details[key] for key in ("cause", "flags", "tau", "n_problems", "n_samples")}
+        said.append({**where, "truth": truth[organism], "verdict": answer, "right": answer == truth[organism], "held_out": seed not in config.set_on, "why": why, **facts})
+    known = [s for s in said if s["truth"]]
+    for which, part in (("held out", [s for s in known if s["held_out"]]), ("set on", [s for s in known if not s["held_out"]])):
+        table.append(rows("accuracy", wilson(sum(s["right"] for s in part), len(part)), seeds=which))
+    columns = dict.fromkeys(("organism", "cause", "over", "seeds"), "")
+    frame = pd.DataFrame(table).reindex(columns=["quantity", "organism", "seed", "cause", "over", "seeds", "value", "lo", "hi", "n", "method", "reason"]).fillna(columns)
+    result = Result("calibration", asdict(config), frame, {"verdicts": said})
+    return Result(result.study, result.config, frame, result.details, _finding(result))
+
+
+def _judged(counts: pd.DataFrame, tried: pd.DataFrame | None, config: Config) -> tuple[Result | None, str]:
+    """The verdict on one organism and seed, with all that says whose they are removed; or why there is none."""
+    blind = counts.drop(columns=["organism", "seed"])
+    temperatures = None if tried is None or tried.empty else tried[["temperature", "accuracy", "chosen"]]
+    try:
+        found = verdict.run(counts=blind.reset_index(drop=True), tried=temperatures, config=config.rule)
+    except InvalidInput as error:
+        return None, str(error)
+    return found, found.finding
+
+
+def confusion(result: Result, *, held_out: bool) -> dict[str, Any]:
+    """Counts of verdicts (columns) by truth (rows), on the seeds held out or on those that set the thresholds; only what occurs, in the order of `VERDICTS`."""
+    part = [s for s in result.details["verdicts"] if s["truth"] and s["held_out"] == held_out]
+    truths, answers = ([v for v in (*verdict.VERDICTS, FAILED) if any(s[key] == v for s in part)] for key in ("truth", "verdict"))
+    columns = [v for v in (*verdict.VERDICTS, FAILED) if v in {*truths, *answers}]
+    return {"truths": truths, "verdicts": columns, "counts": [[sum(s["truth"] == t and s["verdict"] == v for s in part) for v in columns] for t in truths]}
+
+
+def confusion_table(result: Result) -> pd.DataFrame:
+    """The confusion matrix as a table to print: one row a truth, a column a verdict; held-out seeds, and in brackets those that set the thresholds."""
+    held, own = (confusion(result, held_out=which) for which in (True, False))
+    known = [s for s in result.details["verdicts"] if s["truth"]]
+    truths, answers = ([v for v in (*verdict.VERDICTS, FAILED) if any(s[key] == v for s in known)] for key in ("truth", "verdict"))
+
+    def count(counts: dict[str, Any], truth: str, answer: str) -> int:
+        inside = truth in counts["truths"] and answer in counts["verdicts"]
+        return counts["counts"][counts["truths"].index(truth)][counts["verdicts"].index(answer)] if inside else 0
+
+    return pd.DataFrame([{"truth": t, **{v: f"{count(held, t, v)} ({count(own, t, v)})" for v in answers}} for t in truths])
+
+
+def summary(result: Result) -> pd.DataFrame:
+    """One row an organism and seed, to print: truth, verdict, whether it is right, flags beside it, gain and shares with their intervals."""
+    out = []
+    for s in result.details["verdicts"]:
+        where = {"organism": s["organism"], "seed": s["seed"]}
+        judged = s["verdict"] != FAILED
+        shares = {cause: str(e) if judged and (e := result.estimate("share", cause=cause, **where)).defined else "-" for cause in CAUSES}
+        beside = [name for name, flag in s.get("flags", {}).items() if flag["raised"] and name != s["verdict"]]
+        right = "" if not s["truth"] else "right" if s["right"] else "WRONG"
+        gain = str(result.estimate("gain", **where)) if judged else s["why"]
+        out.append({**where, "truth": s["truth"] or "?", "verdict": s["verdict"], "": right, "beside": ", ".join([*([s["cause"]] if judged and s["cause"] not in ("", s["verdict"]) else []), *beside]), "gain": gain, **shares})
+    return pd.DataFrame(out)
+
+
+def _finding(result: Result) -> str:
+    held, own = (result.estimate("accuracy", seeds=which) for which in ("held out", "set on"))
+    wrong = [s for s in result.details["verdicts"] if s["truth"] and not s["right"]]
+    first = f"Of {held.n} organisms on held-out seeds {round(held.value * held.n)} are judged right, accuracy {held}" if held.defined else "No organism on a held-out seed has been judged"
+    second = f"; on the seed that set the thresholds {round(own.value * own.n)} of {own.n}" if own.defined else ""
+    listed = "; ".join(f"{s['organism']} seed {s['seed']} is {s['truth']}, said {s['verdict']}" for s in wrong)
+    claim = f". Wrong: {listed}, which refutes that the rule is right on every organism" if wrong else ". One wrong verdict on a held-out seed would have refuted the rule"
+    open_ones = "; ".join(f"{s['organism']} seed {s['seed']}: {s['verdict']}" for s in result.details["verdicts"] if not s["truth"])
+    also = f". Where nothing is known beforehand: {open_ones}" if open_ones else ""
+    return f"{first}{second}{claim}{also}."
+
+
+def drawn(result: Result) -> list[dict[str, Any]]:
+    """One row an organism and seed: its truth and verdict, its gain, and its parts in points of accuracy, which add up to the gain."""
+    parts = result.table[result.table["quantity"] == "part"]
+    gains = result.table[result.table["quantity"] == "gain"]
+    out = []
+    for s in result.details["verdicts"]:
+        mine = parts[(parts["organism"] == s["organism"]) & (parts["seed"] == s["seed"])]
+        gain = gains[(gains["organism"] == s["organism"]) & (gains["seed"] == s["seed"])]
+        values = {cause: float(mine.loc[mine["cause"] == cause, "value"].iloc[0]) if len(mine) else float("nan") for cause in CAUSES}
+        numbers = {key: float(gain[key].iloc[0]) if len(gain) else float("nan") for key in ("value", "lo", "hi")}
+        out.append({**{key: s[key] for key in ("organism", "seed", "truth", "verdict", "right", "held_out")}, "gain": numbers, "parts": values})
+    return out
+
+
+def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
+    """The confusion matrix of the held-out seeds (of the others where none is held out)."""
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.0, 4.6), layout="constrained")
+    held_out = any(s["held_out"] and s["truth"] for s in result.details["verdicts"])
+    matrix(ax, confusion(result, held_out=held_out), "held-out seeds" if held_out else "seeds that set the thresholds")
+    return ax
+
+
+def matrix(ax: "Axes", counts: dict[str, Any], title: str) -> None:
+    """Draw the counts of a confusion matrix; what is right stands on green."""
+    truths, answers = counts["truths"], counts["verdicts"]
+    if not truths:
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, f"{title}: nothing has been judged", ha="center", va="center", transform=ax.transAxes)
+        return
+    for i, row in enumerate(counts["counts"]):
+        for j, n in enumerate(row):
+            right = truths[i] == answers[j]
+            face = ("#D9F0E6" if right else "#F6D5C3") if n else ("#F3FAF7" if right else "white")
+            ax.add_patch(_square(j, i, face))
+            if n or right:
+                ax.text(j, i, str(n), ha="center", va="center", fontsize=10, fontweight="bold" if right else "normal", color="0.1" if n else "0.6")
+    ax.set_xticks(range(len(answers)), answers, rotation=35, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(truths)), truths)
+    ax.set(xlim=(-0.5, len(answers) - 0.5), ylim=(len(truths) - 0.5, -0.5), xlabel="verdict", ylabel="truth by construction", title=title)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+
+
+def _square(x: float, y: float, face: str) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=face, edgecolor="0.8", linewidth=0.8)
