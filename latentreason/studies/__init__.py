@@ -2,8 +2,9 @@
 
 from types import ModuleType
 
-from latentreason.studies import geometry, passk, published, recovery, rivals, routing
+from latentreason.studies import coherence, contamination, geometry, passk, planning, published, recovery, rivals, routing
 
 STUDIES: dict[str, ModuleType] = {
     "recovery": recovery, "passk": passk, "geometry": geometry, "routing": routing, "rivals": rivals, "published": published,
+    "contamination": contamination, "coherence": coherence, "planning": planning,
 }  # fmt: skip
