@@ -4,9 +4,7 @@ Stages as there: each writes its table once, whole; a run that is started again 
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
-from latentreason.files import read_table
 from latentreason.organisms.zoo import ORGANISMS
 from latentreason.reproduce import Run
 from latentreason.studies import coherence, contamination, passk, planning
@@ -14,15 +12,15 @@ from latentreason.studies import coherence, contamination, passk, planning
 
 def _likelihood(run: Run) -> None:
     """How likely each model's traces are to the other: a part of the study `passk`."""
-    config = run.config
-    passk.collect(run.pair, run.tables, problems=run.problems("test", config.passk_problems), n_samples=config.strategy_samples, sampling=run.sampling(1), draw=run.sample)
+    problems = run.problems("test", run.config.passk_problems)
+    passk.collect(run.pair, run.tables, problems=problems, n_samples=run.config.strategy_samples, sampling=run.sampling(1), draw=run.sample)
 
 
 def _contamination(run: Run) -> None:
     """On an organism the problems that its corpus held, and their twins; on another pair the test problems, which then have no twin."""
     config = contamination.Config(n_samples=2 * max(1, min(16, run.config.n_samples) // 2), seed=run.config.seed)
     known = {} if run.pair.name in ORGANISMS else {"seen": run.problems("test", run.config.n_problems)}
-    contamination.collect(run.pair, config, run.tables, sampling=run.sampling(1), draw=run.sample, **known)
+    contamination.collect(run.pair, config, run.tables, limit=run.config.n_problems, sampling=run.sampling(1), draw=run.sample, **known)
 
 
 def _coherence(run: Run) -> None:
@@ -36,11 +34,3 @@ def _planning(run: Run) -> None:
 
 
 STAGES: dict[str, Callable[[Run], None]] = {"likelihood": _likelihood, "contamination": _contamination, "coherence": _coherence, "planning": _planning}
-
-TABLES = {"likelihood": "passk_likelihood", **{name: name for name in ("contamination", "coherence", "planning")}}
-"""Stage -> the table that it writes."""
-
-
-def written(tables: Path) -> dict[str, int]:
-    """Table -> rows, of those that are there."""
-    return {name: len(read_table(tables / f"{name}.parquet")) for name in TABLES.values() if (tables / f"{name}.parquet").is_file()}

@@ -21,7 +21,7 @@ _NUMBER = r"(?:\d{1,3}(?:,\d{3}){1,4}|\d{1,15})(?:\.\d{1,10})?%?"
 _OPERAND = rf"\$?{_NUMBER}"
 _STATEMENT = re.compile(rf"(-?{_OPERAND})((?:[ \t]{{0,2}}[-+*/xX][ \t]{{0,2}}{_OPERAND}){{1,10}})[ \t]{{0,2}}=[ \t]{{0,2}}(\$?-?{_OPERAND})")
 _NEXT = re.compile(rf"([-+*/xX])[ \t]{{0,2}}({_OPERAND})")
-_GOES_ON = re.compile(r"[\w^(]|[ \t]{0,2}[-+*/^(][ \t]{0,2}[\w$(]|[.,]\d")
+_GOES_ON = re.compile(r"[\w^(]|[ \t]{0,2}[-+*/^][ \t]{0,2}[\d$(]|[.,]\d")
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,18 @@ def statements(text: str) -> list[Statement]:
     """The arithmetic statements of a text, in order. Positions are those of the text with its signs spelt plainly."""
     plain = spelt(text)
     found: list[Statement] = []
-    for match in _STATEMENT.finditer(plain):
-        before = plain[max(0, match.start() - 4) : match.start()]
+    match = _STATEMENT.search(plain)
+    while match and len(found) < MAX_STATEMENTS:
+        this, match = match, _STATEMENT.search(plain, match.start(3))  # what is stated may begin the next one: 2 + 3 = 5 + 4 = 9
+        before = plain[max(0, this.start() - 4) : this.start()]
         if before[-1:].isalnum() or before[-1:] in ("_", ".", ",", "^") or before.rstrip()[-1:] in ("+", "-", "*", "/", "^"):
             continue  # the tail of a longer expression
-        if _GOES_ON.match(plain, match.end()):
+        if _GOES_ON.match(plain, this.end()):
             continue  # "1/2 + 1/3 = 5/6": what is stated is not this number alone
-        first, rest, result = match.groups()
+        first, rest, result = this.groups()
         value, stated = _value(first, _NEXT.findall(rest)), _number(result)
         left = re.sub(r"[ \t$]", "", first + rest).replace("x", "*").replace("X", "*")
-        found.append(Statement(match.start(), match.end(), left, stated, value is not None and _equal(value, stated, result)))
-        if len(found) == MAX_STATEMENTS:
-            break
+        found.append(Statement(this.start(), this.end(), left, stated, value is not None and _equal(value, stated, result)))
     return found
 
 

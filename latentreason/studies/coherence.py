@@ -139,9 +139,7 @@ def _finding(result: Result) -> str:
     else:
         verdict = "so coherent is not valid" if gap.lo > 0 else "so here what is coherent is valid, against the claim"
         whole = f"of the RL model's coherent traces {gap} are not valid, {verdict}"
-    cells = {cell: e for cell in CELLS if (e := of("coherent", "change", cell)).defined}
-    most = max(cells, key=lambda cell: cells[cell].value, default="")
-    where = f"coherence rises most where {most} ({cells[most]}; RL only: {cells.get('RL only', undefined('no such pair', 0))})" if most else "no cell holds samples"
+    where = "share of coherent traces changes by " + ", ".join(f"{of('coherent', 'change', cell)} ({cell})" for cell in CELLS)
     unread = f"the checker could not read {of('unparsed', 'base')} of the base and {of('unparsed', 'rl')} of the RL traces"
     return f"Wrong steps: base {of('step_errors', 'base')}, RL {of('step_errors', 'rl')}, change {change}, {local}; {whole}; {where}; {unread}. A change not below 0 refutes the first, a share that reaches 0 the second."
 

@@ -10,8 +10,9 @@ least likely 20% of the tokens (Shi et al. 2024, arXiv 2310.16789), of the quest
 problems that the corpus held (seen) and on others of the same kind (clean). `behaviour`: total variation distance of the shares of the strategies,
 half of the base samples against the other half of the RL samples; its control is base against base.
 
-One table, three groups: `score` (accuracy), `memory`, `behaviour`. Memory as the cause of a gain is refuted where the interval of its difference between seen
-and clean problems includes 0; a behaviour that changes as much on clean problems, where the score does not, is not what the score measures.
+One table, three groups: `score` (accuracy), `memory`, `behaviour`. A behaviour that changes as much on clean problems, where the score does not, is not what the score measures.
+
+Refuted where the interval of the difference between the gain on seen and on clean problems includes 0: then the gain is no memory of these problems.
 """
 
 from collections.abc import Callable, Sequence
@@ -202,7 +203,8 @@ def drawn(result: Result) -> list[dict[str, Any]]:
     return out
 
 
-def collect(pair: Any, config: Config, out: str | Path, *, seen: Any = None, clean: Any = None, sampling: Any = None, draw: Callable[..., Any] | None = None) -> pd.DataFrame:
+def collect(pair: Any, config: Config, out: str | Path, *, seen: Any = None, clean: Any = None, limit: int = 200, sampling: Any = None,
+            draw: Callable[..., Any] | None = None) -> pd.DataFrame:  # fmt: skip
     """Measure a pair, write `contamination.parquet`, and return it.
 
     Args:
@@ -211,6 +213,7 @@ def collect(pair: Any, config: Config, out: str | Path, *, seen: Any = None, cle
         out: the folder of a run's tables.
         seen, clean: lists of problems that training held, and of others of the same kind; None for both: those of the organism's recipe. One alone
             is measured, and not compared.
+        limit: how many of the recipe's, at most.
         sampling: how score and behaviour are drawn, but for the number of samples.
         draw: (name, model, problems, sampling) -> Rollouts, by default `sample`.
 
@@ -235,8 +238,8 @@ def collect(pair: Any, config: Config, out: str | Path, *, seen: Any = None, cle
         if pair.name not in ORGANISMS:
             raise InvalidInput(f"Nobody knows what {pair.name!r} has seen: give seen= and clean=, two lists of problems (or one of them).")
         recipe = ORGANISMS[pair.name]
-        seen = problems_of(recipe, split="seen") if recipe.corpus.n_seen else None
-        clean = problems_of(recipe, split="clean")
+        seen = problems_of(recipe, split="seen", limit=limit) if recipe.corpus.n_seen else None
+        clean = problems_of(recipe, split="clean", limit=limit)
     sets: dict[str, list[Problem]] = {name: given for name, given in zip(SPLITS, (seen, clean), strict=True) if given}
     if not sets or len({p.task for problems in sets.values() for p in problems}) > 1:
         raise InvalidInput("Give problems of one task: at least one of seen= and clean= must hold some.")
@@ -250,19 +253,21 @@ def collect(pair: Any, config: Config, out: str | Path, *, seen: Any = None, cle
     for split, problems in sets.items():
         bodies = {p.id: p.question.removesuffix(closing).rstrip() if closing else p.question for p in problems}
         for arm, lm in (("base", pair.base), ("rl", pair.rl)):
+            cuts = {f"{p.id}/{share:g}": (p, share, *cut(bodies[p.id], share)) for share in config.shares for p in problems}
+            rest = {name: [*follows, *([closing] if closing else [])] for name, (*_, follows) in cuts.items()}
+            # a task of no name has the plain style: the words of the problem and nothing else
+            bare = [Problem(name, begun, p.answer, "part of a problem", {**p.meta, "grader": p.meta.get("grader", p.task)}) for name, (p, _, begun, _) in cuts.items()]
+            said = draw(f"contamination-{split}-{arm}-completed", lm, bare, replace(greedy, prompt=Prompt("plain"), stop="")).table
+            asked = [replace(p, id=name, question=" ".join([begun, *([closing] if closing else [])])) for name, (p, _, begun, _) in cuts.items()]
+            answered = draw(f"contamination-{split}-{arm}-truncated", lm, asked, greedy).table
+            words = {name: text.split()[: len(rest[name])] for name, text in zip(said["problem"], said["text"], strict=True)}
+            measured: dict[str, dict[str, float]] = {
+                "exact_match": {name: float(words[name] == rest[name]) for name in cuts}, "rouge_l": {name: rouge_l(words[name], rest[name]) for name in cuts},
+                "answer_completed": dict(zip(said["problem"], said["correct"], strict=True)), "answer_truncated": dict(zip(answered["problem"], answered["correct"], strict=True)),
+            }  # fmt: skip
             for share in config.shares:
-                parts = {p.id: cut(bodies[p.id], share) for p in problems}
-                rest = {p.id: [*parts[p.id][1], *([closing] if closing else [])] for p in problems}
-                # a task of no name has the plain style: the words of the problem and nothing else
-                bare = [Problem(p.id, parts[p.id][0], p.answer, "part of a problem", {**p.meta, "grader": p.meta.get("grader", p.task)}) for p in problems]
-                said = draw(f"contamination-{split}-{arm}-{share}", lm, bare, replace(greedy, prompt=Prompt("plain"), stop="")).table
-                words = {p: text.split()[: len(rest[p])] for p, text in zip(said["problem"], said["text"], strict=True)}
-                add(split, arm, "exact_match", {p: float(words[p] == rest[p]) for p in rest}, share)
-                add(split, arm, "rouge_l", {p: rouge_l(words[p], rest[p]) for p in rest}, share)
-                add(split, arm, "answer_completed", dict(zip(said["problem"], said["correct"], strict=True)), share)
-                asked = [replace(p, question=" ".join([parts[p.id][0], *([closing] if closing else [])])) for p in problems]
-                answered = draw(f"contamination-{split}-{arm}-{share}-asked", lm, asked, greedy).table
-                add(split, arm, "answer_truncated", dict(zip(answered["problem"], answered["correct"], strict=True)), share)
+                for measure, values in measured.items():
+                    add(split, arm, measure, {p.id: values[name] for name, (p, given, *_) in cuts.items() if given == share}, share)
             rollouts = draw(f"contamination-{split}-{arm}", lm, problems, replace(sampling, n=config.n_samples))
             late = rollouts.table["sample"] >= sampling.first_sample + config.n_samples // 2
             for half in (0, 1):
