@@ -16,22 +16,23 @@ ARROW = "\N{RIGHTWARDS ARROW}"
 
 def _contamination(results: Results) -> dict[str, Any]:
     result = results["contamination"]
+    measured = [split for split in contamination.SPLITS if result.details["problems"][split]]
     changes = [
         entry(estimate(result, quantity, split=split, arm=arm), label=f"{name}, {split}", group=contamination.GROUPS[quantity])
         for quantity, arm, name in (("accuracy", "change", "accuracy"), ("behaviour", "change", "behaviour"), ("behaviour", "control", "base against base"))
-        for split in (*contamination.SPLITS, contamination.BOTH)
+        for split in (*measured, *([contamination.BOTH] if arm == "change" else []))
     ]
     scores = [
         entry(estimate(result, "accuracy", split=split, arm=arm), label=split, arm=arm)
-        for split in contamination.SPLITS for arm in ("base", "rl")
+        for split in measured for arm in ("base", "rl")
     ]  # fmt: skip
     return {"lines": contamination.drawn(result), "scores": scores, "changes": changes}
 
 
 def _draw_contamination(results: Results, numbers: dict[str, Any]) -> "Drawing":
-    figure, (left, middle, right) = canvas(13.0, 4.4, (1.1, 0.7, 1))
+    figure, (left, middle, right) = canvas(14.0, 4.4, (1, 0.7, 1.1))
     contamination.plot(results["contamination"], left)
-    left.set(title="Memory: from the first words of a problem")
+    left.set(title="Memory: a problem from its first words", xticks=sorted({x for line in numbers["lines"] for x in line["share"]}))
     for i, arm in enumerate(("base", "rl")):
         mine = [{**row, "colour": ARMS[arm]} for row in numbers["scores"] if row["arm"] == arm]
         dots(middle, mine, shift=0.25 * i, label=NAMES.get(arm, arm))
@@ -39,7 +40,7 @@ def _draw_contamination(results: Results, numbers: dict[str, Any]) -> "Drawing":
     middle.legend()
     dots(right, [{**row, "colour": ARMS["control"] if row["label"].startswith("base against") else GROUPS[row["group"]]} for row in numbers["changes"]])
     right.axvline(0, color="0.7", linewidth=0.8, zorder=0)
-    right.set(title=f"Change from base {ARROW} RL, score and behaviour apart", xlabel="difference of accuracies; distance between strategies")
+    right.set(title=f"Change from base {ARROW} RL: score, behaviour", xlabel="difference of accuracies; distance between strategies")
     left.legend().remove()
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=4)
     return figure
@@ -97,7 +98,7 @@ def _draw_planning(results: Results, numbers: dict[str, Any]) -> "Drawing":
     for i, (arm, name) in enumerate((("base", "base against base"), ("rl", "RL against base"))):
         colour = ARMS["control"] if arm == "base" else ARMS["rl"]
         dots(middle, [{**row, "colour": colour} for row in numbers["novelty"] if row["arm"] == arm], shift=0.25 * i, label=name)
-    middle.set(title="New in right traces", xlabel="share that no base sample has", xlim=(-0.03, 1.03))
+    middle.set(title="New in right traces", xlabel="share that no base sample has")
     middle.legend()
     if numbers["domains"]:
         dots(right, [{**row, "colour": ARMS["rl"]} for row in numbers["domains"]])

@@ -101,8 +101,7 @@ def _draw_reach(results: Results, numbers: dict[str, Any]) -> "Drawing":
         left.plot([x, x], [row["lo"], row["hi"]], color="black", linewidth=1)
         left.annotate(f"{row['value']:.0%}", (x, row["hi"]), (0, 3), textcoords="offset points", ha="center", fontsize=7)
     left.set_xticks(range(len(passk.CELLS)), list(passk.CELLS))
-    said = "Solved with all samples" + (" (pale: answer; dark: answer and trace)" if len(kinds) > 1 else "")
-    left.set(ylabel="share of the problems", ylim=(0, 1.1), title=said)
+    left.set(ylabel="share of the problems", ylim=(0, 1.1), title="Solved with all samples")
     dots(middle, [{**row, "colour": ARMS["hybrid"]} for row in numbers["shares"]])
     middle.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     middle.set(xlabel="difference of pass@k; share of tokens, of traces", title="Efficiency gap and path coverage", xlim=(None, 1.03))
@@ -135,7 +134,7 @@ LEDGER = Figure(
 REACH = Figure(
     ("passk",), _reach, _draw_reach,
     lambda results: (
-        "Left: problems that each model solves with all of its samples, at least once. Middle: how far the base at the largest k lies above RL at one try, and the share of greedy "
+        "Left: problems that each model solves with all of its samples, at least once; where there are two bars, by answer (pale) and by answer and valid trace (dark). Middle: how far the base at the largest k lies above RL at one try, and the share of greedy "
         "RL tokens, and of whole traces, that are the base model's own greedy choice. Right: perplexity of the traces of each model under both, at temperature 1. "
         f"{caption_end(results['passk'], 'coverage')}"
     ),

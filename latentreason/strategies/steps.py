@@ -103,3 +103,15 @@ def way(text: str, problem: Problem) -> tuple[str, ...]:
         return (trace.format or "?", *named)
     found = tuple(s.left for s in statements(text))
     return found or tuple(s for _, sentence in sentences(text) if (s := strategy_of(sentence, RULES)) is not None)
+
+
+def domain_of(problem: Problem) -> str:
+    """What a problem belongs to: of `chain` its number of operations and whether one is rare; else what its `meta` names, or its task.
+
+    >>> domain_of(chain.problem((1, 2, 3), ["rot", "dbl", "inc"]))
+    '3 operations, rare'
+    """
+    meta = problem.meta
+    if problem.task == "chain":
+        return f"{len(meta['operations'])} operations{', rare' if set(chain.RARE) & set(meta['operations']) else ''}"
+    return next((str(meta[key]) for key in ("domain", "family", "subject", "type", "level") if key in meta), problem.task)

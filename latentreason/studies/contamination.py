@@ -112,8 +112,8 @@ def _compared(measure: str, draws: dict[tuple[str, str], np.ndarray], problems: 
 def _absent(problems: dict[str, list[str]]) -> str:
     """Why seen and clean problems cannot be compared; empty where they can."""
     if not problems["seen"]:
-        return "no problem is known to have been seen in training, so there is nothing to compare the clean ones with"
-    return "" if problems["clean"] else "the split has no clean twin: give problems of the same kind that training cannot have held"
+        return "no problem is known to have been seen"
+    return "" if problems["clean"] else "the split has no clean twin"
 
 
 def _behaviour(part: pd.DataFrame, ids: list[str], weights: np.ndarray) -> dict[str, np.ndarray]:

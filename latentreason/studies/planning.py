@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from latentreason.errors import InvalidInput
-from latentreason.stats import over, pass_at_k, replicate_weights, summary, undefined, wilson
+from latentreason.stats import mean_estimate, over, pass_at_k, replicate_weights, summary, undefined, wilson
 from latentreason.studies.palette import ARMS
 from latentreason.studies.result import Result, of_one_pair, rows
 
@@ -75,11 +75,8 @@ def run(*, table: pd.DataFrame, max_k: int | None = None, config: Config = Confi
             by["above"] = by["rl_only"] - by["control"]
             found += [rows(name, summary(weights @ values, len(problems)), kind=kind, k=k) for name, values in by.items()]
             for domain in sorted(set(domains)) if k == ks[-1] else []:
-                inside = (domains == domain).astype(float)
-                found += [
-                    rows(name, summary(over(weights @ (values * inside), weights @ inside), int(inside.sum())), kind=kind, k=k, domain=domain)
-                    for name, values in by.items()
-                ]
+                how = {"n_boot": config.n_boot, "seed": config.seed}
+                found += [rows(name, mean_estimate(values[domains == domain], **how), kind=kind, k=k, domain=domain) for name, values in by.items()]
     for which in WHICH:
         for measure in NOVELTY:
             sums = {arm: [weights @ values for values in _counts(frame, measure, arm, problems, which)] for arm in ("rl", "base")}
@@ -164,15 +161,6 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def domain_of(problem: Any) -> str:
-    """What a problem belongs to: of `chain` its number of operations and whether one is rare; else what its `meta` names."""
-    meta = problem.meta
-    if problem.task == "chain":
-        from_corpus = {"dbl", "tri", "sqr"} & set(meta["operations"])
-        return f"{len(meta['operations'])} operations{', rare' if from_corpus else ''}"
-    return next((str(meta[key]) for key in ("domain", "family", "subject", "type", "level") if key in meta), problem.task)
-
-
 def collect(pair: Any, config: Config, out: str | Path, *, problems: Any, sampling: Any = None, draw: Callable[..., Any] | None = None) -> pd.DataFrame:
     """Draw the base twice and the RL model once, compare, write `planning.parquet`, and return it. Traces are kept for `config.block` problems at a time.
 
@@ -190,14 +178,14 @@ def collect(pair: Any, config: Config, out: str | Path, *, problems: Any, sampli
     from latentreason.files import write_table
     from latentreason.sampling.local import Sampling, sample
     from latentreason.strategies.language import language
-    from latentreason.strategies.steps import way
+    from latentreason.strategies.steps import domain_of, way
     from latentreason.tasks.overlap import ngrams
 
     draw = draw or (lambda name, model, asked, how: sample(model, asked, how))
     if len({p.task for p in problems}) != 1:
         raise InvalidInput("Give problems of one task: ways through problems of several cannot be compared.")
     sampling, task, m = replace(sampling or Sampling(), n=config.n_samples), problems[0].task, config.n_samples
-    valid, asked = language(task, pair.base.tokenizer).valid, {p.id: p for p in problems}
+    valid, asked, domains = language(task, pair.base.tokenizer).valid, {p.id: p for p in problems}, {p.id: domain_of(p) for p in problems}
     found: list[dict[str, Any]] = []
     known: set[str] = set()  # steps of the reference, of any problem
     steps: dict[tuple[str, str, str], Counter[str]] = {}  # (problem, arm, which) -> steps
@@ -226,16 +214,16 @@ def collect(pair: Any, config: Config, out: str | Path, *, problems: Any, sampli
                     counts["edge", which] = (sum(e not in edges for _, taken in some for e in _edges(taken)), sum(len(_edges(taken)) for _, taken in some))
                     counts["way", which] = (sum(taken not in ways for _, taken in some), len(some))
                     steps[p, arm, which] = Counter(step for _, taken in some for step in taken)
-                found += [_row(asked[p], arm, measure, which, *count) for (measure, which), count in counts.items()]
+                found += [_row(p, domains[p], arm, measure, which, *count) for (measure, which), count in counts.items()]
     for (p, arm, which), of in steps.items():
-        found.append(_row(asked[p], arm, "step", which, sum(n for step, n in of.items() if step not in known), of.total()))
+        found.append(_row(p, domains[p], arm, "step", which, sum(n for step, n in of.items() if step not in known), of.total()))
     table = pd.DataFrame(found).assign(pair=pair.name, task=task)[["pair", "task", *COLUMNS]]
     write_table(Path(out) / "planning.parquet", table)
     return table
 
 
-def _row(problem: Any, arm: str, measure: str, which: str, new: int, total: int) -> dict[str, Any]:
-    return {"problem": problem.id, "domain": domain_of(problem), "arm": arm, "measure": measure, "which": which, "new": new, "total": total}
+def _row(problem: str, domain: str, arm: str, measure: str, which: str, new: int, total: int) -> dict[str, Any]:
+    return {"problem": problem, "domain": domain, "arm": arm, "measure": measure, "which": which, "new": new, "total": total}
 
 
 def _edges(taken: tuple[str, ...]) -> list[tuple[str, str]]:

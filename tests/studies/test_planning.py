@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from latentreason.errors import InvalidInput
+from latentreason.strategies.steps import domain_of
 from latentreason.studies import planning
-from latentreason.studies.planning import Config, domain_of
+from latentreason.studies.planning import Config
 from latentreason.tasks import chain
 from latentreason.tasks.problem import Problem
 
