@@ -145,7 +145,7 @@ def extract(pair: PairOption = "activation", arm: str = "base", task: TaskOption
 
 
 @app.command(epilog="Example: latentreason study passk artifacts/results/activation/tables")
-def study(name: Annotated[str, typer.Argument(help="recovery, recovery_greedy, passk, geometry or published.")],
+def study(name: Annotated[str, typer.Argument(help="Such as recovery, passk, geometry, contamination, coherence, planning or published.")],
           tables: Annotated[Path | None, typer.Argument(help="Folder of a run or of its tables; the committed ones by default.")] = None,
           out: Annotated[Path | None, typer.Option(help="Folder to write the result to.")] = None) -> None:  # fmt: skip
     """Recompute one study from its tables and print its finding."""
@@ -302,6 +302,29 @@ def _conclude(result: Any, name: str, folder: Path, figures: list[str]) -> None:
     written = make_figures(folder, figures_of(folder), figures, progress=False)
     console.print(result.finding, markup=False, highlight=False)
     console.print(f"{folder / name}.json; figures {', '.join(str(file.with_suffix('.png')) for file in written)}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: latentreason claims --pair activation --publish")
+def claims(pair: Annotated[str, typer.Option(help="Name of an organism or of a configuration that comes with the package, or BASE,RL.")] = "activation", seed: int = 0,
+           config: Annotated[str | None, typer.Option(help="TOML file with keys of RunConfig, or the name of one that comes with the package.")] = None,
+           tiny: Annotated[bool, typer.Option("--tiny", help="A run of seconds whose numbers mean nothing.")] = False, runs: Path = Path("artifacts/runs"),
+           publish: Annotated[bool, typer.Option("--publish", help="Copy tables, results and figures to the committed places.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
+    """The studies that draw traces of their own: contamination, coherence, planning, and perplexities for passk. In the folder of `reproduce`, before or after it."""
+    from latentreason import claims as job
+    from latentreason.plan import chosen_config
+    from latentreason.publish import finish_claims, publish_claims
+    from latentreason.reproduce import load_pair, reproduce as compute, run_dir
+    from latentreason.studies.result import Result
+
+    chosen = chosen_config(None if config else pair, config, seed, tiny=tiny)
+    models = load_pair(chosen)
+    folder = run_dir(chosen, runs, models)
+    compute(chosen, folder, stages=job.STAGES, pair=models, progress=not quiet)
+    for name in finish_claims(folder):
+        console.print(f"{name}: {Result.load(folder, name).finding}", markup=False, highlight=False)
+    if publish:
+        publish_claims(folder, Path("artifacts"))
+    console.print(f"Tables, results and figures: {folder}")
 
 
 @organisms.command("train", epilog="Example: latentreason organisms train all --seed 1 --dry-run")

@@ -1,18 +1,20 @@
 """The end of a run: results, figures, report and manifest from its tables, and the headline beside the committed one."""
 
+import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from latentreason.figures.figures import load_results, make_figures
+from latentreason.figures.figures import FIGURES, load_results, make_figures
 from latentreason.figures.report import headline, write_report
 from latentreason.files import copy_tree, read_json, write_json, write_table
 from latentreason.reproduce import RunConfig, run_name
 from latentreason.store import SCHEMA, code_version, config_hash, environment, sha256
-from latentreason.studies.recompute import RESULTS, recompute
+from latentreason.studies.recompute import CLAIMS, OF_THEIR_OWN, RESULTS, recompute
 from latentreason.studies.result import sampled
 from latentreason.tasks.registry import load_task
 
@@ -35,6 +37,54 @@ def publish(folder: Path, artifacts: Path) -> None:
         shutil.copyfile(file, target / file.name)
     if not seed:
         make_figures(target, figures_of(target))
+
+
+def finish_claims(folder: Path) -> list[str]:
+    """Results and figures of the job `claims`, and, where the main job has run in this folder, the report. Returns the names of the results."""
+    tables = folder / "tables"
+    main = (tables / "facts.json").is_file()
+    names = [name for name in CLAIMS if (tables / OF_THEIR_OWN[name]).is_file()] + (["passk"] if main and (tables / "passk.parquet").is_file() else [])
+    for name, result in recompute(tables, names).items():
+        result.save(folder, name)
+    make_figures(folder, folder / "figures", _drawn_from(names))
+    if main and (folder / "recovery.json").is_file():
+        write_report(folder)
+    return names
+
+
+def publish_claims(folder: Path, artifacts: Path) -> None:
+    """Copy the tables of the job `claims` to the committed places, and make its results, that of `passk` and their figures there anew. Of a run with another seed
+    than 0: to `seed-N` there, without figures.
+    """
+    seed = read_json(folder / "config.json")["config"]["seed"]
+    target = artifacts / "results" / run_name(folder) / (f"seed-{seed}" if seed else "")
+    tables = target / "tables"
+    tables.mkdir(parents=True, exist_ok=True)
+    for file in [folder / "tables" / name for name in ("passk_likelihood.parquet", *(OF_THEIR_OWN[n] for n in CLAIMS))]:
+        if file.is_file():
+            shutil.copyfile(file, tables / file.name)
+    names = [name for name in CLAIMS if (tables / OF_THEIR_OWN[name]).is_file()] + (["passk"] if (tables / "passk.parquet").is_file() else [])
+    for name, result in recompute(tables, names).items():
+        result.save(target, name)
+    if not seed:
+        make_figures(target, figures_of(target), _drawn_from(names))
+
+
+def _drawn_from(names: list[str]) -> list[str]:
+    return [name for name, figure in FIGURES.items() if set(figure.inputs) <= set(names)]
+
+
+def findings(results: Path, study: str) -> str:
+    """What each folder of committed results says of a study, as Markdown; or that none does."""
+    found = [(file.parent.name, str(read_json(file)["finding"])) for file in sorted(results.glob(f"*/{study}.json"))]
+    return "\n".join(f"- **{name}**: {said}" for name, said in found) or "No result is committed yet."
+
+
+def with_findings(page: str, results: Path, studies: Iterable[str]) -> str:
+    """A page whose blocks `<!-- finding: STUDY -->` ... `<!-- end of finding -->` hold the committed findings."""
+    for study in studies:
+        page = re.sub(rf"(<!-- finding: {study} -->\n).*?(<!-- end of finding -->)", lambda m, s=study: f"{m[1]}{findings(results, s)}\n{m[2]}", page, flags=re.DOTALL)  # type: ignore[misc]
+    return page
 
 
 def figures_of(results: Path) -> Path:
@@ -69,10 +119,10 @@ def headline_block(results: Path) -> str:
     loaded = load_results(results)
     table, details = headline(loaded), loaded["recovery"].details
     shown = table[table["quantity"].str.startswith(README_ROWS)]
-    findings = [f"- **{name.replace('_', ', ')}**: {result.finding}" for name, result in loaded.items()]
+    said = [f"- **{name.replace('_', ', ')}**: {result.finding}" for name, result in loaded.items() if name not in CLAIMS]
     lines = [f"| {q} | {t} |" for q, t in zip(shown["quantity"], shown["text"], strict=True)]
     sizes = f"{details['n_problems']} problems x {details['n_samples']} samples at {sampled(loaded['recovery'])}, {details['n_problems']} greedy"
-    return "\n".join([*findings, "", f"| quantity ({sizes}) | estimate [95% interval] |", "|---|---|", *lines])
+    return "\n".join([*said, "", f"| quantity ({sizes}) | estimate [95% interval] |", "|---|---|", *lines])
 
 
 def seeds_block(results: Path) -> str:

@@ -16,7 +16,15 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from latentreason.errors import InvalidInput, LatentReasonError, unknown_name
-from latentreason.figures import compare_charts, geometry_charts, passk_charts, published_chart, recovery_charts, verdict_charts
+from latentreason.figures import (
+    claims_charts,
+    compare_charts,
+    geometry_charts,
+    passk_charts,
+    published_chart,
+    recovery_charts,
+    verdict_charts,
+)
 from latentreason.figures.figure import Figure, Results
 from latentreason.figures.style import look, rendered
 from latentreason.files import read_json, read_table, write_bytes, write_json
@@ -31,6 +39,7 @@ FIGURES: dict[str, Figure] = {
     "strategies": recovery_charts.STRATEGIES,
     "passk": passk_charts.PASSK,
     "ledger": passk_charts.LEDGER,
+    "reach": passk_charts.REACH,
     "arms": recovery_charts.ARMS_AT_ONE_BUDGET,
     "geometry": geometry_charts.GEOMETRY,
     "dose": geometry_charts.DOSE,
@@ -38,6 +47,9 @@ FIGURES: dict[str, Figure] = {
     "rivals": compare_charts.RIVALS,
     "steering": compare_charts.STEERING,
     "elicitation": compare_charts.ELICITATION,
+    "contamination": claims_charts.CONTAMINATION,
+    "coherence": claims_charts.COHERENCE,
+    "planning": claims_charts.PLANNING,
     "published": published_chart.PUBLISHED,
     "verdict": verdict_charts.VERDICT,
     "calibration": verdict_charts.CALIBRATION,

@@ -1,4 +1,4 @@
-"""The figures of the study `passk`: the curves and the ledger."""
+"""The figures of the study `passk`: the curves, the ledger, and what each model reaches."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,7 +6,7 @@ from latentreason.figures.figure import Figure, Results, caption_end, entry, est
 from latentreason.figures.style import canvas, dots, floats
 from latentreason.stats import wilson
 from latentreason.studies import passk
-from latentreason.studies.palette import ARMS
+from latentreason.studies.palette import ARMS, NAMES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -75,6 +75,44 @@ def _draw_ledger(results: Results, numbers: dict[str, Any]) -> "Drawing":
     return figure
 
 
+def _reach(results: Results) -> dict[str, Any]:
+    result, kinds = results["passk"], results["passk"].details["kinds"]
+    cells = [entry(estimate(result, "coverage", kind=kind, cell=cell), label=cell, kind=kind) for kind in kinds for cell in passk.CELLS]
+    gap = result.table[result.table["quantity"] == "efficiency_gap"]
+    shares = [entry(estimate(result, "efficiency_gap", kind=row["kind"]), label=f"base pass@{int(row['k'])}\nminus RL pass@1,\n{row['kind']}") for row in gap.to_dict("records")]
+    shares += [
+        entry(estimate(result, "path_coverage", arm="rl"), label="path coverage:\ngreedy RL tokens"),
+        entry(estimate(result, "whole_path", arm="rl"), label="greedy RL traces,\nwhole"),
+    ]
+    perplexity = [
+        entry(estimate(result, "perplexity", arm=arm, kind=f"{which}, under {model}"), label=f"{NAMES.get(arm, arm)} traces\n{'all' if which == 'all' else 'right'}", model=model)
+        for arm in ("base", "rl") for which in ("all", "right") for model in ("base", "rl")
+    ]  # fmt: skip
+    return {"coverage": cells, "shares": shares, "perplexity": perplexity}
+
+
+def _draw_reach(results: Results, numbers: dict[str, Any]) -> "Drawing":
+    figure, (left, middle, right) = canvas(13.0, 4.0, (1, 0.9, 0.9))
+    kinds = results["passk"].details["kinds"]
+    colours = {"both": "0.35", "base only": ARMS["base"], "RL only": ARMS["rl"], "neither": "0.75"}
+    for row in numbers["coverage"]:
+        x = list(passk.CELLS).index(row["label"]) + (0.4 * kinds.index(row["kind"]) - 0.2 * (len(kinds) - 1))
+        left.bar(x, row["value"], 0.38, color=colours[row["label"]], alpha=0.45 if row["kind"] == "answer" and len(kinds) > 1 else 1.0)
+        left.plot([x, x], [row["lo"], row["hi"]], color="black", linewidth=1)
+        left.annotate(f"{row['value']:.0%}", (x, row["hi"]), (0, 3), textcoords="offset points", ha="center", fontsize=7)
+    left.set_xticks(range(len(passk.CELLS)), list(passk.CELLS))
+    left.set(ylabel="share of the problems", ylim=(0, 1.1), title="Solved with all samples")
+    dots(middle, [{**row, "colour": ARMS["hybrid"]} for row in numbers["shares"]])
+    middle.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+    middle.set(xlabel="difference of pass@k; share of tokens, of traces", title="Efficiency gap and path coverage", xlim=(None, 1.03))
+    for i, model in enumerate(("base", "rl")):
+        mine = [{**row, "colour": ARMS[model]} for row in numbers["perplexity"] if row["model"] == model]
+        dots(right, mine, shift=0.25 * i, label=f"under the {NAMES.get(model, model)} model")
+    right.set(xlabel="perplexity of a token", title="Perplexity of sampled traces")
+    right.legend()
+    return figure
+
+
 PASSK = Figure(
     ("passk",), _passk, _draw_passk,
     lambda results: (
@@ -91,5 +129,13 @@ LEDGER = Figure(
         "(left), and the share of the one-sided entries of the first half that the second, independent half does not repeat (right): "
         "where most of them flip, the ledger is noise. "
         f"{caption_end(results['passk'], 'solved_rl_only')}"
+    ),
+)  # fmt: skip
+REACH = Figure(
+    ("passk",), _reach, _draw_reach,
+    lambda results: (
+        "Left: problems that each model solves with all of its samples, at least once; where there are two bars, by answer (pale) and by answer and valid trace (dark). Middle: how far the base at the largest k lies above RL at one try, and the share of greedy "
+        "RL tokens, and of whole traces, that are the base model's own greedy choice. Right: perplexity of the traces of each model under both, at temperature 1. "
+        f"{caption_end(results['passk'], 'coverage')}"
     ),
 )  # fmt: skip

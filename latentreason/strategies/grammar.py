@@ -81,12 +81,17 @@ def timing_positions(tokens: Int[Tensor, "row t"]) -> Bool[Tensor, "row"]:
 
 @dataclass(frozen=True)
 class TraceStep:
-    """One strategy in a trace: `start` is the position of its token, `end` is exclusive; `valid` = its result follows from the state before."""
+    """One strategy in a trace: `start` is the position of its token, `end` is exclusive.
+
+    `valid` = it does the operation whose turn it is and gets it right; `follows` = its result follows from the state before by the operation that
+    it names, whether or not that is the one whose turn it is.
+    """
 
     strategy: str
     start: int
     end: int
     valid: bool
+    follows: bool
 
 
 @dataclass(frozen=True)
@@ -127,22 +132,26 @@ def parse(text: str, meta: dict[str, Any]) -> Trace:
         result = tuple(int(w) for w in body[-3:] if w in chain.DIGITS)
         letters = [w for w in body[1:3] if w in chain.LETTERS]
         if body[0] == chain.ANSWER:
-            valid = result == state and (done == len(operations) or words[0] == "direct")
+            follows = result == state
+            valid = follows and (done == len(operations) or words[0] == "direct")
             answered = True
         else:
             if body[0] == "check" and history:
                 state, done, _ = history.pop()
             width = len(letters)
             expected = [index[w] for w in letters] == list(range(done, done + width)) and done + width <= len(operations)
-            valid = expected and len(result) == 3 and chain.states(state, operations[done : done + width])[-1] == result
-            if len(body) > 6 and width == 1 and body[0] in ("split", "check") and expected:
-                parts = chain.HARD.get(operations[done], ("", ""))
+            known = all(0 <= index[w] < len(operations) for w in letters)
+            named = [operations[index[w]] for w in letters] if known else []
+            follows = known and len(result) == 3 and chain.states(state, named)[-1] == result
+            if len(body) > 6 and width == 1 and body[0] in ("split", "check") and known:
+                parts = chain.HARD.get(named[0], ("", ""))
                 middle = tuple(int(w) for w in body[3:6] if w in chain.DIGITS)
-                valid = valid and (body[2], *body[6:7]) == parts and chain.EASY[parts[0]](state) == middle
+                follows = follows and (body[2], *body[6:7]) == parts and chain.EASY[parts[0]](state) == middle
+            valid = expected and follows
             history.append((state, done, valid))
             done += width
             state = result if len(result) == 3 else state
-        steps.append(TraceStep(body[0], start, end, valid))
+        steps.append(TraceStep(body[0], start, end, valid, follows))
     right = answered and done == len(operations) and all(v for _, _, v in history) and bool(steps) and steps[-1].valid
     return Trace(words[0] if words and words[0] in chain.FORMATS else None, steps, well_formed, well_formed and right)
 

@@ -2,9 +2,21 @@
 
 from types import ModuleType
 
-from latentreason.studies import calibration, geometry, passk, published, recovery, rivals, routing, verdict
+from latentreason.studies import (
+    calibration,
+    coherence,
+    contamination,
+    geometry,
+    passk,
+    planning,
+    published,
+    recovery,
+    rivals,
+    routing,
+    verdict,
+)
 
 STUDIES: dict[str, ModuleType] = {
     "recovery": recovery, "passk": passk, "geometry": geometry, "routing": routing, "rivals": rivals, "published": published,
-    "verdict": verdict, "calibration": calibration,
+    "contamination": contamination, "coherence": coherence, "planning": planning, "verdict": verdict, "calibration": calibration,
 }  # fmt: skip

@@ -6,27 +6,48 @@ known solutions likelier.
 Formula: pass@k = 1 - C(n - c, k) / C(n, k), unbiased, mean over problems; the guessing floor 1 - (1 - 1/answers)^k is drawn.
 From k = 16 on a sample counts only with a valid trace (CoT-pass@k, arXiv 2506.14245), where a checker exists: the table has
 both. The crossover is the smallest k at which the base is not below RL, with a bootstrap interval. The ledger counts problems
-solved by RL only and by the base only in one half of the samples, and how many of them flip in the other half.
+solved by RL only and by the base only in one half of the samples, and how many of them flip in the other half. Coverage: problems that
+both, one or neither solves with all of its samples. Efficiency gap: pass@k of the base at the largest k minus pass@1 of RL. Path
+coverage: share of the tokens of greedy RL traces that are the base's own greedy choice there (RAST, arXiv 2506.15710). Perplexity of a
+set of traces: exp of the mean negative log-probability of its tokens, pooled.
 
 Refuted where RL stays above the base with the largest k's interval of the difference above 0.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from latentreason.errors import InvalidInput
-from latentreason.stats import Estimate, crossover_k, guessing_floor, pass_at_k_curve, percentile_interval, wilson
+from latentreason.stats import (
+    Estimate,
+    crossover_k,
+    guessing_floor,
+    mean_estimate,
+    over,
+    pass_at_k_curve,
+    percentile_interval,
+    pooled_ratio,
+    replicate_weights,
+    summary,
+    undefined,
+    wilson,
+)
 from latentreason.studies.palette import ARMS, NAMES
-from latentreason.studies.result import Result, different_prompts, rows
+from latentreason.studies.result import Result, different_prompts, of_one_pair, rows
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 VALID_FROM = 16
+CELLS = {"both": (True, True), "base only": (True, False), "RL only": (False, True), "neither": (False, False)}
+LIKELIHOOD = ("problem", "sample", "arm", "correct", "n_tokens", "base_nats", "rl_nats")
+"""Columns of the table of log-probabilities: a row a trace, summed over its tokens."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +61,14 @@ class Config:
     seed: int = 0
 
 
-def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts | None = None, config: Config = Config()) -> Result:
+def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts | None = None, greedy: Rollouts | None = None, likelihood: pd.DataFrame | None = None,
+        config: Config = Config()) -> Result:  # fmt: skip
     """pass@k of base, RL and, to a smaller k, a hybrid, on one set of problems.
 
     Args:
         base, rl, hybrid: one arm each; a column `valid` (of the exact trace checker) gives CoT-pass@k.
+        greedy: the always-RL arm, sampled greedily, for path coverage.
+        likelihood: what `collect` wrote, for perplexities.
         config: settings.
 
     Raises:
@@ -76,8 +100,14 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts | None = None, config:
             lo, hi = percentile_interval(draws)
             value = curves["rl", kind].estimates[i].value - curves["base", kind].estimates[i].value
             table.append(rows("rl_minus_base", Estimate(value, lo, hi, len(problems), "paired bootstrap over problems"), kind=kind, k=k))
+        spread = curves["base", kind].draws[:, -1] - curves["rl", kind].draws[:, 0]
+        gap = curves["base", kind].estimates[-1].value - curves["rl", kind].estimates[0].value
+        table.append(rows("efficiency_gap", Estimate(gap, *percentile_interval(spread), len(problems), "paired bootstrap over problems"), kind=kind, k=ks[-1]))
+        ever = list(zip(solved["base"] > 0, solved["rl"] > 0, strict=True))
+        table += [rows("coverage", wilson(ever.count(pair), len(ever)), kind=kind, cell=cell) for cell, pair in CELLS.items()]
         ledger, rates = _ledger(base, rl, kind)
         table += [rows(name, estimate, kind=kind) for name, estimate in rates.items()]
+    table += _paths(greedy, config) + ([] if likelihood is None else _perplexities(likelihood, config))
     details: dict[str, Any] = {"ledger": ledger.to_dict("records"), "n_problems": len(problems), "kinds": kinds}
     if config.n_answers:
         details["guessing_floor"] = [{"k": k, "value": guessing_floor(config.n_answers, k)} for k in ks]
@@ -90,7 +120,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts | None = None, config:
     )
     if warning := different_prompts({"base": base, "rl": rl, "hybrid": hybrid}):
         details["prompts"], finding = warning, f"{finding} {warning}"
-    return Result("passk", asdict(config), pd.DataFrame(table).fillna({"arm": "", "kind": ""}), details, finding)
+    return Result("passk", asdict(config), pd.DataFrame(table).fillna({"arm": "", "kind": "", "cell": ""}), details, finding)
 
 
 def _counts(rollouts: Rollouts) -> dict[str, np.ndarray]:
@@ -117,6 +147,62 @@ def _ledger(base: Rollouts, rl: Rollouts, kind: str) -> tuple[pd.DataFrame, dict
         rates[f"solved_{name}"] = wilson(len(listed), len(ledger))
         rates[f"flip_rate_{name}"] = wilson(int((~again).sum()), len(listed))
     return ledger, rates
+
+
+def _paths(greedy: Rollouts | None, config: Config) -> list[dict[str, Any]]:
+    """Share of the tokens of greedy RL traces, and of whole traces, that the base alone would have written."""
+    if greedy is None or "n_changed" not in greedy.table:
+        return []
+    how = {"n_boot": config.n_boot, "seed": config.seed}
+    tokens, changed = (greedy.per_problem(column, how="sum").to_numpy(float) for column in ("n_tokens", "n_changed"))
+    whole = (greedy.table["n_changed"] == 0).groupby(greedy.table["problem"]).mean().to_numpy(float)
+    return [rows("path_coverage", pooled_ratio(tokens - changed, tokens, **how), arm="rl"), rows("whole_path", mean_estimate(whole, **how), arm="rl")]
+
+
+def _perplexities(likelihood: pd.DataFrame, config: Config) -> list[dict[str, Any]]:
+    """Of the traces of each model (all of them, the right ones) under each model; and nats a token by which RL's are less likely to the base than its own."""
+    frame, found = of_one_pair(likelihood, "passk", LIKELIHOOD), []
+    problems = sorted(set(frame["problem"]))
+    weights = replicate_weights(len(problems), config.n_boot, config.seed)
+    for which in ("all", "right"):
+        surprise: dict[str, np.ndarray] = {}
+        for arm in ("base", "rl"):
+            part = frame[(frame["arm"] == arm) & (frame["correct"] | (which == "all"))].groupby("problem")[["n_tokens", "base_nats", "rl_nats"]].sum().reindex(problems, fill_value=0)
+            for model in ("base", "rl"):
+                nats = -over(weights @ part[f"{model}_nats"].to_numpy(float), weights @ part["n_tokens"].to_numpy(float))
+                none = undefined("no such trace", len(problems))
+                found.append(rows("perplexity", none if np.isnan(nats[0]) else summary(np.exp(nats), len(problems)), arm=arm, kind=f"{which}, under {model}"))
+                if model == "base":
+                    surprise[arm] = nats
+        difference = surprise["rl"] - surprise["base"]
+        none = undefined("one of the models has no such trace", len(problems))
+        found.append(rows("surprise", none if np.isnan(difference[0]) else summary(difference, len(problems)), arm="rl", kind=f"{which}, under base"))
+    return found
+
+
+def collect(pair: Any, out: str | Path, *, problems: Any, n_samples: int = 8, sampling: Any = None, draw: Callable[..., Any] | None = None) -> pd.DataFrame:
+    """Log-probabilities of both models' traces under both models: write `passk_likelihood.parquet`, and return it.
+
+    Args:
+        pair: a ModelPair.
+        out: the folder of a run's tables.
+        problems: which.
+        n_samples: traces of each model and problem.
+        sampling: how they are drawn, but for their number. Log-probabilities are those at temperature 1 in any case.
+        draw: (name, model, problems, sampling) -> Rollouts, by default `sample`.
+    """
+    from latentreason.files import write_table
+    from latentreason.hybrid.decode import Arms, Hybrid
+    from latentreason.routing.controls import always, never
+    from latentreason.sampling.local import Sampling, sample
+
+    draw = draw or (lambda name, model, asked, how: sample(model, asked, how))
+    arms = Arms([Hybrid(pair, never(), name="base"), Hybrid(pair, always(), name="rl")])
+    traces = draw("likelihood", arms, problems, replace(sampling or Sampling(), n=n_samples)).table
+    sums = {f"{model}_nats": [float(np.sum(each, dtype=np.float64)) for each in traces[f"{model}_logprob"]] for model in ("base", "rl")}
+    table = traces[["problem", "sample", "arm", "correct", "n_tokens"]].assign(**sums, pair=pair.name)[["pair", *LIKELIHOOD]]
+    write_table(Path(out) / "passk_likelihood.parquet", table)
+    return table
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

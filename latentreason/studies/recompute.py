@@ -15,7 +15,19 @@ import pandas as pd
 
 from latentreason.errors import CorruptArtifact
 from latentreason.files import FIX, read_json, read_table
-from latentreason.studies import calibration, geometry, passk, published, recovery, rivals, routing, verdict
+from latentreason.studies import (
+    calibration,
+    coherence,
+    contamination,
+    geometry,
+    passk,
+    planning,
+    published,
+    recovery,
+    rivals,
+    routing,
+    verdict,
+)
 from latentreason.studies.result import Result
 from latentreason.tables import Rollouts
 
@@ -43,7 +55,11 @@ def recovery_result(tables: Path, temperature: str) -> Result:
 def passk_result(tables: Path) -> Result:
     """Study `passk`."""
     facts, rollouts = read_json(tables / "facts.json"), Rollouts.load(tables / "passk.parquet")
-    return passk.run(base=rollouts.arm("base"), rl=rollouts.arm("rl"), hybrid=rollouts.arm("hybrid"), config=passk.Config(**facts["passk"]))
+    greedy, likelihood = tables / "greedy_ends.parquet", tables / "passk_likelihood.parquet"
+    return passk.run(
+        base=rollouts.arm("base"), rl=rollouts.arm("rl"), hybrid=rollouts.arm("hybrid"), greedy=Rollouts.load(greedy).arm("rl") if greedy.is_file() else None,
+        likelihood=read_table(likelihood) if likelihood.is_file() else None, config=passk.Config(**facts["passk"]),
+    )  # fmt: skip
 
 
 def geometry_result(tables: Path) -> Result:
@@ -98,12 +114,19 @@ RESULTS: dict[str, Callable[[Path], Result]] = {
     "rivals": lambda tables: rivals_result(tables, "rivals"),
     "steering": lambda tables: rivals_result(tables, "steering"),
     "elicitation": lambda tables: rivals_result(tables, "elicitation"),
+    "contamination": lambda tables: contamination.run(table=read_table(tables / "contamination.parquet")),
+    "coherence": lambda tables: coherence.run(table=read_table(tables / "coherence.parquet")),
+    "planning": lambda tables: planning.run(table=read_table(tables / "planning.parquet")),
     "verdict": verdict_result,
     "calibration": calibration_result,
 }
 """Name of a result file of a run -> how to compute it from a folder of tables."""
 
-OF_THEIR_OWN = {"verdict": "verdict_temperatures.parquet", "calibration": "verdicts_truths.parquet", "geometry": "geometry_dose.parquet", "routing": "routing.json", "rivals": "rivals.json", "steering": "steering.json", "elicitation": "elicitation.json"}
+CLAIMS = ("contamination", "coherence", "planning")
+"""Results of the job `claims`: docs/studies.md speaks of them, no headline does."""
+
+OF_THEIR_OWN = {"verdict": "verdict_temperatures.parquet", "calibration": "verdicts_truths.parquet", "geometry": "geometry_dose.parquet", "routing": "routing.json", "rivals": "rivals.json", "steering": "steering.json", "elicitation": "elicitation.json",
+                **{name: f"{name}.parquet" for name in CLAIMS}}  # fmt: skip
 """Results of stages that a run may skip, and of jobs after the main one -> the table that is written last. A run without it has no such result."""
 
 AUDITS: dict[str, Callable[[Path], Result]] = {"published": published_result}

@@ -1,7 +1,7 @@
 """Result: what a study says, as data. Computing is separate from plotting: `plot` calls the study's own `plot`."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,24 @@ def different_prompts(arms: Mapping[str, Rollouts | None]) -> str:
 def _described(prompt: Mapping[str, Any]) -> str:
     facts = [prompt["style"], *(["in the chat template"] if prompt["chat"] else []), *([f"system {prompt['system']!r}"] if prompt["system"] else [])]
     return f"{' '.join(facts)} [{prompt['template'][:6]}{'/' + prompt['chat_template'][:6] if prompt['chat'] else ''}]"
+
+
+def of_one_pair(table: pd.DataFrame, study: str, columns: Collection[str], arms: Collection[str] = ("base", "rl")) -> pd.DataFrame:
+    """A study's own table, or a refusal.
+
+    Raises:
+        InvalidInput: columns or arms are missing, there are no rows, or they speak of several pairs or tasks.
+    """
+    from latentreason.errors import InvalidInput
+
+    if missing := [c for c in columns if c not in table]:
+        raise InvalidInput(f"This is not a table of the study {study!r}: it has no column {missing[0]!r}. Give what {study}.collect wrote.")
+    if missing := sorted(set(arms) - set(table["arm"])):
+        raise InvalidInput(f"The table has no rows of the arm {missing[0]!r}, found {sorted(set(table['arm']))}: collect both models of the pair.")
+    for column in ("organism", "seed", "pair", "task"):
+        if column in table and (several := sorted(map(str, table[column].unique()))) and len(several) > 1:
+            raise InvalidInput(f"The study {study!r} speaks of one pair; the table has the {column}s {', '.join(several[:4])}. Give the rows of one of them.")
+    return table
 
 
 def settings(config: Any) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def test_unknown_names_and_missing_results_are_refused_with_the_fix(run_dir: Pat
     load_results(run_dir)["passk"].save(tmp_path)
     with pytest.raises(InvalidInput, match="'shares' reads the result 'recovery', which is not there; there are passk"):
         make_figures(tmp_path, tmp_path, ["shares"])
-    assert [p.stem for p in make_figures(tmp_path, tmp_path / "out", progress=False)] == ["passk", "ledger"]
+    assert [p.stem for p in make_figures(tmp_path, tmp_path / "out", progress=False)] == ["passk", "ledger", "reach"]
 
 
 def test_a_full_disk_leaves_the_old_figure_and_nothing_half_written(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,36 @@
+"""The third job on a pair: the studies that need generations of their own. Goes on in the folder of `reproduce`, and needs nothing of it.
+
+Stages as there: each writes its table once, whole; a run that is started again goes on with what is missing.
+"""
+
+from collections.abc import Callable
+
+from latentreason.organisms.zoo import ORGANISMS
+from latentreason.reproduce import Run
+from latentreason.studies import coherence, contamination, passk, planning
+
+
+def _likelihood(run: Run) -> None:
+    """How likely each model's traces are to the other: a part of the study `passk`."""
+    problems = run.problems("test", run.config.passk_problems)
+    passk.collect(run.pair, run.tables, problems=problems, n_samples=run.config.strategy_samples, sampling=run.sampling(1), draw=run.sample)
+
+
+def _contamination(run: Run) -> None:
+    """On an organism the problems that its corpus held, and their twins; on another pair the test problems, which then have no twin."""
+    config = contamination.Config(n_samples=2 * max(1, min(16, run.config.n_samples) // 2), seed=run.config.seed)
+    known = {} if run.pair.name in ORGANISMS else {"seen": run.problems("test", run.config.n_problems)}
+    contamination.collect(run.pair, config, run.tables, limit=run.config.n_problems, sampling=run.sampling(1), draw=run.sample, **known)
+
+
+def _coherence(run: Run) -> None:
+    config = coherence.Config(n_samples=run.config.n_samples, seed=run.config.seed)
+    coherence.collect(run.pair, config, run.tables, problems=run.problems("test", run.config.passk_problems), sampling=run.sampling(1), draw=run.sample)
+
+
+def _planning(run: Run) -> None:
+    config = planning.Config(n_samples=max(2, run.config.passk_samples // 2), seed=run.config.seed)
+    planning.collect(run.pair, config, run.tables, problems=run.problems("test", run.config.passk_problems), sampling=run.sampling(1), draw=run.sample)
+
+
+STAGES: dict[str, Callable[[Run], None]] = {"likelihood": _likelihood, "contamination": _contamination, "coherence": _coherence, "planning": _planning}

@@ -1,0 +1,136 @@
+"""The figures of the studies that draw traces of their own: `contamination`, `coherence` and `planning`."""
+
+from typing import TYPE_CHECKING, Any
+
+from latentreason.figures.figure import Figure, Results, caption_end, entry, estimate
+from latentreason.figures.style import canvas, dots, say
+from latentreason.studies import coherence, contamination, planning
+from latentreason.studies.palette import ARMS, NAMES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
+
+GROUPS = {"score": "#009E73", "behaviour": "#CC79A7"}
+ARROW = "\N{RIGHTWARDS ARROW}"
+
+
+def _contamination(results: Results) -> dict[str, Any]:
+    result = results["contamination"]
+    measured = [split for split in contamination.SPLITS if result.details["problems"][split]]
+    changes = [
+        entry(estimate(result, quantity, split=split, arm=arm), label=f"{name}, {split}", group=contamination.GROUPS[quantity])
+        for quantity, arm, name in (("accuracy", "change", "accuracy"), ("behaviour", "change", "behaviour"), ("behaviour", "control", "base against base"))
+        for split in (*measured, *([contamination.BOTH] if arm == "change" else []))
+    ]
+    scores = [
+        entry(estimate(result, "accuracy", split=split, arm=arm), label=split, arm=arm)
+        for split in measured for arm in ("base", "rl")
+    ]  # fmt: skip
+    return {"lines": contamination.drawn(result), "scores": scores, "changes": changes}
+
+
+def _draw_contamination(results: Results, numbers: dict[str, Any]) -> "Drawing":
+    figure, (left, middle, right) = canvas(14.0, 4.4, (1, 0.7, 1.1))
+    contamination.plot(results["contamination"], left)
+    left.set(title="Memory: a problem from its first words", xticks=sorted({x for line in numbers["lines"] for x in line["share"]}))
+    for i, arm in enumerate(("base", "rl")):
+        mine = [{**row, "colour": ARMS[arm]} for row in numbers["scores"] if row["arm"] == arm]
+        dots(middle, mine, shift=0.25 * i, label=NAMES.get(arm, arm))
+    middle.set(title="Score", xlabel="accuracy", xlim=(-0.03, 1.03))
+    middle.legend()
+    dots(right, [{**row, "colour": ARMS["control"] if row["label"].startswith("base against") else GROUPS[row["group"]]} for row in numbers["changes"]])
+    right.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+    right.set(title=f"Change from base {ARROW} RL: score, behaviour", xlabel="difference of accuracies; distance between strategies")
+    left.legend().remove()
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=4)
+    return figure
+
+
+def _coherence(results: Results) -> dict[str, Any]:
+    result = results["coherence"]
+    cells = []
+    for cell in coherence.CELLS:
+        share = estimate(result, "cell", cell=cell)
+        cells += [entry(estimate(result, "coherent", cell=cell, arm=arm), label=f"{cell}\n({share.value:.1%} of the pairs)", arm=arm) for arm in ("base", "rl")]
+    curves = []
+    part = result.table[result.table["quantity"] == "pass@k"]
+    for (arm, kind), group in part.groupby(["arm", "kind"], sort=False):
+        ordered = group.sort_values("k")
+        curves.append({"arm": arm, "kind": kind, "k": ordered["k"].astype(int).tolist(), **{c: ordered[c].tolist() for c in ("value", "lo", "hi")}})
+    return {"shares": coherence.drawn(result), "cells": cells, "curves": curves}
+
+
+def _draw_coherence(results: Results, numbers: dict[str, Any]) -> "Drawing":
+    figure, (left, middle, right) = canvas(13.0, 4.4, (1, 0.9, 1))
+    coherence.plot(results["coherence"], left)
+    left.set(title="Steps and traces")
+    for i, arm in enumerate(("base", "rl")):
+        dots(middle, [{**row, "colour": ARMS[arm]} for row in numbers["cells"] if row["arm"] == arm], shift=0.25 * i, label=NAMES.get(arm, arm))
+    middle.set(title="Coherent traces, by who is right", xlabel="share of the traces of the cell", xlim=(-0.03, 1.03))
+    for curve in numbers["curves"]:
+        style, label = ("-", "") if curve["kind"] == "answer" else ("--", f", {curve['kind']}")
+        right.plot(curve["k"], curve["value"], style, marker="o", markersize=3, color=ARMS[curve["arm"]], label=f"{NAMES.get(curve['arm'], curve['arm'])}{label}")
+        right.fill_between(curve["k"], curve["lo"], curve["hi"], color=ARMS[curve["arm"]], alpha=0.12, linewidth=0)
+    ks = sorted({k for curve in numbers["curves"] for k in curve["k"]})
+    right.set_xscale("log", base=2)
+    right.set_xticks(ks, [str(k) for k in ks])
+    right.set(title="pass@k and CoT-pass@k", xlabel="k (samples a problem)", ylabel="pass@k", ylim=(-0.02, 1.02))
+    right.legend()
+    return figure
+
+
+def _planning(results: Results) -> dict[str, Any]:
+    result, kind = results["planning"], results["planning"].details["kinds"][-1]
+    names = {"ngram": "word n-grams", "edge": "edges of the step graph", "way": "whole ways", "step": "steps, in no base sample at all"}
+    novelty = [
+        entry(estimate(result, measure, arm=arm, which="right"), label=names[measure], arm=arm)
+        for measure in planning.NOVELTY for arm in ("base", "rl")
+    ]  # fmt: skip
+    part = result.table[(result.table["quantity"] == "above") & (result.table["kind"] == kind) & (result.table["domain"] != "")]
+    domains = [entry(estimate(result, "above", kind=kind, domain=row["domain"]), label=f"{row['domain']} (n={row['n']})") for row in part.to_dict("records")]
+    return {"curves": planning.drawn(result), "novelty": novelty, "domains": domains}
+
+
+def _draw_planning(results: Results, numbers: dict[str, Any]) -> "Drawing":
+    figure, (left, middle, right) = canvas(13.0, 4.4, (1, 0.9, 0.9))
+    planning.plot(results["planning"], left)
+    left.set(title="Solved by one draw alone")
+    for i, (arm, name) in enumerate((("base", "base against base"), ("rl", "RL against base"))):
+        colour = ARMS["control"] if arm == "base" else ARMS["rl"]
+        dots(middle, [{**row, "colour": colour} for row in numbers["novelty"] if row["arm"] == arm], shift=0.25 * i, label=name)
+    middle.set(title="New in right traces", xlabel="share that no base sample has")
+    middle.legend()
+    if numbers["domains"]:
+        dots(right, [{**row, "colour": ARMS["rl"]} for row in numbers["domains"]])
+        right.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+        right.set(title=f"By domain, k = {results['planning'].details['k'][-1]}", xlabel="RL alone minus base alone (control)")
+    else:
+        say(right, "one domain")
+    return figure
+
+
+CONTAMINATION = Figure(
+    ("contamination",), _contamination, _draw_contamination,
+    lambda results: (
+        "Left: how often the rest of a problem is said word for word (open) and its answer given (filled) from its first words, on problems that training held (solid) and "
+        "on others (dashed). Middle: accuracy on the whole problem. Right: what changes from base to RL model, the score apart from the behaviour "
+        "(total variation distance between the strategies' shares; grey: between two halves of the base samples). "
+        f"{caption_end(results['contamination'], 'accuracy')}"
+    ),
+)  # fmt: skip
+COHERENCE = Figure(
+    ("coherence",), _coherence, _draw_coherence,
+    lambda results: (
+        "Left: every step checked against the one before it, whole traces, answers, and what the checker could not read. Middle: share of coherent traces by whether base and "
+        "RL model are right on the same sample. Right: pass@k by answer (solid), and by answer and valid trace (dashed). "
+        f"{caption_end(results['coherence'], 'accuracy')}"
+    ),
+)  # fmt: skip
+PLANNING = Figure(
+    ("planning",), _planning, _draw_planning,
+    lambda results: (
+        f"Left: chance that k samples of one draw solve a problem that k of another do not ({results['planning'].details['kinds'][-1]}); dashed: two draws of the base. Middle: parts of "
+        "right traces that none of as many base samples of the problem has. Right: RL alone minus the control, by domain. "
+        f"{caption_end(results['planning'], 'rl_only')}"
+    ),
+)  # fmt: skip
