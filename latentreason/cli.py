@@ -145,17 +145,17 @@ def extract(pair: PairOption = "activation", arm: str = "base", task: TaskOption
 
 
 @app.command(epilog="Example: latentreason study passk artifacts/results/activation/tables")
-def study(name: Annotated[str, typer.Argument(help="recovery, recovery_greedy, passk, geometry or published.")],
-          tables: Annotated[Path | None, typer.Argument(help="Folder of a run or of its tables; the committed ones by default.")] = None,
+def study(name: Annotated[str, typer.Argument(help="recovery, recovery_greedy, passk, geometry or published; of the zoo boundary, curriculum, difficulty, formats, one_shot or spurious.")],
+          tables: Annotated[Path | None, typer.Argument(help="Folder of a run, of the zoo, or of its tables; the committed ones by default.")] = None,
           out: Annotated[Path | None, typer.Option(help="Folder to write the result to.")] = None) -> None:  # fmt: skip
     """Recompute one study from its tables and print its finding."""
     from latentreason.errors import unknown_name
-    from latentreason.studies.recompute import AUDITS, RESULTS, tables_dir
+    from latentreason.studies.recompute import AUDITS, RESULTS, ZOO, tables_dir
 
-    known = RESULTS | AUDITS
+    known = RESULTS | AUDITS | ZOO
     if name not in known:
         raise unknown_name("study", name, known)
-    folder = tables or tables_dir(name, RESULTS_DIR)
+    folder = tables or tables_dir(name, RESULTS_DIR.parent / "zoo" if name in ZOO else RESULTS_DIR)
     result = known[name](folder / "tables" if (folder / "tables").is_dir() else folder)
     console.print(result.finding, markup=False, highlight=False)
     if out is not None:
@@ -302,6 +302,31 @@ def organisms_train(name: Annotated[str, typer.Argument(help="An organism, all o
             errors.print(f"{recipe.name}: {type(error).__name__}: {error}", markup=False, highlight=False, soft_wrap=True)
     if failed:
         raise InvalidInput(f"{len(failed)} of {len(recipes)} organisms failed ({', '.join(failed)}); the reasons stand above, and the others are finished.")
+
+
+@organisms.command("measure", epilog="Example: latentreason organisms measure all --seed 1; then: latentreason organisms publish")
+def organisms_measure(name: Annotated[str, typer.Argument(help="An organism, all of them, or a TOML file with a recipe of your own.")], seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+                      problems: Annotated[int, typer.Option(help="Test problems.")] = 100, samples: Annotated[int, typer.Option(help="Samples of each, of base and RL model.")] = 128,
+                      quiet: Quiet = False) -> None:  # fmt: skip
+    """Sample trained organisms, and count: the tables that the studies of the zoo read. What is there is not measured again; what has not been trained is skipped."""
+    from latentreason import grow
+    from latentreason.measure.organism import Measuring
+
+    how, recipes = Measuring(n_problems=problems, n_samples=samples), grow.recipes_of(name)
+    for number, recipe in enumerate(recipes, 1):
+        folder = grow.measured(recipe, seed, how, progress=not quiet)
+        said = f"measured in {folder}" if folder else f"not trained yet, skipped; train it with: latentreason organisms train {name if name.endswith('.toml') else recipe.name} --seed {seed}"
+        console.print(f"[{number}/{len(recipes)}] {recipe.name}, seed {seed}: {said}", markup=False, highlight=False, soft_wrap=True)
+
+
+@organisms.command("publish", epilog="Example: latentreason organisms publish; then: latentreason figures --results artifacts/results/zoo --check")
+def organisms_publish(out: Annotated[Path, typer.Option(help="Folder of results/ and figures/.")] = Path("artifacts")) -> None:
+    """Stack all measurements into results/zoo/tables, compute the studies that read them, and draw their figures."""
+    from latentreason import grow
+    from latentreason.publish import publish_zoo
+
+    for name, result in publish_zoo(grow.all_measured(), out).items():
+        console.print(f"{name}: {result.finding}", markup=False, highlight=False)
 
 
 @organisms.command("list")

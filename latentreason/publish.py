@@ -1,19 +1,21 @@
 """The end of a run: results, figures, report and manifest from its tables, and the headline beside the committed one."""
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from latentreason.errors import InvalidInput
 from latentreason.figures.figures import load_results, make_figures
 from latentreason.figures.report import headline, write_report
-from latentreason.files import copy_tree, read_json, write_json, write_table
+from latentreason.files import copy_tree, read_json, read_table, write_json, write_table
 from latentreason.reproduce import RunConfig, run_name
-from latentreason.store import SCHEMA, code_version, config_hash, environment, sha256
-from latentreason.studies.recompute import RESULTS, recompute
-from latentreason.studies.result import sampled
+from latentreason.store import SCHEMA, code_version, config_hash, environment, open_artifact, sha256
+from latentreason.studies.recompute import RESULTS, recompute, recompute_zoo
+from latentreason.studies.result import Result, sampled
 from latentreason.tasks.registry import load_task
 
 
@@ -35,6 +37,34 @@ def publish(folder: Path, artifacts: Path) -> None:
         shutil.copyfile(file, target / file.name)
     if not seed:
         make_figures(target, figures_of(target))
+
+
+def publish_zoo(measured: Iterable[Path], artifacts: Path) -> dict[str, Result]:
+    """Stack the tables of measured organisms and seeds, compute the studies that read them, and draw their figures. Returns the results.
+
+    Each `NAME.parquet` in a folder becomes a part of `tables/NAME.parquet`, with the columns `organism` and `seed` before its own.
+
+    Raises:
+        InvalidInput: nothing has been measured.
+    """
+    target, parts, about = artifacts / "results" / "zoo", dict[str, list[pd.DataFrame]](), []
+    for folder in measured:
+        manifest = open_artifact(folder)
+        about.append({"organism": manifest.name, "seed": manifest.seed, "config_hash": manifest.config_hash, "inputs": manifest.inputs, "seconds": manifest.seconds})
+        for file in sorted(folder.glob("*.parquet")):
+            table = read_table(file)
+            first = pd.DataFrame({"organism": manifest.name, "seed": manifest.seed}, index=table.index)
+            parts.setdefault(file.stem, []).append(pd.concat([first, table[[c for c in table if c not in first]]], axis=1))
+    if not parts:
+        raise InvalidInput("Nothing has been measured. Train organisms, and measure them: latentreason organisms measure all.")
+    for name, tables in parts.items():
+        write_table(target / "tables" / f"{name}.parquet", pd.concat(tables, ignore_index=True))
+    write_json(target / "zoo.json", {"measured": about, "code": code_version(), "env": environment(), "files": {f"tables/{name}.parquet": sha256(target / "tables" / f"{name}.parquet") for name in parts}})
+    results = recompute_zoo(target / "tables")
+    for name, result in results.items():
+        result.save(target, name)
+    make_figures(target, figures_of(target))
+    return results
 
 
 def figures_of(results: Path) -> Path:
