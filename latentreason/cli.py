@@ -309,9 +309,12 @@ def organisms_measure(name: Annotated[str, typer.Argument(help="An organism, all
                       problems: Annotated[int, typer.Option(help="Test problems.")] = 100, samples: Annotated[int, typer.Option(help="Samples of each, of base and RL model.")] = 128,
                       quiet: Quiet = False) -> None:  # fmt: skip
     """Sample trained organisms, and count: the tables that the studies of the zoo read. What is there is not measured again; what has not been trained is skipped."""
+    from transformers.utils.logging import disable_progress_bar
+
     from latentreason import grow
     from latentreason.measure.organism import Measuring
 
+    disable_progress_bar()  # of the weights, beside which ours would not be seen
     how, recipes = Measuring(n_problems=problems, n_samples=samples), grow.recipes_of(name)
     for number, recipe in enumerate(recipes, 1):
         folder = grow.measured(recipe, seed, how, progress=not quiet)
@@ -321,12 +324,14 @@ def organisms_measure(name: Annotated[str, typer.Argument(help="An organism, all
 
 @organisms.command("publish", epilog="Example: latentreason organisms publish; then: latentreason figures --results artifacts/results/zoo --check")
 def organisms_publish(out: Annotated[Path, typer.Option(help="Folder of results/ and figures/.")] = Path("artifacts")) -> None:
-    """Stack all measurements into results/zoo/tables, compute the studies that read them, and draw their figures."""
+    """Stack all measurements into results/zoo/tables, compute the studies that read them, draw their figures, and bring the blocks of docs/ up to date."""
     from latentreason import grow
-    from latentreason.publish import publish_zoo
+    from latentreason.publish import publish_zoo, write_docs
 
     for name, result in publish_zoo(grow.all_measured(), out).items():
         console.print(f"{name}: {result.finding}", markup=False, highlight=False)
+    for page in write_docs(out):
+        console.print(f"Brought up to date: {page}", markup=False, highlight=False)
 
 
 @organisms.command("list")

@@ -11,10 +11,11 @@ import pandas as pd
 from latentreason.errors import InvalidInput
 from latentreason.figures.figures import load_results, make_figures
 from latentreason.figures.report import headline, write_report
-from latentreason.files import copy_tree, read_json, read_table, write_json, write_table
+from latentreason.files import copy_tree, read_json, read_table, write_bytes, write_json, write_table
+from latentreason.organisms.about import markdown
 from latentreason.reproduce import RunConfig, run_name
 from latentreason.store import SCHEMA, code_version, config_hash, environment, open_artifact, sha256
-from latentreason.studies.recompute import RESULTS, recompute, recompute_zoo
+from latentreason.studies.recompute import RESULTS, ZOO, recompute, recompute_zoo
 from latentreason.studies.result import Result, sampled
 from latentreason.tasks.registry import load_task
 
@@ -132,3 +133,35 @@ def headlines(folder: Path, committed: Path) -> pd.DataFrame:
         return table.assign(committed="none yet")
     there = headline(load_results(committed))
     return table.merge(there[["quantity", "text"]].rename(columns={"text": "committed"}), on="quantity", how="left").fillna("-")
+
+
+def blocks(artifacts: Path) -> dict[str, str]:
+    """What stands in the documents between `<!-- NAME -->` and `<!-- end of NAME -->`: the table of the organisms, and the committed findings of the zoo (none
+    where there are no results yet).
+    """
+    found = {"organisms": markdown()}
+    for name in ZOO:
+        file = artifacts / "results" / "zoo" / f"{name}.json"
+        found[f"finding of {name}"] = read_json(file)["finding"] if file.is_file() else ""
+    return found
+
+
+def with_blocks(text: str, found: dict[str, str]) -> str:
+    """A document with its blocks made anew; marks that nobody made a block for stay as they are."""
+    for name, block in found.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        if begin in text and end in text:
+            before, rest = text.split(begin, 1)
+            text = before + begin + (block and f"{block}\n") + end + rest.split(end, 1)[1]
+    return text
+
+
+def write_docs(artifacts: Path) -> list[Path]:
+    """Bring the blocks of the documents beside the artifacts up to date; the pages that changed."""
+    changed = []
+    for page in sorted((artifacts.resolve().parent / "docs").glob("*.md")):
+        before = page.read_text(encoding="utf-8")
+        if (after := with_blocks(before, blocks(artifacts))) != before:
+            write_bytes(page, after.encode())
+            changed.append(page)
+    return changed

@@ -1,6 +1,7 @@
 """Where a model's activations point at its choices, along the base's own strategy vectors, while it is trained."""
 
 import pandas as pd
+import torch
 
 from latentreason.activations.sites import Site
 from latentreason.errors import InvalidInput
@@ -28,7 +29,7 @@ class Ruler:
         self.site = Site(layer)
         self.vectors: VectorSet = fit_onsets(onsets, control=False)
         kinds = onsets.index["strategy"].map(family)
-        self.zero = {str(kind): onsets.values[self.site][(kinds == kind).to_numpy()].mean(0) for kind in kinds.unique()}
+        self.zero = {str(kind): onsets.values[self.site][torch.from_numpy((kinds == kind).to_numpy(copy=True))].mean(0) for kind in kinds.unique()}
 
     def read(self, lm: LM, rollouts: Rollouts) -> pd.DataFrame:
         """Mean projection of a model's activations at the choices of given traces, whoever wrote them: columns label, problem, value, choices."""
@@ -36,9 +37,9 @@ class Ruler:
         kinds, values, parts = onsets.index["strategy"].map(family), onsets.values[self.site], []
         for vector in self.vectors.values():
             kind = family(vector.label)
-            if not (mask := (kinds == kind).to_numpy()).any():
+            if not (mask := (kinds == kind).to_numpy(copy=True)).any():
                 continue
-            along = (values[mask] - self.zero[kind]) @ vector.direction / vector.scale
+            along = (values[torch.from_numpy(mask)] - self.zero[kind]) @ vector.direction / vector.scale
             groups = pd.Series(along.numpy()).groupby(onsets.index["problem"].to_numpy()[mask])
             parts.append(pd.DataFrame({"label": vector.label, "problem": list(groups.groups), "value": groups.mean().astype("float32").to_numpy(), "choices": groups.size().astype("int16").to_numpy()}))
         return pd.concat(parts, ignore_index=True)
