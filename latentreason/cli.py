@@ -145,17 +145,17 @@ def extract(pair: PairOption = "activation", arm: str = "base", task: TaskOption
 
 
 @app.command(epilog="Example: latentreason study passk artifacts/results/activation/tables")
-def study(name: Annotated[str, typer.Argument(help="Such as recovery, passk, geometry, contamination, coherence, planning or published.")],
-          tables: Annotated[Path | None, typer.Argument(help="Folder of a run or of its tables; the committed ones by default.")] = None,
+def study(name: Annotated[str, typer.Argument(help="Such as recovery, passk, geometry, contamination, coherence, planning or published; of the zoo such as spurious, formats or calibration.")],
+          tables: Annotated[Path | None, typer.Argument(help="Folder of a run, of the zoo, or of its tables; the committed ones by default.")] = None,
           out: Annotated[Path | None, typer.Option(help="Folder to write the result to.")] = None) -> None:  # fmt: skip
     """Recompute one study from its tables and print its finding."""
     from latentreason.errors import unknown_name
-    from latentreason.studies.recompute import AUDITS, RESULTS, tables_dir
+    from latentreason.studies.recompute import AUDITS, RESULTS, ZOO, tables_dir
 
-    known = RESULTS | AUDITS
+    known = RESULTS | AUDITS | ZOO
     if name not in known:
         raise unknown_name("study", name, known)
-    folder = tables or tables_dir(name, RESULTS_DIR)
+    folder = tables or tables_dir(name, RESULTS_DIR.parent / "zoo" if name in ZOO else RESULTS_DIR)
     result = known[name](folder / "tables" if (folder / "tables").is_dir() else folder)
     console.print(result.finding, markup=False, highlight=False)
     if out is not None:
@@ -280,14 +280,14 @@ def calibrate(seed: Annotated[list[int] | None, typer.Option(help="Of the traini
     """Judge every trained organism of the zoo, and print the confusion matrix of verdict and truth. What has been collected is not collected again."""
     from latentreason import judge, judge_zoo
     from latentreason.studies import calibration
-    from latentreason.studies.recompute import RESULTS
+    from latentreason.studies.recompute import ZOO
 
     missing = judge_zoo.collect_zoo(judge_zoo.chosen(organisms or ()), seed or (0, 1, 2), results / "tables", judge.TINY if tiny else judge.Judging(), progress=not quiet)
     for name, why in missing.items():
         errors.print(f"skipped {name}: {why}", markup=False, highlight=False, soft_wrap=True)
     if not (results / "tables" / "verdicts_truths.parquet").is_file():
         raise InvalidInput("There is nothing to judge: train organisms first, with `latentreason organisms train all`.")
-    result = RESULTS["calibration"](results / "tables")
+    result = ZOO["calibration"](results / "tables")
     _show(calibration.summary(result), "Verdicts")
     _show(calibration.confusion_table(result), "Confusion matrix: truth down, verdict across")
     _conclude(result, "calibration", results, ["calibration", "verdicts"])
@@ -369,6 +369,36 @@ def organisms_train(name: Annotated[str, typer.Argument(help="An organism, all o
             errors.print(f"{recipe.name}: {type(error).__name__}: {error}", markup=False, highlight=False, soft_wrap=True)
     if failed:
         raise InvalidInput(f"{len(failed)} of {len(recipes)} organisms failed ({', '.join(failed)}); the reasons stand above, and the others are finished.")
+
+
+@organisms.command("measure", epilog="Example: latentreason organisms measure all --seed 1; then: latentreason organisms publish")
+def organisms_measure(name: Annotated[str, typer.Argument(help="An organism, all of them, or a TOML file with a recipe of your own.")], seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+                      problems: Annotated[int, typer.Option(help="Test problems.")] = 100, samples: Annotated[int, typer.Option(help="Samples of each, of base and RL model.")] = 128,
+                      quiet: Quiet = False) -> None:  # fmt: skip
+    """Sample trained organisms, and count: the tables that the studies of the zoo read. What is there is not measured again; what has not been trained is skipped."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from latentreason import grow
+    from latentreason.measure.organism import Measuring
+
+    disable_progress_bar()  # of the weights, beside which ours would not be seen
+    how, recipes = Measuring(n_problems=problems, n_samples=samples), grow.recipes_of(name)
+    for number, recipe in enumerate(recipes, 1):
+        folder = grow.measured(recipe, seed, how, progress=not quiet)
+        said = f"measured in {folder}" if folder else f"not trained yet, skipped; train it with: latentreason organisms train {name if name.endswith('.toml') else recipe.name} --seed {seed}"
+        console.print(f"[{number}/{len(recipes)}] {recipe.name}, seed {seed}: {said}", markup=False, highlight=False, soft_wrap=True)
+
+
+@organisms.command("publish", epilog="Example: latentreason organisms publish; then: latentreason figures --results artifacts/results/zoo --check")
+def organisms_publish(out: Annotated[Path, typer.Option(help="Folder of results/ and figures/.")] = Path("artifacts")) -> None:
+    """Stack all measurements into results/zoo/tables, compute the studies that read them, draw their figures, and bring the blocks of docs/ up to date."""
+    from latentreason import grow
+    from latentreason.publish import publish_zoo, write_docs
+
+    for name, result in publish_zoo(grow.all_measured(), out).items():
+        console.print(f"{name}: {result.finding}", markup=False, highlight=False)
+    for page in write_docs(out):
+        console.print(f"Brought up to date: {page}", markup=False, highlight=False)
 
 
 @organisms.command("list")

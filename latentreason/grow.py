@@ -1,4 +1,4 @@
-"""Growing organisms from the command line: which recipes, the plan with its times, and what came of each."""
+"""Growing organisms from the command line: which recipes, the plan with its times, what came of each, and where its measurements go."""
 
 from pathlib import Path
 from typing import Any
@@ -8,16 +8,19 @@ import pandas as pd
 from latentreason.config import load_config
 from latentreason.errors import unknown_name
 from latentreason.files import read_table
-from latentreason.models.pair import ModelPair
+from latentreason.measure.organism import Measuring, measure
+from latentreason.models.pair import ModelPair, organism_dirs
 from latentreason.organisms import adapter
 from latentreason.organisms.estimate import described, estimate
 from latentreason.organisms.problems import problems_of
-from latentreason.organisms.recipe import Recipe
+from latentreason.organisms.recipe import Recipe, config_of
 from latentreason.organisms.train import train
 from latentreason.organisms.zoo import ADAPTERS, ORGANISMS
 from latentreason.picture import picture
+from latentreason.store import config_hash, open_artifact
 
 RUNS = Path("artifacts/runs/organisms")
+MEASURED = Path("artifacts/runs/measured")
 
 
 def run_dir(name: str, seed: int) -> Path:
@@ -33,6 +36,11 @@ def seed_dir(name: str, seed: int) -> Path:
 def work_dir(seed: int) -> Path:
     """Where the models of all organisms of a seed are made, and shared."""
     return RUNS / f"work-{seed}"
+
+
+def measured_dir(name: str, seed: int) -> Path:
+    """Where the measurements of a trained organism go."""
+    return MEASURED / f"{name}-{seed}"
 
 
 def recipes_of(name: str) -> list[Recipe]:
@@ -66,6 +74,30 @@ def totals(recipes: list[Recipe], seed: int) -> str:
 def grown(recipe: Recipe, seed: int, out: Path | None = None, *, progress: bool = True) -> Path:
     """Train an organism into its place."""
     return train(recipe, out or run_dir(recipe.name, seed), seed=seed, work=work_dir(seed), progress=progress)
+
+
+def trained(recipe: Recipe, seed: int) -> Path | None:
+    """The artifact of an organism that has been trained with this seed, or is shipped as it was; None where there is none."""
+    for folder in (run_dir(recipe.name, seed), organism_dirs().get(recipe.name)):
+        if folder is not None and (folder / "manifest.json").is_file():
+            manifest = open_artifact(folder, verify=False)
+            if manifest.config_hash == config_hash({"recipe": config_of(recipe), "seed": seed}):
+                return folder
+    return None
+
+
+def measured(recipe: Recipe, seed: int, how: Measuring = Measuring(), *, progress: bool = True) -> Path | None:
+    """Measure an organism into its place; None where it has not been trained. What is there is not measured again."""
+    folder = trained(recipe, seed)
+    return folder and measure(recipe, folder, measured_dir(recipe.name, seed), seed=seed, cache=MEASURED / "models", how=how, progress=progress)
+
+
+def all_measured() -> list[Path]:
+    """Measurements of all organisms and seeds, in the order of the zoo, recipes of one's own after it."""
+    order = {name: i for i, name in enumerate(ORGANISMS)}
+    folders = [f.parent for f in MEASURED.glob("*/manifest.json")]
+    named = [(f, *f.name.rpartition("-")[::2]) for f in folders]
+    return [f for f, name, seed in sorted(named, key=lambda each: (order.get(each[1], len(order)), each[1], int(each[2])))]
 
 
 def line(folder: Path) -> str:

@@ -9,13 +9,15 @@ from typing import Any
 
 import pandas as pd
 
+from latentreason.errors import InvalidInput
 from latentreason.figures.figures import FIGURES, load_results, make_figures
 from latentreason.figures.report import headline, write_report
-from latentreason.files import copy_tree, read_json, write_json, write_table
+from latentreason.files import copy_tree, read_json, read_table, write_bytes, write_json, write_table
+from latentreason.organisms.about import markdown
 from latentreason.reproduce import RunConfig, run_name
-from latentreason.store import SCHEMA, code_version, config_hash, environment, sha256
-from latentreason.studies.recompute import CLAIMS, OF_THEIR_OWN, RESULTS, recompute
-from latentreason.studies.result import sampled
+from latentreason.store import SCHEMA, code_version, config_hash, environment, open_artifact, sha256
+from latentreason.studies.recompute import CLAIMS, OF_THEIR_OWN, RESULTS, ZOO, recompute, recompute_zoo
+from latentreason.studies.result import Result, sampled
 from latentreason.tasks.registry import load_task
 
 
@@ -87,6 +89,34 @@ def with_findings(page: str, results: Path, studies: Iterable[str]) -> str:
     return page
 
 
+def publish_zoo(measured: Iterable[Path], artifacts: Path) -> dict[str, Result]:
+    """Stack the tables of measured organisms and seeds, compute the studies that read them, and draw their figures. Returns the results.
+
+    Each `NAME.parquet` in a folder becomes a part of `tables/NAME.parquet`, with the columns `organism` and `seed` before its own.
+
+    Raises:
+        InvalidInput: nothing has been measured.
+    """
+    target, parts, about = artifacts / "results" / "zoo", dict[str, list[pd.DataFrame]](), []
+    for folder in measured:
+        manifest = open_artifact(folder)
+        about.append({"organism": manifest.name, "seed": manifest.seed, "config_hash": manifest.config_hash, "inputs": manifest.inputs, "seconds": manifest.seconds})
+        for file in sorted(folder.glob("*.parquet")):
+            table = read_table(file)
+            first = pd.DataFrame({"organism": manifest.name, "seed": manifest.seed}, index=table.index)
+            parts.setdefault(file.stem, []).append(pd.concat([first, table[[c for c in table if c not in first]]], axis=1))
+    if not parts:
+        raise InvalidInput("Nothing has been measured. Train organisms, and measure them: latentreason organisms measure all.")
+    for name, tables in parts.items():
+        write_table(target / "tables" / f"{name}.parquet", pd.concat(tables, ignore_index=True))
+    write_json(target / "zoo.json", {"measured": about, "code": code_version(), "env": environment(), "files": {f"tables/{name}.parquet": sha256(target / "tables" / f"{name}.parquet") for name in parts}})
+    results = recompute_zoo(target / "tables")
+    for name, result in results.items():
+        result.save(target, name)
+    make_figures(target, figures_of(target))
+    return results
+
+
 def figures_of(results: Path) -> Path:
     """Where the figures of a folder of results go: of a run into its own, of committed results of the built-in pair to `artifacts/figures`, of others below it."""
     if results.parent.name != "results":
@@ -152,3 +182,35 @@ def headlines(folder: Path, committed: Path) -> pd.DataFrame:
         return table.assign(committed="none yet")
     there = headline(load_results(committed))
     return table.merge(there[["quantity", "text"]].rename(columns={"text": "committed"}), on="quantity", how="left").fillna("-")
+
+
+def blocks(artifacts: Path) -> dict[str, str]:
+    """What stands in the documents between `<!-- NAME -->` and `<!-- end of NAME -->`: the table of the organisms, and the committed findings of the zoo (none
+    where there are no results yet).
+    """
+    found = {"organisms": markdown()}
+    for name in ZOO:
+        file = artifacts / "results" / "zoo" / f"{name}.json"
+        found[f"finding of {name}"] = read_json(file)["finding"] if file.is_file() else ""
+    return found
+
+
+def with_blocks(text: str, found: dict[str, str]) -> str:
+    """A document with its blocks made anew; marks that nobody made a block for stay as they are."""
+    for name, block in found.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        if begin in text and end in text:
+            before, rest = text.split(begin, 1)
+            text = before + begin + (block and f"{block}\n") + end + rest.split(end, 1)[1]
+    return text
+
+
+def write_docs(artifacts: Path) -> list[Path]:
+    """Bring the blocks of the documents beside the artifacts up to date; the pages that changed."""
+    changed = []
+    for page in sorted((artifacts.resolve().parent / "docs").glob("*.md")):
+        before = page.read_text(encoding="utf-8")
+        if (after := with_blocks(before, blocks(artifacts))) != before:
+            write_bytes(page, after.encode())
+            changed.append(page)
+    return changed

@@ -18,7 +18,7 @@ FLOORS = {
     "__main__": 10,
     "cli": 9, "judge_zoo": 9,
     "publish": 8, "compare": 8, "claims": 8, "plan": 8, "grow": 8, "judge": 8,
-    "reproduce": 7, "picture": 7, "geometry": 7,
+    "reproduce": 7, "picture": 7, "geometry": 7, "measure": 7,
     "hybrid": 6,
     "routing": 5, "organisms": 5,
     "figures": 4, "vectors": 4,

@@ -19,7 +19,7 @@ class Figure:
     """How one figure is made.
 
     Attributes:
-        inputs: names of the results that it reads, keys of `RESULTS` or `AUDITS`.
+        inputs: names of the results that it reads, keys of `RESULTS`, `ZOO` or `AUDITS`.
         numbers: results -> all that is plotted, as plain data.
         draw: (results, numbers) -> drawing.
         caption: results -> what is seen, with n and the interval's method.

@@ -1,31 +1,39 @@
 """Results from tables: what `reproduce` does last, and what `figures --check` does again.
 
 A run's tables are plain files in one folder (`tables/`); this module is the one place that knows their names. An audit belongs to no run:
-it reads published numbers, which lie elsewhere, and its result lies beside those of the runs::
+it reads published numbers, which lie elsewhere, and its result lies beside those of the runs. The studies of the zoo read tables stacked over organisms and seeds::
 
     artifacts/published/*.csv                            an audit's tables
     artifacts/results/published/published.{json,parquet}    its result
     artifacts/results/activation/                        a run's results, with its tables/
+    artifacts/results/zoo/                               those of the zoo, with its tables/
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from latentreason.errors import CorruptArtifact
 from latentreason.files import FIX, read_json, read_table
 from latentreason.studies import (
+    boundary,
     calibration,
     coherence,
     contamination,
+    curriculum,
+    difficulty,
+    formats,
     geometry,
+    one_shot,
     passk,
     planning,
     published,
     recovery,
     rivals,
     routing,
+    spurious,
     verdict,
 )
 from latentreason.studies.result import Result
@@ -118,19 +126,40 @@ RESULTS: dict[str, Callable[[Path], Result]] = {
     "coherence": lambda tables: coherence.run(table=read_table(tables / "coherence.parquet")),
     "planning": lambda tables: planning.run(table=read_table(tables / "planning.parquet")),
     "verdict": verdict_result,
-    "calibration": calibration_result,
 }
 """Name of a result file of a run -> how to compute it from a folder of tables."""
 
 CLAIMS = ("contamination", "coherence", "planning")
 """Results of the job `claims`: docs/studies.md speaks of them, no headline does."""
 
-OF_THEIR_OWN = {"verdict": "verdict_temperatures.parquet", "calibration": "verdicts_truths.parquet", "geometry": "geometry_dose.parquet", "routing": "routing.json", "rivals": "rivals.json", "steering": "steering.json", "elicitation": "elicitation.json",
+OF_THEIR_OWN = {"verdict": "verdict_temperatures.parquet", "geometry": "geometry_dose.parquet", "routing": "routing.json", "rivals": "rivals.json", "steering": "steering.json", "elicitation": "elicitation.json",
                 **{name: f"{name}.parquet" for name in CLAIMS}}  # fmt: skip
 """Results of stages that a run may skip, and of jobs after the main one -> the table that is written last. A run without it has no such result."""
 
 AUDITS: dict[str, Callable[[Path], Result]] = {"published": published_result}
 """The same for results of no run."""
+
+
+def zoo_result(tables: Path, study: Any, *needed: str, optional: tuple[str, ...] = ()) -> Result:
+    """A study of the zoo, on the stacked tables that it names; the optional ones where they are there."""
+    there = [name for name in optional if (tables / f"{name}.parquet").is_file()]
+    result: Result = study.run(**{name: read_table(tables / f"{name}.parquet") for name in (*needed, *there)})
+    return result
+
+
+ZOO: dict[str, Callable[[Path], Result]] = {
+    "boundary": lambda tables: zoo_result(tables, boundary, "counts", "organisms"),
+    "curriculum": lambda tables: zoo_result(tables, curriculum, "counts", "organisms"),
+    "difficulty": lambda tables: zoo_result(tables, difficulty, "counts", "organisms", optional=("training", "kept", "projections")),
+    "formats": lambda tables: zoo_result(tables, formats, "curves", "organisms"),
+    "one_shot": lambda tables: zoo_result(tables, one_shot, "counts", "organisms"),
+    "spurious": lambda tables: zoo_result(tables, spurious, "counts", "curves", "organisms"),
+    "calibration": calibration_result,
+}
+"""The same for results over many organisms and seeds, whose tables `latentreason organisms publish` stacks; those of `calibration` come from `latentreason calibrate`."""
+
+JUDGED = "verdicts_truths.parquet"
+"""The table without which there is no result `calibration`."""
 
 
 def result_dir(name: str, run: Path) -> Path:
@@ -147,3 +176,8 @@ def recompute(tables: Path, names: list[str] | None = None) -> dict[str, Result]
     """Results of a run, by name; unless named, those whose job has run."""
     made = [name for name in RESULTS if name not in OF_THEIR_OWN or (tables / OF_THEIR_OWN[name]).is_file()]
     return {name: RESULTS[name](tables) for name in names or made}
+
+
+def recompute_zoo(tables: Path) -> dict[str, Result]:
+    """Results of the zoo, by name; those whose organisms have not been measured are undefined, with a reason."""
+    return {name: compute(tables) for name, compute in ZOO.items() if name != "calibration" or (tables / JUDGED).is_file()}

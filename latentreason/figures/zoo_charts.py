@@ -1,0 +1,280 @@
+"""The figures of the studies that read the whole zoo: one a study. What is undefined says why."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from latentreason.figures.figure import Figure, Results
+from latentreason.figures.style import canvas, dots, say
+from latentreason.studies import boundary, curriculum, difficulty, formats, one_shot, spurious
+from latentreason.studies.palette import ARMS, ROUTERS
+from latentreason.studies.result import Result
+from latentreason.studies.stacked import ALL, rows_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Drawing
+
+KEEP = ("value", "lo", "hi", "n", "reason", "seed")
+Numbers = dict[str, Any]
+
+
+def _rows(result: Result, quantity: str, *labels: str, **where: Any) -> list[Numbers]:
+    """Estimates as plain numbers, with the columns that say what they speak of."""
+    return [{**{label: row[label] for label in labels if label in row}, **{k: row[k] for k in KEEP}} for row in rows_of(result, quantity, **where)]
+
+
+def _seeded(ax: "Axes", rows: list[Numbers]) -> None:
+    """A row an estimate over seeds, with its interval; below it small dots, the seeds."""
+    whole = [row for row in rows if row["seed"] == ALL]
+    dots(ax, whole)
+    places = {row["of"]: i for i, row in enumerate(whole)}
+    for row in rows:
+        if row["seed"] != ALL and row["of"] in places:
+            ax.plot([row["value"]], [places[row["of"]] + 0.22], "o", color=row["colour"], markersize=3, alpha=0.6)
+
+
+def _steps(ax: "Axes") -> None:
+    """Whole numbers on the axis of steps."""
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("RL step")
+
+
+def _zero(ax: "Axes", *, vertical: bool = True) -> None:
+    (ax.axvline if vertical else ax.axhline)(0, color="0.7", linewidth=0.8, zorder=0)
+
+
+def _seeds(result: Result) -> str:
+    n = result.details["n_seeds"]
+    over = "Student's t over seeds of training (small dots and thin lines), with that of problems within a seed" if n > 1 else "bootstrap over problems, which does not cover the training"
+    problems = f"{result.details['n_problems']} problems, " if "n_problems" in result.details else ""
+    return f"n = {problems}{n} seed{'s' * (n != 1)}; interval: {over}."
+
+
+def _made(name: str, numbers: Callable[[Result], Numbers], draw: "Callable[[Result, Numbers], Drawing]", caption: str) -> Figure:
+    """A figure of one study, which says its reason where the study is undefined."""
+
+    def plotted(results: Results) -> Numbers:
+        result = results[name]
+        return {"reason": result.details["reason"]} if "reason" in result.details else numbers(result)
+
+    def drawing(results: Results, found: Numbers) -> "Drawing":
+        if "reason" in found:
+            figure, (ax,) = canvas(7.0, 2.2)
+            say(ax, f"undefined: {found['reason']}")
+            return figure
+        return draw(results[name], found)
+
+    def said(results: Results) -> str:
+        result = results[name]
+        return f"Undefined: {result.details['reason']}." if "reason" in result.details else f"{caption} {_seeds(result)}"
+
+    return Figure((name,), plotted, drawing, said)
+
+
+# --- spurious ----------------------------------------------------------------------------------------------------------
+
+
+def _spurious(result: Result) -> Numbers:
+    return {"gains": _rows(result, "gain", "base", "reward", "clip"), "behaviour": result.details["behaviour"], "name": result.config["behaviour"]}
+
+
+def _draw_spurious(result: Result, numbers: Numbers) -> "Drawing":
+    figure, axes = canvas(12.0, 5.0, (1.2, *(1 for _ in result.details["bases"])))
+    spurious.plot(result, axes[0])
+    axes[0].set(title="Gain (filled: with clip, rings: without)")
+    for ax, base in zip(axes[1:], result.details["bases"], strict=True):
+        for line in (line for line in numbers["behaviour"] if line["base"] == base):
+            ax.plot(line["step"], line["value"], "-" if line["clip"] == "clip" else ":", color=spurious.COLOURS.get(line["reward"], "black"), linewidth=1)
+        ax.set(title=f"Behaviour, strategies latent: {'no' if base.startswith('none') else 'yes'}", ylabel=f"{numbers['name'].rpartition('/')[2]} a trace")
+        _steps(ax)
+    heights = [ax.get_ylim() for ax in axes[1:]]
+    for ax in axes[1:]:
+        ax.set_ylim(min(low for low, _ in heights), max(high for _, high in heights))
+    for reward in dict.fromkeys(line["reward"] for line in numbers["behaviour"]):
+        axes[1].plot([], [], color=spurious.COLOURS.get(reward, "black"), label=reward)
+    axes[1].plot([], [], ":", color="0.3", label="without clip")
+    axes[1].legend()
+    return figure
+
+
+# --- one_shot ----------------------------------------------------------------------------------------------------------
+
+
+def _one_shot(result: Result) -> Numbers:
+    return {"gains": one_shot.drawn(result), "shares": _rows(result, "share_of_run", "organism", "n_training"), "means": _rows(result, "share", "n_training", seed=ALL), "most": result.config["most"]}
+
+
+def _draw_one_shot(result: Result, numbers: Numbers) -> "Drawing":
+    figure, (left, right) = canvas(10.0, 4.6, (1.1, 1))
+    one_shot.plot(result, left)
+    left.set(title="Gain")
+    rows = [{**r, "label": f"{r['organism']}, seed {r['seed']}", "colour": ARMS["control"]} for r in numbers["shares"]]
+    rows += [{**r, "label": f"mean of {r['n_training']:g}", "colour": ARMS["rl"]} for r in numbers["means"]]
+    dots(right, rows)
+    for x in (0, numbers["most"], 1):
+        right.axvline(x, color="0.7", linewidth=0.8, zorder=0)
+    right.set(xlabel="share of the full set's gain", title="Share, by the problem chosen")
+    return figure
+
+
+# --- formats -----------------------------------------------------------------------------------------------------------
+
+
+def _formats(result: Result) -> Numbers:
+    return {"formats": result.details["formats"], "runs": result.details["runs"], "passes": [{"organism": r["organism"], **{k: r[k] for k in KEEP}} for r in rows_of(result, "passes_at") if r["seed"] != ALL]}
+
+
+def _draw_formats(result: Result, numbers: Numbers) -> "Drawing":
+    runs, names = numbers["runs"], numbers["formats"]
+    figure, (left, right) = canvas(11.0, 1.8 + 0.24 * max(10, len(runs)), (1, 1.1))
+    formats.plot(result, left)
+    left.set(title="Formats in use")
+    _steps(left)
+    passes = {(p["organism"], p["seed"]): p["value"] for p in numbers["passes"]}
+    for y, r in enumerate(runs):
+        for shares, height, shift, alpha in ((r["prior"], 0.22, -0.26, 0.55), (r["last"], 0.42, 0.1, 1.0)):
+            start = 0.0
+            for i, name in enumerate(names):
+                right.barh(y + shift, shares[name], height, left=start, color=formats.COLOURS[i % len(formats.COLOURS)], alpha=alpha)
+                start += shares[name]
+        step = passes[r["organism"], r["seed"]]
+        right.text(1.02, y, f"step {step:g}" if np.isfinite(step) else "never", va="center", fontsize=7)
+    right.set_yticks(range(len(runs)), [f"{r['organism']}, seed {r['seed']}" for r in runs], fontsize=7)
+    right.set(xlabel="share of the traces", xlim=(0, 1.18), ylim=(len(runs) - 0.5, -0.6), title=f"Corpus (thin), end of RL (thick), step of {result.config['passes']:.0%}")
+    right.set_xticks([0, 0.5, 1])
+    for i, name in enumerate(names):
+        right.barh([-5], [0], color=formats.COLOURS[i % len(formats.COLOURS)], label=name)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=len(names))
+    return figure
+
+
+# --- boundary ----------------------------------------------------------------------------------------------------------
+
+
+def _boundary(result: Result) -> Numbers:
+    kind = result.details["kind"]
+    changes = {name: _rows(result, name, "organism", seed=ALL) for name in ("effective_paths_change", "right_paths_change", "entropy_change")}
+    return {
+        "curves": boundary.drawn(result), "areas": _rows(result, "area_change", "organism", kind=kind), "changes": changes,
+        "remedies": _rows(result, "remedy_area", "organism", "against", kind=kind),
+    }  # fmt: skip
+
+
+def _draw_boundary(result: Result, numbers: Numbers) -> "Drawing":
+    figure, (left, middle, right) = canvas(13.0, 4.8, (1.2, 1, 1))
+    boundary.plot(result, left)
+    left.set(title="pass@k (solid: RL, dashed: base)")
+    names = list(dict.fromkeys(c["organism"] for c in numbers["curves"]))
+    colours = {name: boundary.COLOURS[i % len(boundary.COLOURS)] for i, name in enumerate(names)}
+    rows = [{**r, "label": r["organism"], "of": r["organism"], "colour": colours[r["organism"]]} for r in numbers["areas"]]
+    rows += [{**r, "label": f"{r['organism']} minus\n{r['against']}", "of": (r["organism"], r["against"]), "colour": "black"} for r in numbers["remedies"]]
+    _seeded(middle, rows)
+    _zero(middle)
+    middle.set(xlabel="coverage area: RL minus base (black: RL minus RL)", title="Coverage")
+    texts = {"effective_paths_change": "effective paths\na problem", "right_paths_change": "right paths\na problem", "entropy_change": "entropy,\nnats a token"}
+    changes = [{**r, "label": "" if i else texts[name], "colour": colours[r["organism"]]} for name, found in numbers["changes"].items() for i, r in enumerate(found)]
+    dots(right, changes)
+    _zero(right)
+    right.set_xscale("symlog", linthresh=0.1)
+    right.margins(x=0.1)
+    right.set(xlabel="RL minus base", title="Breadth")
+    return figure
+
+
+# --- difficulty --------------------------------------------------------------------------------------------------------
+
+
+def _difficulty(result: Result) -> Numbers:
+    projected = list(dict.fromkeys(r["organism"] for r in rows_of(result, "projection_change")))
+    shown = min(projected, key=lambda name: next((t["rate"] for t in result.details["trainings"] if t["organism"] == name), 1.0), default="")
+    return {
+        "bins": result.details["bins"], "effects": _rows(result, "effect", "organism", "bin"), "trainings": result.details["trainings"], "over_hard": result.config["over_hard"],
+        "lone": _rows(result, "lone_valid", "organism", "stage", "step", seed=ALL), "shown": shown, "projections": _rows(result, "projection_change", "label", "bin", organism=shown, seed=ALL) if shown else [],
+    }  # fmt: skip
+
+
+def _draw_difficulty(result: Result, numbers: Numbers) -> "Drawing":
+    figure, (effect, trained, lone, heat) = canvas(17.0, 4.6, (1.2, 1, 0.9, 1))
+    difficulty.plot(result, effect)
+    effect.set(title="Effect by difficulty of the problem")
+    for t in numbers["trainings"]:
+        hard = t["rate"] < numbers["over_hard"]
+        trained.plot([t["rate"]], [t["value"]], "o", color=ARMS["rl"] if hard else ARMS["base"], markersize=6)
+        trained.plot([t["rate"]] * 2, [t["lo"], t["hi"]], color=ARMS["rl"] if hard else ARMS["base"], linewidth=1)
+        for rate, gain in t["seeds"].values():
+            trained.plot([rate], [gain], ".", color="0.5", markersize=3)
+        if hard:
+            trained.annotate(t["organism"], (t["rate"], t["value"]), (6, 4), textcoords="offset points", fontsize=7)
+    trained.axvline(numbers["over_hard"], color="0.7", linestyle=":", linewidth=0.8)
+    _zero(trained, vertical=False)
+    trained.set(xlabel="base's pass rate on the training problems", ylabel="gain on the judged problems", title="Training on harder problems")
+    order = list(dict.fromkeys(r["organism"] for r in numbers["effects"]))
+    for name in dict.fromkeys(r["organism"] for r in numbers["lone"]):
+        part = [r for r in numbers["lone"] if r["organism"] == name]
+        colour = difficulty.COLOURS[order.index(name) % len(difficulty.COLOURS)]
+        lone.plot([r["step"] for r in part], np.array([r["value"] for r in part], float), "o-", color=colour, markersize=4, label=name)
+        for r in part:
+            if np.isfinite(r["lo"]):
+                lone.plot([r["step"]] * 2, [r["lo"], r["hi"]], color=colour, linewidth=0.8, alpha=0.6)
+    lone.set(ylabel="share with a valid trace", ylim=(-0.03, 1.03), title="Lone successes of a group")
+    _steps(lone)
+    if numbers["lone"]:
+        lone.legend()
+    if not numbers["projections"]:
+        say(heat, "no kept weights were projected")
+        return figure
+    labels, bins = sorted({r["label"] for r in numbers["projections"]}), numbers["bins"]
+    grid = np.full((len(labels), len(bins)), np.nan)
+    for r in numbers["projections"]:
+        grid[labels.index(r["label"]), bins.index(r["bin"])] = r["value"]
+    extent = float(np.nanmax(np.abs(grid), initial=0.1))
+    image = heat.imshow(grid, cmap="PuOr", vmin=-extent, vmax=extent, aspect="auto")
+    for (y, x), value in np.ndenumerate(grid):
+        heat.text(x, y, "-" if np.isnan(value) else f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if abs(value) > 0.6 * extent else "black")
+    heat.set_xticks(range(len(bins)), bins, fontsize=7)
+    heat.set_yticks(range(len(labels)), labels)
+    heat.set(title=f"Projection, end minus base: {numbers['shown']}", xlabel="base's pass rate")
+    figure.colorbar(image, ax=heat, label="scales of the vector")
+    return figure
+
+
+# --- curriculum --------------------------------------------------------------------------------------------------------
+
+
+def _curriculum(result: Result) -> Numbers:
+    points = [{k: r[k] for k in ("quantity", "order", *KEEP)} for r in curriculum.drawn(result)]
+    return {"points": points, "gains": _rows(result, "sequence_gain", "order"), "orders": _rows(result, "order_effect", "order", "against")}
+
+
+def _draw_curriculum(result: Result, numbers: Numbers) -> "Drawing":
+    figure, (left, right) = canvas(11.0, 4.8, (1.2, 1))
+    curriculum.plot(result, left)
+    left.set(title="After each order of stages")
+    rows = [{**r, "label": f"{r['order'].replace('>', 'then')}\nover the better part", "of": r["order"], "colour": ARMS["rl"]} for r in numbers["gains"]]
+    rows += [{**r, "label": f"{r['order'].replace('>', 'then')}\nminus the reverse", "of": (r["order"], ""), "colour": ROUTERS[0]} for r in numbers["orders"]]
+    _seeded(right, rows)
+    _zero(right)
+    right.set(xlabel="difference in pass@1", title="What a sequence adds")
+    return figure
+
+
+ZOO_FIGURES: dict[str, Figure] = {
+    "spurious": _made("spurious", _spurious, _draw_spurious,
+        "Gain in accuracy by reward and base, and how often the behaviour occurs in the rollouts of each RL step, one line a seed."),
+    "one_shot": _made("one_shot", _one_shot, _draw_one_shot,
+        "Gain by number of different training problems (left), and each run's share of the gain of the full set (right; lines at 0, at what counts as most, and at 1)."),
+    "formats": _made("formats", _formats, _draw_formats,
+        "Effective number exp(H) of trace formats over RL steps (left); shares of the formats in the corpus and at the end of RL, and the step at which one first passes (right). Every line and bar is one run."),
+    "boundary": _made("boundary", _boundary, _draw_boundary,
+        "pass@k before and after RL (left), change of the coverage area, and of RL-PLUS against the same training without its terms (middle), change of the breadth of samples (right; colours as on the left)."),
+    "difficulty": _made("difficulty", _difficulty, _draw_difficulty,
+        "Effect of RL by the base's pass rate (bins from one half of its samples, effect from the other); gain by the base's pass rate on the training problems, over-hard ones in vermilion; "
+        "share of lone successes whose trace is valid (Wilson within a seed); and how activations at choices move along the base's strategy vectors, on the base's own traces."),
+    "curriculum": _made("curriculum", _curriculum, _draw_curriculum,
+        "pass@1, pass@k and coverage after each order of stages (left); pass@1 of a sequence minus the better of its parts alone, and minus the reverse order (right)."),
+}  # fmt: skip
+"""Name -> figure."""

@@ -1,0 +1,67 @@
+"""Where a model's activations point at its choices, along the base's own strategy vectors, while it is trained."""
+
+import pandas as pd
+import torch
+
+from latentreason.activations.sites import Site
+from latentreason.errors import InvalidInput
+from latentreason.models.language_model import LM
+from latentreason.sampling.local import Sampling, sample
+from latentreason.strategies.tagging import tag
+from latentreason.tables import Rollouts
+from latentreason.tasks.problem import Problem
+from latentreason.vectors.contrast import capture_onsets, family, fit_onsets
+from latentreason.vectors.steering_vector import VectorSet
+
+
+class Ruler:
+    """The base's strategy vectors at one layer, and the base's mean activation at each kind of choice, both from its own traces of problems set apart.
+
+    Attributes:
+        vectors: one a strategy and format.
+        zero: kind of choice -> mean activation; a projection is measured from there, in units of the vector's scale (the gap between "with" and "without").
+    """
+
+    def __init__(self, base: LM, problems: list[Problem], sampling: Sampling, layer: int) -> None:
+        """Raises InvalidInput where no strategy has a vector (the model makes no two choices of one kind)."""
+        rollouts = sample(base, problems, sampling, progress=False)
+        onsets = capture_onsets(base, rollouts, tag(rollouts), layers=layer)
+        self.site = Site(layer)
+        self.vectors: VectorSet = fit_onsets(onsets, control=False)
+        kinds = onsets.index["strategy"].map(family)
+        self.zero = {str(kind): onsets.values[self.site][torch.from_numpy((kinds == kind).to_numpy(copy=True))].mean(0) for kind in kinds.unique()}
+
+    def read(self, lm: LM, rollouts: Rollouts) -> pd.DataFrame:
+        """Mean projection of a model's activations at the choices of given traces, whoever wrote them: columns label, problem, value, choices."""
+        onsets = capture_onsets(lm, rollouts, tag(rollouts), layers=self.site.layer)
+        kinds, values, parts = onsets.index["strategy"].map(family), onsets.values[self.site], []
+        for vector in self.vectors.values():
+            kind = family(vector.label)
+            if not (mask := (kinds == kind).to_numpy(copy=True)).any():
+                continue
+            along = (values[torch.from_numpy(mask)] - self.zero[kind]) @ vector.direction / vector.scale
+            groups = pd.Series(along.numpy()).groupby(onsets.index["problem"].to_numpy()[mask])
+            parts.append(pd.DataFrame({"label": vector.label, "problem": list(groups.groups), "value": groups.mean().astype("float32").to_numpy(), "choices": groups.size().astype("int16").to_numpy()}))
+        return pd.concat(parts, ignore_index=True)
+
+
+def projections(base: LM, models: list[tuple[int, int, LM]], fitting: list[Problem], problems: list[Problem], *, fit: Sampling, read: Sampling, layer: int | None) -> pd.DataFrame | None:
+    """Projections of the base and of each (stage, step, model) on the base's traces of the same problems, so that only the weights differ.
+
+    Args:
+        base: who writes the traces, and whose vectors are used.
+        models: checkpoints.
+        fitting: problems on whose traces the vectors are fitted.
+        problems: those that are read.
+        fit, read: how the traces of either are drawn.
+        layer: of the vectors; None for the middle one.
+
+    Returns:
+        Columns stage, step (0 for the base), label, problem, value (in units of the vector's scale), choices; None where the base has no vectors.
+    """
+    try:
+        ruler = Ruler(base, fitting, fit, base.n_layers // 2 if layer is None else layer)
+    except InvalidInput:
+        return None
+    traces = sample(base, problems, read, progress=False)
+    return pd.concat([ruler.read(lm, traces).assign(stage=stage, step=step) for stage, step, lm in [(0, 0, base), *models]], ignore_index=True)

@@ -1,0 +1,167 @@
+"""Study `boundary`: does RL narrow what a model can solve, and do exploration terms widen it?
+
+Claim (Dong et al. 2025, arXiv 2508.00222, RL-PLUS): on-policy RLVR collapses the boundary (RL's pass@k falls below the base's at large k); external
+traces with multiple importance sampling, and an advantage that grows with how unlikely a token is, keep it.
+
+Formula: coverage area = mean of pass@k over log k, k = 1 to `max_k`, of answers and, where a checker exists, of answers with a valid trace. Change = RL
+minus base, paired by problem. Breadth of one problem's samples: effective number of paths (format and strategies in order) exp(H), and number
+of different valid right paths; entropy: nats a token along the model's own samples. RL-PLUS: area of the RL model with the terms minus
+without, same base and problems.
+
+Collapse is refuted where the interval of RL minus base at `max_k` is above 0; the remedy where the interval of with minus without is not above 0.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from latentreason.stats import Estimate, PassCurve, summary
+from latentreason.studies.palette import ARMS, ROUTERS
+from latentreason.studies.result import Result
+from latentreason.studies.stacked import (
+    ALL,
+    Run,
+    across,
+    area,
+    by_base,
+    curve,
+    finished,
+    mean,
+    powers,
+    replicates,
+    rows_of,
+    runs_of,
+    seeded,
+    without,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TRAIN = ("activation-small", "collapsed", "explore")
+COLOURS = (ARMS["rl"], ROUTERS[0], ROUTERS[3], ROUTERS[1], ROUTERS[2])
+BREADTH: dict[str, Callable[[pd.DataFrame], np.ndarray]] = {"effective_paths": lambda t: np.exp(t["paths_entropy"].to_numpy(float)), "right_paths": lambda t: t["right_paths"].to_numpy(float), "entropy": lambda t: t["entropy"].to_numpy(float)}
+"""Quantity -> its value by problem, from a table of counts that has the columns for it."""
+NEEDS = {"effective_paths": "paths_entropy", "right_paths": "right_paths", "entropy": "entropy"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings; `organisms` are those that are looked at, none for all that are there."""
+
+    max_k: int = 64
+    organisms: tuple[str, ...] = TRAIN
+    n_boot: int = 2000
+    seed: int = 0
+
+
+def run(*, counts: pd.DataFrame, organisms: pd.DataFrame | None = None, config: Config = Config()) -> Result:
+    """Coverage and breadth before and after RL, and with against without the terms of RL-PLUS.
+
+    Args:
+        counts: stacked table of the zoo, or that of any pair.
+        organisms: facts about them; without, nothing is said of RL-PLUS.
+        config: settings.
+
+    Raises:
+        InvalidInput: tables without their columns, of different organisms, or fewer samples than `max_k`.
+    """
+    ks = powers(config.max_k)
+    runs = [r for r in runs_of(counts, organisms).values() if r.organism in config.organisms or not config.organisms]
+    if not runs:
+        return without("boundary", config, "area_change", f"none of {', '.join(config.organisms)} has been measured", TRAIN)
+    table: list[dict[str, Any]] = []
+    shown = []
+    curves: dict[tuple[str, int, str, str], PassCurve] = {}
+    for organism in dict.fromkeys(r.organism for r in runs):
+        of = {r.seed: r for r in runs if r.organism == organism}
+        kinds = next(iter(of.values())).kinds
+        for kind, column in kinds.items():
+            where = {"organism": organism, "kind": kind}
+            for s, r in of.items():
+                curves |= {(organism, s, arm, kind): curve(r, arm, column, ks, config) for arm in ("base", "rl")}
+            changes = {s: [replicates(curves[organism, s, arm, kind]) for arm in ("base", "rl")] for s in of}
+            for i, arm in enumerate(("base", "rl")):
+                table += seeded("area", {s: summary(area(both[i], ks), len(of[s].base)) for s, both in changes.items()}, arm=arm, **where)
+            table += seeded("area_change", {s: summary(area(rl - base, ks), len(of[s].base)) for s, (base, rl) in changes.items()}, **where)
+            for place in (0, -1):
+                table += seeded("rl_minus_base", {s: summary((rl - base)[:, place], len(of[s].base)) for s, (base, rl) in changes.items()}, k=ks[place], **where)
+            for arm in ("base", "rl"):
+                over = [across({s: curves[organism, s, arm, kind].estimates[i] for s in of}) for i in range(len(ks))]
+                each = {str(s): [e.value for e in curves[organism, s, arm, kind].estimates] for s in of}
+                shown.append({**where, "arm": arm, "k": ks, "value": [e.value for e in over], "lo": [e.lo for e in over], "hi": [e.hi for e in over], "seeds": each})
+        for quantity, values in BREADTH.items():
+            have = {s: r for s, r in of.items() if NEEDS[quantity] in r.base and not (r.base[NEEDS[quantity]].isna().any() or r.rl[NEEDS[quantity]].isna().any())}
+            if have:
+                for arm in ("base", "rl"):
+                    table += seeded(quantity, {s: mean(values(r.base if arm == "base" else r.rl), config) for s, r in have.items()}, organism=organism, arm=arm)
+                table += seeded(f"{quantity}_change", {s: mean(values(r.rl) - values(r.base), config) for s, r in have.items()}, organism=organism)
+    if organisms is not None:
+        table += _remedies(runs, curves, ks)
+    details = {"curves": shown, "n_problems": len(runs[0].base), "n_seeds": len({r.seed for r in runs}), "kind": list(runs[0].kinds)[-1]}
+    result = finished("boundary", config, table, details, "")
+    return finished("boundary", config, table, details, _finding(result, ks))
+
+
+def _remedies(runs: list[Run], curves: dict[tuple[str, int, str, str], PassCurve], ks: list[int]) -> list[dict[str, Any]]:
+    """RL model with external traces minus RL model without, for each two organisms on one base that differ in this."""
+    found: list[dict[str, Any]] = []
+    for group in by_base(runs).values():
+        names = {kept: list(dict.fromkeys(r.organism for r in group if bool(r.facts["external"] and r.facts["external"] > 0) == kept)) for kept in (True, False)}
+        for with_terms in names[True]:
+            for plain in names[False]:
+                seeds = [r.seed for r in group if r.organism == with_terms and any(o.organism == plain and o.seed == r.seed for o in group)]
+                for kind in group[0].kinds if seeds else ():
+                    gaps = {s: replicates(curves[with_terms, s, "rl", kind]) - replicates(curves[plain, s, "rl", kind]) for s in seeds}
+                    n = {r.seed: len(r.base) for r in group}
+                    where = {"organism": with_terms, "against": plain, "kind": kind}
+                    found += seeded("remedy_area", {s: summary(area(gap, ks), n[s]) for s, gap in gaps.items()}, **where)
+                    found += seeded("remedy_at", {s: summary(gap[:, -1], n[s]) for s, gap in gaps.items()}, k=ks[-1], **where)
+    return found
+
+
+def _finding(result: Result, ks: list[int]) -> str:
+    kind, said = result.details["kind"], []
+    for organism in dict.fromkeys(c["organism"] for c in result.details["curves"]):
+        last: Estimate = result.estimate("rl_minus_base", organism=organism, kind=kind, k=ks[-1], seed=ALL)
+        seen = "a collapse" if last.hi < 0 else "which refutes a collapse" if last.lo > 0 else "no collapse shown"
+        said.append(f"{organism}: RL minus base at k={ks[-1]} is {last} ({seen}), area {result.estimate('area_change', organism=organism, kind=kind, seed=ALL)}")
+    finding = f"By {kind}, {'; '.join(said)}"
+    for row in rows_of(result, "remedy_area", kind=kind, seed=ALL):
+        gap = result.estimate("remedy_area", organism=row["organism"], against=row["against"], kind=kind, seed=ALL)
+        finding += f". {row['organism']} minus {row['against']} in area: {gap}, {'so the terms of RL-PLUS keep breadth' if gap.lo > 0 else 'so a remedy by RL-PLUS is not shown (an interval that is not above 0 refutes it)'}"
+    return finding + ". A collapse is refuted by an interval above 0 at the largest k."
+
+
+def drawn(result: Result) -> list[dict[str, Any]]:
+    """The curves that `plot` draws: those of the strictest kind."""
+    return [c for c in result.details.get("curves", []) if c["kind"] == result.details["kind"]]
+
+
+def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
+    """pass@k of base (dashed) and RL model (solid) of each organism; bands over seeds, thin lines the seeds."""
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    curves = drawn(result)
+    if not curves:
+        ax.text(0.5, 0.5, result.finding, ha="center", va="center", wrap=True, transform=ax.transAxes)
+        return ax
+    names = list(dict.fromkeys(c["organism"] for c in curves))
+    for c in curves:
+        colour, style = COLOURS[names.index(c["organism"]) % len(COLOURS)], "--" if c["arm"] == "base" else "-"
+        ax.plot(c["k"], c["value"], style, marker="o", markersize=3, color=colour, label=f"{c['organism']}, {'RL' if c['arm'] == 'rl' else 'base'}")
+        lo, hi = (np.array(c[end], float) for end in ("lo", "hi"))
+        ax.fill_between(c["k"], lo, hi, color=colour, alpha=0.1, linewidth=0)
+        if len(c["seeds"]) > 1:
+            for values in c["seeds"].values():
+                ax.plot(c["k"], values, style, color=colour, linewidth=0.5, alpha=0.6)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(curves[0]["k"], [str(k) for k in curves[0]["k"]])
+    ax.set(xlabel="k (samples a problem)", ylabel=f"pass@k ({result.details['kind']})", ylim=(-0.02, 1.02))
+    ax.legend(frameon=False, fontsize=8)
+    return ax

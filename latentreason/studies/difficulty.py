@@ -1,0 +1,258 @@
+"""Study `difficulty`: what do training problems that are too hard do, and to which problems?
+
+Claim (arXiv 2605.28388): RLVR on easy and medium problems gains; on over-hard ones it reinforces answers without computation (repeated answers, skipped
+steps), and damages what the model could do.
+
+Formulas. Effect = accuracy of RL minus base in bins of the base's pass rate (bins from the first half of the base's samples, effect from the
+second, so that chance does not sort itself into a gain). By the same bins: repetition, skipped operations, length. Over kept weights: accuracy, and the
+mean projection of activations at choices, read along the base's own traces, on the base's strategy vectors (in scales of the vector, from the base's mean).
+Advantage of c right among the G of a group, as the trainer takes it (trl: the sample deviation):
+A = (1 - p) / (sqrt(p (1 - p) G / (G - 1)) + 1e-4), p = c / G; a lone success of 16 has 3.75, with the population deviation sqrt((1 - p) / p) = 3.87.
+Reinforced: share of that advantage, summed over right samples, that goes to valid traces.
+
+Harm is refuted where the interval of an organism's gain, trained on problems that its base solves in less than `over_hard` of the samples, is not below 0;
+the shortcut where its lone successes are mostly valid traces.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from latentreason.errors import InvalidInput
+from latentreason.stats import Estimate, pooled_ratio, undefined, wilson
+from latentreason.studies.palette import ARMS, ROUTERS
+from latentreason.studies.result import Result, rows
+from latentreason.studies.stacked import ALL, COUNTED, Run, across, finished, mean, required, rows_of, runs_of, seeded, without
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TRAIN = ("too-hard", "activation-small", "collapsed")
+COLOURS = (ARMS["rl"], ARMS["hybrid"], ARMS["base"], ROUTERS[1], ROUTERS[3], ROUTERS[2])
+HABITS = {"repetition": "repetition", "skipped": "skipped", "answers_again": "answers_again", "length": "n_tokens", "direct": "format/direct"}
+"""Quantity -> column of the counts; the last three are sums over the samples."""
+MEANS = ("repetition", "skipped")
+EPSILON = 1e-4
+"""What trl adds to the deviation of a group."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings.
+
+    Attributes:
+        organisms: those whose bins are looked at; all with training problems of their own stand in the comparison of trainings.
+        edges: of the bins of the base's pass rate.
+        over_hard: base pass rate on training problems below which they are over-hard.
+    """
+
+    organisms: tuple[str, ...] = TRAIN
+    edges: tuple[float, ...] = (0.02, 0.25, 0.75)
+    over_hard: float = 0.02
+    n_boot: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises InvalidInput unless the edges ascend between 0 and 1."""
+        if list(self.edges) != sorted(set(self.edges)) or not all(0 < e < 1 for e in self.edges):
+            raise InvalidInput(f"Edges of bins must ascend between 0 and 1, found {self.edges}.")
+
+    @property
+    def bins(self) -> list[str]:
+        """Names of the bins, hardest first."""
+        cuts = [0.0, *self.edges, 1.0]
+        return [f"{100 * a:g} to {100 * b:g}%" for a, b in pairwise(cuts)]
+
+
+def run(
+    *, organisms: pd.DataFrame, counts: pd.DataFrame, training: pd.DataFrame | None = None, kept: pd.DataFrame | None = None, projections: pd.DataFrame | None = None,
+    config: Config = Config(),
+) -> Result:  # fmt: skip
+    """Effects by difficulty of the judged problems, gains by difficulty of the training problems, and what lone successes reinforce.
+
+    Args:
+        organisms, counts: stacked tables of the zoo.
+        training: groups on training problems, of the base and of kept weights.
+        kept: counts of kept weights; their step 0 is the base.
+        projections: of activations on strategy vectors, of kept weights.
+        config: settings.
+
+    Raises:
+        InvalidInput: tables without their columns, or of different organisms.
+    """
+    runs = runs_of(required(counts, "counts", (*COUNTED, "correct_first")), organisms)
+    chosen = [r for r in runs.values() if r.organism in config.organisms]
+    if not chosen:
+        return without("difficulty", config, "effect", f"none of {', '.join(config.organisms)} has been measured", TRAIN)
+    table: list[dict[str, Any]] = []
+    details: dict[str, Any] = {"bins": config.bins, "n_problems": len(chosen[0].base), "n_seeds": len({r.seed for r in chosen}), "kept": [], "projections": [], "trainings": []}
+    for organism in dict.fromkeys(r.organism for r in chosen):
+        of = {r.seed: r for r in chosen if r.organism == organism}
+        for i, name in enumerate(config.bins):
+            where = {"organism": organism, "bin": name}
+            inside = {s: _bin_of(r, config) == i for s, r in of.items()}
+            table += seeded("effect", {s: mean((r.rates("rl") - _second_half(r))[inside[s]], config) for s, r in of.items()}, **where)
+            for habit, column in HABITS.items():
+                if all(column in r.base for r in of.values()):
+                    table += seeded(f"{habit}_change", {s: mean((_habit(r, "rl", column) - _habit(r, "base", column))[inside[s]], config) for s, r in of.items()}, **where)
+            if kept is not None:
+                details["kept"] += _over_steps(required(kept, "kept", ("organism", "seed", "stage", "step", "problem", "n", "correct")), of, inside, where)
+            if projections is not None:
+                found, changes = _projected(required(projections, "projections", ("organism", "seed", "stage", "step", "label", "problem", "value")), of, inside, where, config)
+                details["projections"] += found
+                table += changes
+    if training is not None:
+        required(training, "training", ("organism", "seed", "stage", "step", "problem", "n", "correct", "correct_valid"))
+        table += _trainings(runs, training, config, details)
+    result = finished("difficulty", config, table, details, "")
+    return finished("difficulty", config, table, details, _finding(result, config))
+
+
+def advantage(c: np.ndarray, group: np.ndarray, scale: str = "group") -> np.ndarray:
+    """Advantage of a right sample (reward 1) in a group in which c of `group` are right, as trl takes it; 0 where all or none are.
+
+    >>> advantage(np.array([1, 8]), np.array([16, 16])).round(2).tolist()
+    [3.75, 0.97]
+    """
+    p = c / group
+    centred = np.where((c > 0) & (c < group), 1.0 - p, 0.0)
+    deviation = np.sqrt(p * (1.0 - p) * group / np.maximum(group - 1, 1))
+    return np.asarray(centred / (deviation + EPSILON) if scale == "group" else centred)
+
+
+def _bin_of(run: Run, config: Config) -> np.ndarray:
+    """Bin of each problem, by the first half of the base's samples."""
+    half = (run.base["n"] // 2).to_numpy(float)
+    found: np.ndarray = np.searchsorted(config.edges, run.base["correct_first"].to_numpy(float) / half, side="right")
+    return found
+
+
+def _second_half(run: Run) -> np.ndarray:
+    base = run.base
+    found: np.ndarray = ((base["correct"] - base["correct_first"]) / (base["n"] - base["n"] // 2)).to_numpy(float)
+    return found
+
+
+def _habit(run: Run, arm: str, column: str) -> np.ndarray:
+    table = run.base if arm == "base" else run.rl
+    return table[column].to_numpy(float) / (1.0 if column in MEANS else table["n"].to_numpy(float))
+
+
+def _over_steps(kept: pd.DataFrame, of: dict[int, Run], inside: dict[int, np.ndarray], where: dict[str, Any]) -> list[dict[str, Any]]:
+    """Mean accuracy in a bin at each kept step, over seeds."""
+    part, found = kept[kept["organism"] == where["organism"]], []
+    for stage, step in sorted(set(zip(part["stage"].astype(int), part["step"].astype(int), strict=True))):
+        group, values = part[(part["stage"] == stage) & (part["step"] == step)], {}
+        for s, r in of.items():
+            mine = group[group["seed"] == s].set_index("problem")
+            mine = mine[mine.index.isin(r.base.index[inside[s]])]
+            values[s] = float((mine["correct"] / mine["n"]).mean()) if len(mine) else float("nan")
+        known = [v for v in values.values() if np.isfinite(v)]
+        found.append({**where, "stage": stage, "step": step, "value": float(np.mean(known)) if known else float("nan"), "seeds": {str(s): v for s, v in values.items()}})
+    return found
+
+
+def _projected(table: pd.DataFrame, of: dict[int, Run], inside: dict[int, np.ndarray], where: dict[str, Any], config: Config) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Mean projection in a bin at each kept step; and its change from the base to the last one, paired by problem."""
+    part, found, changes = table[table["organism"] == where["organism"]], list[dict[str, Any]](), list[dict[str, Any]]()
+    for label, group in part.groupby("label"):
+        wide = {s: group[(group["seed"] == s) & group["problem"].isin(r.base.index[inside[s]])].pivot_table(index="problem", columns=["stage", "step"], values="value") for s, r in of.items()}
+        wide = {s: w for s, w in wide.items() if w.shape[1] > 1}
+        for at in sorted({c for w in wide.values() for c in w.columns}):
+            means = {s: float(w[at].mean()) for s, w in wide.items() if at in w}
+            found.append({**where, "label": label, "stage": int(at[0]), "step": int(at[1]), "value": float(np.mean(list(means.values()))), "seeds": {str(s): v for s, v in means.items()}})
+        if wide:
+            changes += seeded("projection_change", {s: mean((w.iloc[:, -1] - w.iloc[:, 0]).dropna().to_numpy(float), config) for s, w in wide.items()}, **where, label=label)
+    return found, changes
+
+
+def _trainings(runs: dict[tuple[str, int], Run], training: pd.DataFrame, config: Config, details: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of each organism that was trained with the true reward: how hard its problems were for the base, what that gained, and what was reinforced."""
+    table: list[dict[str, Any]] = []
+    for organism, part in training.groupby("organism", sort=False):
+        of = {int(s): runs[str(organism), int(s)] for s in sorted(part["seed"].unique()) if (str(organism), int(s)) in runs}
+        start = {s: part[(part["seed"] == s) & (part["stage"] == 0) & (part["step"] == 0)] for s in of}
+        of = {s: r for s, r in of.items() if len(start[s])}
+        if not of:
+            continue
+        rate = {s: mean((start[s]["correct"] / start[s]["n"]).to_numpy(float), config) for s in of}
+        gain = {s: mean(r.rates("rl") - r.rates("base"), config) for s, r in of.items()}
+        table += seeded("training_rate", rate, organism=organism) + seeded("gain", gain, organism=organism)
+        details["trainings"].append({"organism": organism, "rate": across(rate).value, **{k: getattr(across(gain), k) for k in ("value", "lo", "hi")}, "seeds": {str(s): [rate[s].value, gain[s].value] for s in of}})
+        if organism in config.organisms:
+            for stage, step in sorted(set(zip(part["stage"].astype(int), part["step"].astype(int), strict=True))):
+                at = part[(part["stage"] == stage) & (part["step"] == step)]
+                table += _reinforced(at, {s: str(r.facts.get("scale", "group")) for s, r in of.items()}, {"organism": organism, "stage": stage, "step": step}, config)
+    return table
+
+
+def _reinforced(groups: pd.DataFrame, scales: dict[int, str], where: dict[str, Any], config: Config) -> list[dict[str, Any]]:
+    """What the advantage of right samples goes to, in groups drawn by one set of weights."""
+    by_seed = {s: groups[groups["seed"] == s] for s in scales}
+    lone = {s: g[g["correct"] == 1] for s, g in by_seed.items()}
+    table = seeded("lone_successes", {s: wilson(len(lone[s]), len(g)) for s, g in by_seed.items()}, **where)
+    table += seeded("lone_valid", {s: wilson(int(one["correct_valid"].sum()), len(one)) for s, one in lone.items()}, **where)
+    for scale in ("group", "none"):
+        shares = {}
+        for s, g in by_seed.items():
+            weight = advantage(g["correct"].to_numpy(float), g["n"].to_numpy(float), scale)
+            shares[s] = pooled_ratio(weight * g["correct_valid"].to_numpy(float), weight * g["correct"].to_numpy(float), n_boot=config.n_boot, seed=config.seed) if weight.any() else undefined("no group has right and wrong samples", len(g))
+        table += seeded("reinforced_valid", shares, scale=scale, used=str(all(scale == own for own in scales.values())), **where)
+    sizes = groups["n"].unique()
+    if len(sizes) == 1:
+        value = float(advantage(np.array([1.0]), sizes.astype(float))[0])
+        table.append(rows("lone_advantage", Estimate(value, float("nan"), float("nan"), int(sizes[0]), "formula", "no estimate"), seed=ALL, scale="group", **where))
+    return table
+
+
+def _finding(result: Result, config: Config) -> str:
+    said = []
+    hard = [t for t in result.details["trainings"] if t["rate"] < config.over_hard]
+    for t in hard:
+        gain = result.estimate("gain", organism=t["organism"], seed=ALL)
+        seen = "which is the harm that the paper reports" if gain.hi < 0 else "which refutes harm" if gain.lo > 0 else "so harm is not shown (an interval that is not below 0 refutes it)"
+        said.append(f"Trained on problems that its base solves in {t['rate']:.1%} of the samples, {t['organism']} gains {gain} on ordinary ones, {seen}")
+        lone = rows_of(result, "lone_valid", organism=t["organism"], seed=ALL, step=0)
+        if lone and np.isfinite(lone[0]["value"]):
+            share, weight = (result.estimate(q, organism=t["organism"], seed=ALL, stage=0, step=0) for q in ("lone_valid", "lone_advantage"))
+            said.append(f"a lone success of a group has the advantage {weight.value:.2f} and is a valid trace in {share} (more than half would refute the shortcut)")
+    others = [t for t in result.details["trainings"] if t not in hard and np.isfinite(t["value"])]
+    if others:
+        said.append(f"{len(others)} organisms with easier problems (other bases and rewards, so a direction only) gain {min(t['value'] for t in others):.2f} to {max(t['value'] for t in others):.2f}")
+    if not hard:
+        said.insert(0, f"No organism was trained on problems that its base solves in under {config.over_hard:.0%}: train too-hard")
+    return "; ".join(said) + "."
+
+
+def drawn(result: Result) -> list[dict[str, Any]]:
+    """What `plot` draws: the effect of each organism and bin, over seeds and of each."""
+    return rows_of(result, "effect") if "bins" in result.details else []
+
+
+def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
+    """Effect of RL by the base's pass rate: dots with their interval over seeds, small dots the seeds."""
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    found = drawn(result)
+    if not found:
+        ax.text(0.5, 0.5, result.finding, ha="center", va="center", wrap=True, transform=ax.transAxes)
+        return ax
+    names, bins = list(dict.fromkeys(r["organism"] for r in found)), result.details["bins"]
+    for r in found:
+        place = names.index(r["organism"])
+        x, colour, whole = bins.index(r["bin"]) + 0.22 * (place - (len(names) - 1) / 2), COLOURS[place % len(COLOURS)], r["seed"] == ALL
+        ax.plot([x + (0 if whole else 0.06)], [r["value"]], "o", color=colour, markersize=6 if whole else 3, alpha=1 if whole else 0.5)
+        if whole and np.isfinite(r["lo"]):
+            ax.plot([x, x], [r["lo"], r["hi"]], color=colour)
+    for place, name in enumerate(names):
+        ax.plot([], [], "o", color=COLOURS[place % len(COLOURS)], label=name)
+    ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    ax.set_xticks(range(len(bins)), bins)
+    ax.set(xlabel="problems that the base solves in so many of its samples", ylabel="RL minus base, accuracy at T=1")
+    ax.legend(frameon=False, fontsize=8)
+    return ax

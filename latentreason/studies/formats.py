@@ -1,0 +1,171 @@
+"""Study `formats`: does RL converge on one trace format of pretraining, and on which?
+
+Claim (Zhao et al. 2025, arXiv 2504.07912, "Echo Chamber"): RL amplifies one format of the pretraining mixture, within its first steps, and suppresses
+the others; which one depends on the mixture and on the size of the model.
+
+Formula: share of each format among the rollouts of a step; entropy H = -sum p ln p (nats) and effective number exp(H) of formats; the step at which one
+format first has `passes` of the rollouts. Its interval goes from the first step at which Wilson's upper bound reaches that share to the first at
+which the lower one does (rollouts of a step count as independent, which those of one prompt are not).
+
+Refuted where no format passes that share; "early" where one does so only after half of the steps; "the pretraining mixture decides" where the
+winner is as often another as the corpus's leading format.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from latentreason.stats import Estimate, undefined, wilson
+from latentreason.studies.palette import ARMS, ROUTERS
+from latentreason.studies.result import Result, rows
+from latentreason.studies.stacked import ALL, STANDING, bare, finished, required, seeded, without
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TRAIN = ("activation-small", *(f"formats-{size}-{leader}" for size in ("small", "large") for leader in ("go", "think", "code") if (size, leader) != ("small", "go")))
+COLOURS = ("0.35", ARMS["base"], ARMS["hybrid"], ARMS["rl"], ROUTERS[1], ROUTERS[3])
+PREFIX = "format/"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings.
+
+    Attributes:
+        passes: share of the rollouts at which one format has won.
+        window: last steps that are averaged into what RL ends with.
+        least_prior: organisms count whose corpus holds at least two formats with this share.
+    """
+
+    passes: float = 0.9
+    window: int = 3
+    least_prior: float = 0.1
+
+
+def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Config()) -> Result:
+    """Shares, entropy and effective number of formats over RL steps, and the step at which one format passes.
+
+    Args:
+        organisms, curves: stacked tables of the zoo.
+        config: settings.
+
+    Raises:
+        InvalidInput: tables without their columns.
+    """
+    required(organisms, "organisms", (*STANDING, "reward", "external", "split", "own_problems", "n_training", "steps", "prompts", "group", "parameters"))
+    required(curves, "curves", ("organism", "seed"))
+    names = [c.removeprefix(PREFIX) for c in map(str, curves) if c.startswith(PREFIX)]
+    runs = [(f, shares) for f in organisms.to_dict("records") if _chosen(f, names, config) and len(shares := _shares(curves, f, names))]
+    if not runs:
+        return without("formats", config, "passes_at", "no organism with several formats has a curve of their shares", TRAIN)
+    table: list[dict[str, Any]] = []
+    lines, seeds = [], dict[str, dict[int, dict[str, Estimate]]]()
+    for f, shares in runs:
+        prior = {name: float(f.get(f"prior/{name}", math.nan)) for name in names}
+        last = dict(zip(names, np.nan_to_num(shares[-config.window :]).mean(0).tolist(), strict=True))
+        entropies = np.array([_entropy(row) for row in shares])
+        winner, leader = max(last, key=lambda n: last[n]), max(prior, key=lambda n: prior[n])
+        lines.append({
+            "organism": f["organism"], "seed": str(f["seed"]), "parameters": int(f["parameters"]), "leader": leader, "winner": winner, "prior": prior, "last": last, "shares": shares.T.tolist(),
+            "entropy": entropies.tolist(),
+        })  # fmt: skip
+        found = {f"last_share {name}": bare(value, 1) for name, value in last.items()}
+        found |= {"effective_first": bare(math.exp(entropies[0]), 1), "effective_last": bare(math.exp(entropies[-config.window :].mean()), 1), "prior_of_winner": bare(prior[winner], 1)}
+        found["passes_at"] = passes_at(shares, int(f["prompts"] * f["group"]), config.passes)
+        seeds.setdefault(str(f["organism"]), {})[int(f["seed"])] = found
+    for organism, by_seed in seeds.items():
+        for quantity in next(iter(by_seed.values())):
+            kind, _, name = quantity.partition(" ")
+            table += seeded(kind, {s: found[quantity] for s, found in by_seed.items()}, organism=organism, format=name)
+    size = {line["organism"]: line["parameters"] for line in lines}
+    median = float(np.median(list(size.values())))
+    for group, members in (("all", lines), ("small", [x for x in lines if x["parameters"] <= median]), ("large", [x for x in lines if x["parameters"] > median])):
+        passed = [seeds[x["organism"]][int(x["seed"])]["passes_at"] for x in members]
+        table.append(rows("converged", wilson(sum(e.defined for e in passed), len(passed)), seed=ALL, size=group))
+        table.append(rows("winner_is_leader", wilson(sum(x["winner"] == x["leader"] for x in members), len(members)), seed=ALL, size=group))
+        table.append(rows("early", wilson(sum(e.value <= len(x["entropy"]) / 2 for e, x in zip(passed, members, strict=True) if e.defined), sum(e.defined for e in passed)), seed=ALL, size=group))
+    details = {"formats": names, "runs": lines, "n_runs": len(lines), "n_seeds": len({x["seed"] for x in lines})}
+    result = finished("formats", config, table, details, "")
+    return finished("formats", config, table, details, _finding(result, config))
+
+
+def _chosen(f: dict[Any, Any], names: list[str], config: Config) -> bool:
+    """One stage of plain RL with the true reward, on a corpus of several formats."""
+    several = sum(f.get(f"prior/{name}", 0.0) >= config.least_prior for name in names) > 1
+    return bool(f["stages"] == "RLVR" and f["reward"] == "true" and not f["external"] and f["split"] == "train" and f["own_problems"] and f["n_training"] >= f["steps"] * f["prompts"] and several)
+
+
+def _shares(curves: pd.DataFrame, f: dict[Any, Any], names: list[str]) -> np.ndarray:
+    """[step, format] of the steps that drew rollouts."""
+    part = curves[(curves["organism"] == f["organism"]) & (curves["seed"] == f["seed"])][[PREFIX + name for name in names]]
+    found: np.ndarray = part.dropna(how="all").to_numpy(float)
+    return found
+
+
+def _entropy(shares: np.ndarray) -> float:
+    """Nats, of the shares as they are among the rollouts that have a format."""
+    p = shares[shares > 0] / max(shares[shares > 0].sum(), 1e-12)
+    return float(-(p * np.log(p)).sum())
+
+
+def passes_at(shares: np.ndarray, n: int, passes: float) -> Estimate:
+    """First step (from 1) at which one format has the share; undefined where none ever has.
+
+    Args:
+        shares: [step, format].
+        n: rollouts of a step.
+        passes: the share.
+    """
+    top = np.nanmax(shares, axis=1)
+    bounds = [wilson(round(share * n), n) for share in top]
+    firsts = [next((step for step, value in enumerate(values, 1) if value >= passes), math.inf) for values in ([b.hi for b in bounds], top, [b.lo for b in bounds])]
+    if math.isinf(firsts[1]):
+        return undefined(f"no format reaches {passes:.0%}: at most {top.max():.0%}, in {len(top)} steps", len(top))
+    return Estimate(float(firsts[1]), float(firsts[0]), float(firsts[2]), len(top), f"first step; Wilson 95% over {n} rollouts a step")
+
+
+def _finding(result: Result, config: Config) -> str:
+    converged, early, leads = (result.estimate(q, size="all") for q in ("converged", "early", "winner_is_leader"))
+    n = result.details["n_runs"]
+    firsts = [e.value for e in (result.estimate("passes_at", organism=x["organism"], seed=x["seed"]) for x in result.details["runs"]) if e.defined]
+    when = f", at step {np.median(firsts):g} (median), in the first half of the steps in {early} of them" if firsts else ""
+    seen = "refutes" if converged.hi < 0.5 else "supports" if converged.lo > 0.5 else "neither supports nor refutes"
+    mixture = "the corpus's leading format wins" if leads.lo > 0.5 else "the corpus's leading format mostly loses" if leads.hi < 0.5 else "whether the corpus's leading format wins is open"
+    return (
+        f"One format passes {config.passes:.0%} in {converged} of {n} runs{when}, which {seen} convergence on one format (an upper bound below one half refutes it); "
+        f"{mixture} ({leads} of the runs; one half and less refutes that the mixture decides)."
+    )
+
+
+def drawn(result: Result) -> list[dict[str, Any]]:
+    """What `plot` draws: the shares of each run."""
+    found: list[dict[str, Any]] = result.details.get("runs", [])
+    return found
+
+
+def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
+    """Effective number of formats over RL steps, a line a run, coloured by the format that it ends on; dashed: the larger models."""
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    runs = drawn(result)
+    if not runs:
+        ax.text(0.5, 0.5, result.finding, ha="center", va="center", wrap=True, transform=ax.transAxes)
+        return ax
+    names, smallest = result.details["formats"], min(r["parameters"] for r in runs)
+    for r in runs:
+        colour = COLOURS[names.index(r["winner"]) % len(COLOURS)]
+        ax.plot(range(1, len(r["entropy"]) + 1), np.exp(r["entropy"]), "-" if r["parameters"] == smallest else "--", color=colour, alpha=0.8, linewidth=1.2)
+    for name in sorted({r["winner"] for r in runs}, key=names.index):
+        ax.plot([], [], color=COLOURS[names.index(name) % len(COLOURS)], label=f"ends on {name}")
+    if len({r["parameters"] for r in runs}) > 1:
+        ax.plot([], [], "--", color="0.3", label=f"more than {smallest / 1e6:.1f}M parameters")
+    ax.axhline(1, color="0.7", linewidth=0.8, zorder=0)
+    ax.set(xlabel="RL step", ylabel="effective number of trace formats", ylim=(0.9, None))
+    ax.legend(frameon=False, fontsize=8)
+    return ax

@@ -1,0 +1,170 @@
+"""Study `spurious`: do rewards that do not ask for the right answer work, and for which bases?
+
+Claim (Shao et al. 2025, arXiv 2506.10947): random, wrong, majority and format rewards work nearly as well as the true one for bases in which a helpful
+behaviour is latent, and not for others; clipping, which favours what is likely, is the mechanism. (The paper counts Python code in text; here the
+behaviour is a strategy of the organism.)
+
+Formula: gain = accuracy of RL minus base at temperature 1, paired by problem; share = gain / gain under the true reward from the same base. Latent: a
+base whose corpus's authors write a valid trace for at least `latent_from` of the judged problems. Behaviour: its frequency in training, step by step.
+
+Refuted where, on a latent base, the interval of the share lies below `nearly`; or where rewards without the truth bring a gain to a base
+without latent strategies.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from latentreason.stats import Estimate, gap_recovered, undefined
+from latentreason.studies.palette import ARMS, ROUTERS
+from latentreason.studies.result import Result
+from latentreason.studies.stacked import (
+    ALL,
+    Run,
+    bare,
+    by_base,
+    ends,
+    finished,
+    mean,
+    measured,
+    plain,
+    required,
+    rows_of,
+    runs_of,
+    seeded,
+    without,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+REWARDS = ("random", "wrong", "majority", "format")
+TRAIN = ("activation-small", *(f"spurious-{r}{c}" for r in REWARDS for c in ("", "-noclip")), *(f"no-latent-{r}" for r in REWARDS))
+COLOURS = {"true": ARMS["rl"], "random": ARMS["base"], "wrong": ROUTERS[1], "majority": ROUTERS[0], "format": ROUTERS[3], "shuffled": ARMS["control"]}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings.
+
+    Attributes:
+        spurious: rewards that count as such, together; "shuffled" is shown beside them.
+        behaviour: column of the training curves; of text, "format/code".
+        latent_from: share of valid traces among the authors of the corpus from which a base's strategies are latent.
+        nearly: share of the true reward's gain that is "nearly as well".
+    """
+
+    spurious: tuple[str, ...] = REWARDS
+    behaviour: str = "strategy/split"
+    latent_from: float = 0.05
+    nearly: float = 0.5
+    n_boot: int = 2000
+    seed: int = 0
+
+
+def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, curves: pd.DataFrame, config: Config = Config()) -> Result:
+    """Gain by reward, base and clip term, and how often the behaviour occurs over the steps.
+
+    Args:
+        organisms, counts, curves: stacked tables of the zoo.
+        config: settings.
+
+    Raises:
+        InvalidInput: tables without their columns, or of different organisms.
+    """
+    required(curves, "curves", ("organism", "seed"))
+    groups = {key: [r for r in group if plain(r)] for key, group in by_base(runs_of(counts, organisms).values()).items()}
+    groups = {key: group for key, group in groups.items() if any(r.facts["reward"] in config.spurious for r in group)}
+    if not groups:
+        return without("spurious", config, "gain", "no organism was trained with a spurious reward", TRAIN)
+    table: list[dict[str, Any]] = []
+    steps: list[dict[str, Any]] = []
+    shown: dict[str, dict[str, Any]] = {}
+    for (base, _), group in groups.items():
+        latent = float(np.mean([r.facts["latent"] for r in group]))
+        name = "latent" if latent >= config.latent_from else "none"
+        name = name if name not in shown else f"{name} {base[:4]}"
+        shown[name] = {"base": base, "latent": latent}
+        arms: dict[tuple[str, str], dict[int, Run]] = {}
+        for r in group:
+            arms.setdefault((str(r.facts["reward"]), "clip" if np.isfinite(r.facts["clip"]) else "no clip"), {})[r.seed] = r
+        true = arms.get(("true", "clip"), {})
+        for (reward, clip), of in arms.items():
+            where = {"base": name, "reward": reward, "clip": clip}
+            table += seeded("gain", {s: mean(r.rates("rl") - r.rates("base"), config) for s, r in of.items()}, **where)
+            if reward != "true":
+                table += seeded("share", {s: _share([r], true.get(s), config) for s, r in of.items()}, **where)
+            for s, r in of.items():
+                found = measured(curves, r, config.behaviour)
+                steps.append({**where, "seed": str(s), "step": found["step"].tolist(), "value": found["value"].tolist()})
+            behaviour = {s: dict(ends(measured(curves, r, config.behaviour))) for s, r in of.items()}
+            for end in ("first", "last", "change"):
+                table += seeded(f"behaviour_{end}", {s: bare(values[end], 1) for s, values in behaviour.items()}, **where)
+            if clip == "clip" and (reward, "no clip") in arms:
+                other = arms[reward, "no clip"]
+                differences = {s: mean(r.rates("rl") - other[s].rates("rl"), config) for s, r in of.items() if s in other}
+                table += seeded("clip_effect", differences, base=name, reward=reward)
+        together = {s: [of[s] for (reward, clip), of in arms.items() if reward in config.spurious and clip == "clip" and s in of] for s in sorted({r.seed for r in group})}
+        together = {s: of for s, of in together.items() if of}
+        table += seeded("spurious_gain", {s: mean(_together(of) - of[0].rates("base"), config) for s, of in together.items()}, base=name)
+        table += seeded("spurious_share", {s: _share(of, true.get(s), config) for s, of in together.items()}, base=name)
+    details = {"bases": shown, "behaviour": steps, "n_problems": len(next(iter(groups.values()))[0].base), "n_seeds": len({r.seed for g in groups.values() for r in g})}
+    result = finished("spurious", config, table, details, "")
+    return finished("spurious", config, table, details, _finding(result, config))
+
+
+def _together(runs: list[Run]) -> np.ndarray:
+    found: np.ndarray = np.mean([r.rates("rl") for r in runs], axis=0)
+    return found
+
+
+def _share(runs: list[Run], true: Run | None, config: Config) -> Estimate:
+    if true is None:
+        return undefined("no organism with the true reward on this base", len(runs[0].base))
+    return gap_recovered(true.rates("base"), true.rates("rl"), _together(runs), n_boot=config.n_boot, seed=config.seed)
+
+
+def _finding(result: Result, config: Config) -> str:
+    said = []
+    for name, facts in result.details["bases"].items():
+        gain, share = (result.estimate(f"spurious_{q}", base=name, seed=ALL) for q in ("gain", "share"))
+        if name.startswith("latent"):
+            seen = "refutes" if share.hi < config.nearly else "supports" if share.lo >= config.nearly else "neither supports nor refutes"
+            of_true = f", {share} of the true reward's" if share.defined else f" (share of the true reward's: {share})"
+            judged = f", which {seen} that they work nearly as well (an upper bound below {config.nearly:g} refutes it)" if share.defined else ""
+            said.append(f"On a base with latent strategies ({facts['latent']:.0%} of its authors' traces valid) spurious rewards together gain {gain}{of_true}{judged}")
+        else:
+            judged = "refutes" if gain.lo > 0 else "agrees with the claim"
+            said.append(f"on a base without ({facts['latent']:.1%}) they gain {gain}, which {judged} (an interval above 0 refutes that the behaviour must be latent)")
+    return "; ".join(said) + "."
+
+
+def drawn(result: Result) -> list[dict[str, Any]]:
+    """What `plot` draws: the gain of each base, reward and clip setting, over seeds and of each."""
+    return rows_of(result, "gain")
+
+
+def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
+    """Gain by base and reward: dots with their interval over seeds, small dots the seeds, rings without the clip term."""
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
+    found = drawn(result)
+    if "reason" in result.details:
+        ax.text(0.5, 0.5, result.finding, ha="center", va="center", wrap=True, transform=ax.transAxes)
+        return ax
+    order = {name: i for i, name in enumerate(COLOURS)}
+    places = sorted({(r["base"], r["reward"]) for r in found}, key=lambda p: (p[0], order.get(p[1], len(order))))
+    for row in found:
+        y = places.index((row["base"], row["reward"])) + (0.22 if row["clip"] == "no clip" else -0.12)
+        colour, whole = COLOURS.get(row["reward"], "black"), row["seed"] == ALL
+        ax.plot([row["value"]], [y + (0 if whole else 0.13)], "o", color=colour, markerfacecolor="white" if row["clip"] == "no clip" else colour, markersize=6 if whole else 3, alpha=1 if whole else 0.6)
+        if whole and np.isfinite(row["lo"]):
+            ax.plot([row["lo"], row["hi"]], [y, y], color=colour)
+    ax.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+    ax.set_yticks(range(len(places)), [f"{reward} ({base})" for base, reward in places])
+    ax.set(xlabel="gain in accuracy at T=1 (RL minus base)", ylim=(len(places) - 0.4, -0.6))
+    return ax

@@ -1,0 +1,86 @@
+"""Study `boundary`: areas against a plain integral, collapse and remedy as they were made."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from latentreason.errors import InvalidInput
+from latentreason.studies import boundary
+from latentreason.studies.boundary import Config
+from latentreason.studies.result import Result
+from latentreason.studies.stacked import ALL
+
+Zoo = dict[str, pd.DataFrame]
+KS = [1, 2, 4, 8, 16, 32, 64]
+
+
+def judged(zoo: Zoo, config: Config = Config(n_boot=200)) -> Result:
+    return boundary.run(counts=zoo["counts"], organisms=zoo["organisms"], config=config)
+
+
+@pytest.fixture(scope="module")
+def zoo(zoo: Zoo) -> Zoo:
+    """Its own organisms alone."""
+    return {name: table[table["organism"].isin(boundary.TRAIN)] for name, table in zoo.items()}
+
+
+@pytest.fixture(scope="module")
+def result(zoo: Zoo) -> Result:
+    return judged(zoo)
+
+
+def solves(right: int, k: int, n: int = 128) -> float:
+    """pass@k by binomial coefficients."""
+    return 1 - math.comb(n - right, k) / math.comb(n, k)
+
+
+def area(rates: list[int]) -> float:
+    """Trapezoids of the mean curve over log2 k."""
+    heights = [float(np.mean([solves(right, k) for right in rates])) for k in KS]
+    return sum((a + b) / 2 for a, b in pairwise(heights)) / 6
+
+
+def test_the_area_is_the_mean_of_the_curve_over_log_k(result: Result) -> None:
+    base = area([4] * 20 + [64] * 20)
+    collapsed = area([0] * 20 + [124] * 20)
+    assert result.estimate("area", organism="collapsed", arm="base", kind="answer", seed="1").value == pytest.approx(base)
+    assert result.estimate("area_change", organism="collapsed", kind="answer and trace", seed="1").value == pytest.approx(collapsed - base)
+    at_end = result.estimate("rl_minus_base", organism="collapsed", kind="answer", k=64, seed="1")
+    assert at_end.value == pytest.approx(0.5 - np.mean([solves(4, 64), solves(64, 64)])) and at_end.hi < 0
+
+
+def test_the_remedy_is_rl_minus_rl_on_the_same_base(result: Result) -> None:
+    gap = result.estimate("remedy_area", organism="explore", against="collapsed", kind="answer", seed="1")
+    assert gap.value == pytest.approx(area([8] * 20 + [124] * 20) - area([0] * 20 + [124] * 20)) and gap.lo > 0
+    assert len(result.table[result.table["quantity"] == "remedy_area"]) == 2 * 4  # two kinds, three seeds and all; nothing against another base
+    assert "collapsed: RL minus base at k=64 is -0.47" in result.finding and "(a collapse)" in result.finding and "keep breadth" in result.finding
+
+
+def test_breadth_before_and_after(result: Result) -> None:
+    assert result.estimate("effective_paths_change", organism="collapsed", seed=ALL).value == pytest.approx(2 - 8, rel=1e-5)
+    assert result.estimate("right_paths_change", organism="explore", seed=ALL).value == pytest.approx(3 - 4)
+    assert result.estimate("entropy_change", organism="collapsed", seed=ALL).value == pytest.approx(0.05 - 0.3, rel=1e-5)
+
+
+def test_only_valid_traces_count_where_a_checker_has_judged_them(zoo: Zoo) -> None:
+    counts = zoo["counts"].copy()
+    rl = (counts["organism"] == "explore") & (counts["arm"] == "rl")
+    counts.loc[rl, "correct_valid"] = 0
+    result = judged({**zoo, "counts": counts})
+    assert result.estimate("area", organism="explore", arm="rl", kind="answer and trace", seed="0").value == 0 < result.estimate("area", organism="explore", arm="rl", kind="answer", seed="0").value
+    assert "a remedy by RL-PLUS is not shown" in result.finding
+
+
+def test_any_pair_without_a_checker_or_facts_has_its_coverage(zoo: Zoo) -> None:
+    counts = zoo["counts"][zoo["counts"]["organism"] == "collapsed"].assign(organism="mine", correct_valid=None, right_paths=None)
+    result = boundary.run(counts=counts, config=Config(n_boot=50, organisms=()))
+    assert result.details["kind"] == "answer" and result.estimate("area_change", organism="mine", kind="answer", seed=ALL).hi < 0
+    assert not (result.table["quantity"] == "right_paths").any()
+
+
+def test_too_few_samples_for_the_k_asked_are_refused(zoo: Zoo) -> None:
+    with pytest.raises(InvalidInput, match=r"pass@256 needs at least 256 samples a problem, got 128"):
+        judged(zoo, Config(max_k=256))

@@ -1,0 +1,57 @@
+"""Study `curriculum`: what each order brings, and what a sequence adds to its parts."""
+
+import pandas as pd
+import pytest
+
+from latentreason.studies import curriculum
+from latentreason.studies.curriculum import Config
+from latentreason.studies.result import Result
+from latentreason.studies.stacked import ALL
+
+Zoo = dict[str, pd.DataFrame]
+
+
+def judged(zoo: Zoo, config: Config = Config(n_boot=200)) -> Result:
+    return curriculum.run(organisms=zoo["organisms"], counts=zoo["counts"], config=config)
+
+
+@pytest.fixture(scope="module")
+def zoo(zoo: Zoo) -> Zoo:
+    """Its own organisms alone."""
+    return {name: table[table["organism"].isin(curriculum.TRAIN)] for name, table in zoo.items()}
+
+
+@pytest.fixture(scope="module")
+def result(zoo: Zoo) -> Result:
+    return judged(zoo)
+
+
+def test_each_order_has_its_rates_beside_the_base(result: Result) -> None:
+    assert result.details["orders"] == ["base", "SRL", "SFT", "RLVR", "SRL > RLVR", "SFT > RLVR", "RLVR > SFT"]
+    for order, rate in (("SRL", 20), ("SRL > RLVR", 60), ("SFT", 0)):
+        assert result.estimate("pass@1", order=order, seed="1").value == pytest.approx(rate / 128)
+    assert result.estimate("coverage", order="base", seed="0").value == 5 / 40 and result.estimate("coverage", order="SFT", seed=ALL).value == 0
+    assert result.estimate("pass@k", order="SRL > RLVR", k=64, seed=ALL).value == pytest.approx(1.0)
+
+
+def test_a_sequence_is_compared_with_the_better_of_its_parts(result: Result) -> None:
+    for order, gain in (("SRL > RLVR", 60 - 20), ("SFT > RLVR", 30 - 10), ("RLVR > SFT", 12 - 10)):
+        assert result.estimate("sequence_gain", order=order, seed="1").value == pytest.approx(gain / 128)
+    effect = result.estimate("order_effect", seed="1")
+    assert effect.value == pytest.approx((12 - 30) / 128)
+    assert "SRL > RLVR has a pass@1 0.31" in result.finding and "it beats both" in result.finding and "order matters" in result.finding
+
+
+def test_a_sequence_that_is_no_better_refutes_the_claim(zoo: Zoo) -> None:
+    counts = zoo["counts"].copy()
+    rl = (counts["organism"] == "curriculum-srl-rlvr") & (counts["arm"] == "rl")
+    counts.loc[rl, ["correct", "correct_valid"]] = 2
+    assert "that it beats both is refuted" in judged({**zoo, "counts": counts}).finding
+
+
+def test_a_seed_without_a_part_is_left_out_of_the_comparison_alone(zoo: Zoo) -> None:
+    def less(t: pd.DataFrame) -> pd.DataFrame:
+        return t[~((t["organism"] == "curriculum-srl") & (t["seed"] == 2))]
+
+    result = judged({k: less(t) for k, t in zoo.items()})
+    assert result.estimate("sequence_gain", order="SRL > RLVR", seed=ALL).n == 2 and result.estimate("pass@1", order="SRL > RLVR", seed=ALL).n == 3

@@ -1,0 +1,67 @@
+"""Study `formats`: the step at which one format passes, entropy and winners, as they were made."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic_zoo
+
+from latentreason.stats import wilson
+from latentreason.studies import formats
+from latentreason.studies.formats import Config, passes_at
+from latentreason.studies.result import Result
+
+Zoo = dict[str, pd.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def result(zoo: Zoo) -> Result:
+    return formats.run(organisms=zoo["organisms"], curves=zoo["curves"])
+
+
+def test_each_run_passes_at_the_step_it_was_made_to(result: Result) -> None:
+    for organism, step in (("activation-small", 15), ("formats-small-think", 5), ("formats-large-go", 12)):
+        assert result.estimate("passes_at", organism=organism, seed="0").value == step
+    never = result.estimate("passes_at", organism="formats-large-code", seed="all")
+    assert not never.defined and "no format reaches 90%: at most 80%" in never.reason
+
+
+def test_the_interval_of_the_step_is_that_of_the_shares() -> None:
+    shares = np.zeros((4, 2))
+    shares[:, 0] = (0.80, 0.88, 0.91, 0.97)
+    shares[:, 1] = 1 - shares[:, 0]
+    found = passes_at(shares, 200, 0.9)
+    assert (found.lo, found.value, found.hi) == (2, 3, 4)
+    assert wilson(176, 200).hi >= 0.9 > wilson(160, 200).hi and wilson(194, 200).lo >= 0.9 > wilson(182, 200).lo
+
+
+def test_entropy_and_effective_number_are_those_of_the_shares(result: Result) -> None:
+    run = next(r for r in result.details["runs"] if (r["organism"], r["seed"]) == ("formats-large-code", "0"))
+    last = np.array([0.4 / 3] * 3 + [0.6])
+    assert run["entropy"][-1] == pytest.approx(-(last * np.log(last)).sum()) and run["entropy"][0] == pytest.approx(math.log(4))
+    assert result.estimate("effective_last", organism="formats-large-code", seed="1").value == pytest.approx(math.exp(-(last * np.log(last)).sum()))
+    assert run["last"]["code"] == pytest.approx(0.6) and run["winner"] == run["leader"] == "code"
+
+
+def test_convergence_and_winners_are_counted_over_runs_and_by_size(result: Result) -> None:
+    converged = result.estimate("converged", size="all")
+    expected = wilson(15, 18)
+    assert (converged.value, converged.lo, converged.hi) == (expected.value, expected.lo, expected.hi)
+    assert result.estimate("converged", size="large").value == pytest.approx(6 / 9) and result.estimate("winner_is_leader", size="small").value == 1.0
+    assert result.estimate("early", size="all").value == pytest.approx(6 / 15)
+    assert "which supports convergence" in result.finding and "the corpus's leading format wins" in result.finding
+
+
+def test_where_nothing_converges_and_another_format_wins_the_finding_says_so(zoo: Zoo) -> None:
+    rows = [synthetic_zoo.facts(f"o{i}", 0, base=str(i)) for i in range(8)]
+    curves = pd.concat([synthetic_zoo.curve(f"o{i}", 0, synthetic_zoo.towards("code", 10, end=0.5)) for i in range(8)])
+    said = formats.run(organisms=pd.DataFrame(rows), curves=curves).finding
+    assert "which refutes convergence" in said and "leading format mostly loses" in said
+
+
+def test_a_corpus_of_one_format_and_other_rewards_do_not_count(zoo: Zoo) -> None:
+    single = zoo["organisms"].assign(**{"prior/go": 0.0, "prior/direct": 0.0, "prior/code": 0.0, "prior/think": 1.0})
+    assert "reason" in formats.run(organisms=single, curves=zoo["curves"]).details
+    assert "reason" in formats.run(organisms=zoo["organisms"].assign(reward="random"), curves=zoo["curves"]).details
+    assert "reason" not in formats.run(organisms=zoo["organisms"], curves=zoo["curves"], config=Config(least_prior=0.05)).details

@@ -1,0 +1,67 @@
+"""Study `spurious`: known gains, shares and behaviour come back, and the claim is refuted where they say so."""
+
+import pandas as pd
+import pytest
+
+from latentreason.studies import spurious
+from latentreason.studies.result import Result
+from latentreason.studies.spurious import Config
+from latentreason.studies.stacked import ALL
+
+FEW = Config(n_boot=200)
+Zoo = dict[str, pd.DataFrame]
+
+
+def judged(zoo: Zoo, config: Config = FEW) -> Result:
+    return spurious.run(**{name: zoo[name] for name in ("organisms", "counts", "curves")}, config=config)
+
+
+@pytest.fixture(scope="module")
+def zoo(zoo: Zoo) -> Zoo:
+    """Its own organisms alone."""
+    return {name: table[table["organism"].isin(spurious.TRAIN)] for name, table in zoo.items()}
+
+
+@pytest.fixture(scope="module")
+def result(zoo: Zoo) -> Result:
+    return judged(zoo)
+
+
+def test_gains_come_back_by_reward_base_and_clip(result: Result) -> None:
+    half = 20 / 40  # of the problems gain
+    for seed, offset in (("0", -4), ("1", 0), ("2", 4)):
+        assert result.estimate("gain", base="latent", reward="true", clip="clip", seed=seed).value == pytest.approx((32 + offset) / 128 * half)
+        assert result.estimate("gain", base="latent", reward="wrong", clip="no clip", seed=seed).value == pytest.approx((8 + offset) / 128 * half)
+    assert result.estimate("gain", base="none", reward="random", clip="clip", seed=ALL).value == pytest.approx(0)
+    effect = result.estimate("clip_effect", base="latent", reward="format", seed=ALL)
+    assert effect.value == pytest.approx(16 / 128 * half) and effect.lo > 0
+
+
+def test_shares_are_of_the_same_seeds_true_reward_and_undefined_without_one(result: Result) -> None:
+    share = result.estimate("spurious_share", base="latent", seed="0")
+    assert share.value == pytest.approx(20 / 28)
+    assert result.estimate("spurious_share", base="latent", seed=ALL).n == 3
+    assert "no organism with the true reward on this base" in result.estimate("spurious_share", base="none", seed=ALL).reason
+
+
+def test_the_behaviour_is_followed_over_the_steps_that_drew_rollouts(result: Result) -> None:
+    assert result.estimate("behaviour_first", base="latent", reward="random", clip="clip", seed="1").value == pytest.approx(0.2)
+    assert result.estimate("behaviour_last", base="latent", reward="random", clip="clip", seed="1").value == pytest.approx(0.6 - 0.4 / 19)  # the mean of the last three
+    assert result.estimate("behaviour_change", base="none", reward="random", clip="clip", seed=ALL).value == 0
+    assert all(len(line["step"]) == 20 for line in result.details["behaviour"])
+
+
+def test_the_finding_supports_and_a_smaller_share_refutes(zoo: Zoo, result: Result) -> None:
+    assert "which supports that they work nearly as well" in result.finding and "agrees with the claim" in result.finding and "[" in result.finding
+    assert "which refutes that they work nearly as well" in judged(zoo, Config(n_boot=200, nearly=0.95)).finding
+    lifted = zoo["counts"].copy()
+    rows = lifted["organism"].str.startswith("no-latent") & (lifted["arm"] == "rl")
+    lifted.loc[rows, "correct"] += 40
+    assert "an interval above 0 refutes" in (said := judged({**zoo, "counts": lifted}).finding) and "which refutes (" in said
+
+
+def test_names_of_organisms_do_not_matter(zoo: Zoo, result: Result) -> None:
+    names = {name: f"x{i}" for i, name in enumerate(zoo["organisms"]["organism"].unique())}
+    renamed = judged({k: t.assign(organism=t["organism"].map(names)) for k, t in zoo.items()})
+    assert renamed.finding == result.finding
+    pd.testing.assert_frame_equal(renamed.table, result.table)
