@@ -1,33 +1,34 @@
 """The command line: thin entry points over the package, one a verb."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from latentreason import __version__
+from latentreason import __version__, cli_organisms
+from latentreason.console import (
+    ChatOption,
+    LengthOption,
+    OutOption,
+    PairOption,
+    Quiet,
+    StyleOption,
+    TaskOption,
+    Tiny,
+    console,
+    errors,
+    load,
+    show,
+)
 from latentreason.errors import InvalidInput, LatentReasonError
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that spin while they wait are many times slower on busy cores
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
                   help="Does RL teach a model new reasoning, or when to use what pretraining put there?")  # fmt: skip
-organisms = typer.Typer(no_args_is_help=True, help="Model pairs grown from scratch, whose cause of gain is known by construction.")
-app.add_typer(organisms, name="organisms")
-console, errors = Console(), Console(stderr=True)
+app.add_typer(cli_organisms.organisms, name="organisms")
+app.add_typer(cli_organisms.app)
 RESULTS_DIR = Path("artifacts/results/activation")
-
-PairOption = Annotated[str, typer.Option(help="Name of an organism, or BASE,RL (two local directories or hub ids).")]
-OutOption = Annotated[Path, typer.Option(help="Where to write.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
-TaskOption = Annotated[str, typer.Option(help="See `latentreason tasks`.")]
-StyleOption = Annotated[str | None, typer.Option(help="Prompt template of the task, such as plain, boxed or few_shot; by default its own.")]
-ChatOption = Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")]
-LengthOption = Annotated[int, typer.Option(help="Length limit of a completion, in tokens.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -47,31 +48,12 @@ def main() -> None:
         raise SystemExit(1) from error
 
 
-def _pair(name: str, quiet: bool = False) -> Any:
-    from transformers.utils.logging import disable_progress_bar
-
-    from latentreason.models.pair import ModelPair
-
-    if quiet:
-        disable_progress_bar()
-    return ModelPair.named(name, verbose=not quiet)
-
-
 def _arm(pair: str, arm: str, quiet: bool) -> Any:
     from latentreason.errors import unknown_name
 
     if arm not in ("base", "rl"):
         raise unknown_name("arm", arm, ("base", "rl"))
-    return getattr(_pair(pair, quiet), arm)
-
-
-def _show(table: Any, title: str) -> None:
-    shown = Table(title=title)
-    for column in table.columns:
-        shown.add_column(str(column))
-    for row in table.itertuples(index=False):
-        shown.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
-    console.print(shown)
+    return getattr(load(pair, quiet), arm)
 
 
 @app.command(epilog="Example: latentreason sample --arm rl --n 16 --limit 50 --out runs/rl.parquet")
@@ -106,7 +88,7 @@ def route(pair: PairOption = "activation", router: Annotated[str, typer.Option(h
     from latentreason.tables import concat
     from latentreason.tasks.registry import load_task
 
-    asked, models = named(router), _pair(pair, quiet)
+    asked, models = named(router), load(pair, quiet)
     sampling = Sampling(n=n, seed=seed, max_new_tokens=max_new_tokens, prompt=Prompt(style, chat))
     chosen = calibrated(asked, models, load_task(task, split="calibration", seed=seed), changed, sampling=replace(sampling, n=4, seed=0), progress=not quiet)
     arms = {"base": never(), "rl": always(), "hybrid": chosen, "matched_disagreement": matched_disagreement(chosen), "matched_random": matched_random(chosen)}
@@ -116,7 +98,7 @@ def route(pair: PairOption = "activation", router: Annotated[str, typer.Option(h
     result = recovery.run(base=rollouts.arm("base"), rl=rollouts.arm("rl"), hybrid=rollouts.arm("hybrid"), control=concat([rollouts.arm("matched_disagreement"), rollouts.arm("matched_random")]))
     shown = result.table[result.table["quantity"].isin(["accuracy", "D", "recovery", "changed_of_D"])]
     text = [str(Estimate(r["value"], r["lo"], r["hi"], r["n"], r["method"], r["reason"])) for r in shown.to_dict("records")]
-    _show(shown[["quantity", "arm"]].assign(estimate=text), f"{router}: written to {out}")
+    show(shown[["quantity", "arm"]].assign(estimate=text), f"{router}: written to {out}")
     console.print(result.finding, markup=False, highlight=False)
 
 
@@ -213,7 +195,7 @@ def _show_plan(planned: Any) -> None:
 @app.command(epilog="Example: latentreason reproduce --pair orz-7b --dry-run")
 def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism or of a configuration that comes with the package, or BASE,RL; default activation.")] = None, seed: Annotated[int | None, typer.Option(help="Default 0.")] = None,
               config: Annotated[str | None, typer.Option(help="TOML file with keys of RunConfig, such as n_problems = 50; or the name of one that comes with the package.")] = None,
-              tiny: Annotated[bool, typer.Option("--tiny", help="A run of seconds whose numbers mean nothing.")] = False,
+              tiny: Tiny = False,
               dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan (tokens, passes, memory, files) and load no weights.")] = False,
               memory: Annotated[float | None, typer.Option(help="Of the plan: gigabytes of the device; default that of the configuration.")] = None,
               runs: Path = Path("artifacts/runs"), publish: Annotated[bool, typer.Option("--publish", help="Copy results and figures to the committed places.")] = False,
@@ -221,7 +203,7 @@ def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism
     """The main job: sample, calibrate, route, extract, study, draw, report. Resumes its own unfinished run."""
     from latentreason.plan import chosen_config, plan
     from latentreason.publish import finish, headlines, publish as copy_out
-    from latentreason.reproduce import load_pair, reproduce as compute, run_dir, run_name
+    from latentreason.reproduce import reproduce as compute, run_dir, run_name
 
     chosen = chosen_config(pair, config, seed, tiny=tiny)
     if dry_run:
@@ -231,7 +213,7 @@ def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism
     folder = run_dir(chosen, runs, models)
     compute(chosen, folder, pair=models, progress=not quiet)
     page = finish(folder, chosen)
-    _show(headlines(folder, RESULTS_DIR.parent / run_name(folder)), "Headline: this run beside the committed one" + (" (tiny: these numbers mean nothing)" if tiny else ""))
+    show(headlines(folder, RESULTS_DIR.parent / run_name(folder)), "Headline: this run beside the committed one" + (" (tiny: these numbers mean nothing)" if tiny else ""))
     if publish:
         copy_out(folder, Path("artifacts"))
     console.print(f"Report: {page}")
@@ -239,13 +221,13 @@ def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism
 
 @app.command(epilog="Example: latentreason compare --publish")
 def compare(pair: Annotated[str, typer.Option(help="Name of an organism, or BASE,RL.")] = "activation", seed: int = 0,
-            tiny: Annotated[bool, typer.Option("--tiny", help="A run of seconds whose numbers mean nothing.")] = False, runs: Path = Path("artifacts/runs"),
+            tiny: Tiny = False, runs: Path = Path("artifacts/runs"),
             publish: Annotated[bool, typer.Option("--publish", help="Copy results and figures to the committed places.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
     """After `reproduce`, in its folder: every router beside every other, and rival arms such as temperature, votes and weight interpolation."""
     from latentreason import compare as job
     from latentreason.plan import chosen_config
     from latentreason.publish import finish, publish as copy_out
-    from latentreason.reproduce import STAGES, load_pair, reproduce as compute, run_dir
+    from latentreason.reproduce import STAGES, reproduce as compute, run_dir
     from latentreason.studies.recompute import RESULTS
 
     chosen = chosen_config(pair, None, seed, tiny=tiny)
@@ -260,60 +242,16 @@ def compare(pair: Annotated[str, typer.Option(help="Name of an organism, or BASE
     console.print(f"Report: {page}")
 
 
-@app.command(epilog="Example: latentreason verdict --pair activation")
-def verdict(pair: PairOption = "activation", task: TaskOption = "chain", temperature: float = 1.0, max_new_tokens: LengthOption = 96, style: StyleOption = None, chat: ChatOption = False,
-            seed: int = 0, tiny: Annotated[bool, typer.Option("--tiny", help="A run of seconds whose numbers mean nothing.")] = False,
-            out: Annotated[Path | None, typer.Option(help="Folder of its own; default artifacts/runs/verdict/PAIR-HASH.")] = None, quiet: Quiet = False) -> None:  # fmt: skip
-    """Why is the RL model better? Collect the arms (resumable), split the gain, name its cause. An organism is judged on its own problems."""
-    from latentreason.judge_zoo import collected
-    from latentreason.studies.recompute import RESULTS
-
-    folder = collected(_pair(pair, quiet), task, out, tiny=tiny, style=style, chat=chat, progress=not quiet, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
-    _conclude(RESULTS["verdict"](folder / "tables"), "verdict", folder, ["verdict"])
-
-
-@app.command(epilog="Example: latentreason calibrate --seed 1 --seed 2")
-def calibrate(seed: Annotated[list[int] | None, typer.Option(help="Of the training; 0, 1 and 2 by default.")] = None,
-              organisms: Annotated[list[str] | None, typer.Option(help="Which; all whose truth is known by default.")] = None,
-              results: Annotated[Path, typer.Option(help="Where tables and results of the zoo are.")] = Path("artifacts/results/zoo"),
-              tiny: Annotated[bool, typer.Option("--tiny", help="Seconds an organism, and numbers that mean nothing.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
-    """Judge every trained organism of the zoo, and print the confusion matrix of verdict and truth. What has been collected is not collected again."""
-    from latentreason import judge, judge_zoo
-    from latentreason.studies import calibration
-    from latentreason.studies.recompute import ZOO
-
-    missing = judge_zoo.collect_zoo(judge_zoo.chosen(organisms or ()), seed or (0, 1, 2), results / "tables", judge.TINY if tiny else judge.Judging(), progress=not quiet)
-    for name, why in missing.items():
-        errors.print(f"skipped {name}: {why}", markup=False, highlight=False, soft_wrap=True)
-    if not (results / "tables" / "verdicts_truths.parquet").is_file():
-        raise InvalidInput("There is nothing to judge: train organisms first, with `latentreason organisms train all`.")
-    result = ZOO["calibration"](results / "tables")
-    _show(calibration.summary(result), "Verdicts")
-    _show(calibration.confusion_table(result), "Confusion matrix: truth down, verdict across")
-    _conclude(result, "calibration", results, ["calibration", "verdicts"])
-
-
-def _conclude(result: Any, name: str, folder: Path, figures: list[str]) -> None:
-    """Keep a result and its figures, and print its finding."""
-    from latentreason.figures.figures import make_figures
-    from latentreason.publish import figures_of
-
-    result.save(folder, name)
-    written = make_figures(folder, figures_of(folder), figures, progress=False)
-    console.print(result.finding, markup=False, highlight=False)
-    console.print(f"{folder / name}.json; figures {', '.join(str(file.with_suffix('.png')) for file in written)}", markup=False, highlight=False, soft_wrap=True)
-
-
 @app.command(epilog="Example: latentreason claims --pair activation --publish")
 def claims(pair: Annotated[str, typer.Option(help="Name of an organism or of a configuration that comes with the package, or BASE,RL.")] = "activation", seed: int = 0,
            config: Annotated[str | None, typer.Option(help="TOML file with keys of RunConfig, or the name of one that comes with the package.")] = None,
-           tiny: Annotated[bool, typer.Option("--tiny", help="A run of seconds whose numbers mean nothing.")] = False, runs: Path = Path("artifacts/runs"),
+           tiny: Tiny = False, runs: Path = Path("artifacts/runs"),
            publish: Annotated[bool, typer.Option("--publish", help="Copy tables, results and figures to the committed places.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
     """The studies that draw traces of their own: contamination, coherence, planning, and perplexities for passk. In the folder of `reproduce`, before or after it."""
     from latentreason import claims as job
     from latentreason.plan import chosen_config
     from latentreason.publish import finish_claims, publish_claims
-    from latentreason.reproduce import load_pair, reproduce as compute, run_dir
+    from latentreason.reproduce import reproduce as compute, run_dir
     from latentreason.studies.result import Result
 
     chosen = chosen_config(None if config else pair, config, seed, tiny=tiny)
@@ -325,92 +263,6 @@ def claims(pair: Annotated[str, typer.Option(help="Name of an organism or of a c
     if publish:
         publish_claims(folder, Path("artifacts"))
     console.print(f"Tables, results and figures: {folder}")
-
-
-@organisms.command("train", epilog="Example: latentreason organisms train all --seed 1 --dry-run")
-def organisms_train(name: Annotated[str, typer.Argument(help="An organism, all of them, or a TOML file with a recipe of your own.")], seed: int = 0,
-                    out: Annotated[Path | None, typer.Option(help="Artifact to write; default artifacts/runs/organisms/NAME-SEED.")] = None,
-                    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with its estimated times, and train nothing.")] = False,
-                    publish: Annotated[bool, typer.Option("--publish", help="Copy the tables of this seed (no weights) to artifacts/results/NAME/seeds/SEED.")] = False,
-                    quiet: Quiet = False) -> None:  # fmt: skip
-    """Train an organism's base and what its recipe makes of it, and draw its picture in numbers. Killed, it resumes; models that organisms share are trained once."""
-    from latentreason import grow
-    from latentreason.organisms.zoo import ADAPTERS
-    from latentreason.publish import publish_seed
-
-    if name in ADAPTERS:
-        how: dict[str, Any] = {"seed": seed, "work": grow.RUNS / f"{name}-{seed}-work", "progress": not quiet}
-        table, folder = grow.adapter_picture(name, out or grow.run_dir(name, seed), **how)
-        _show(table[["temperature", "quantity", "arm", "text"]], f"{name}, seed {seed}")
-        if publish:
-            console.print(f"Tables: {publish_seed(folder, table, grow.seed_dir(name, seed))}")
-        return
-    recipes = grow.recipes_of(name)
-    if out is not None and name == "all":
-        raise InvalidInput("--out is where one organism goes. Train one by its name, or leave --out away.")
-    _show(grow.plan(recipes, seed), f"Plan for seed {seed}")
-    console.print(grow.totals(recipes, seed))
-    if dry_run:
-        return
-    failed = []
-    for number, recipe in enumerate(recipes, 1):
-        try:
-            folder = grow.grown(recipe, seed, out, progress=not quiet)
-            console.print(f"[{number}/{len(recipes)}] {grow.line(folder)}", markup=False, highlight=False)
-            if publish or len(recipes) == 1:
-                table = grow.picture_of(recipe, folder, seed, progress=not quiet)
-                _show(table[["temperature", "quantity", "arm", "text"]], f"{recipe.name}, seed {seed}")
-            if publish:
-                console.print(f"Tables: {publish_seed(folder, table, grow.seed_dir(recipe.name, seed))}")
-        except LatentReasonError as error:
-            if len(recipes) == 1:
-                raise
-            failed.append(recipe.name)
-            errors.print(f"{recipe.name}: {type(error).__name__}: {error}", markup=False, highlight=False, soft_wrap=True)
-    if failed:
-        raise InvalidInput(f"{len(failed)} of {len(recipes)} organisms failed ({', '.join(failed)}); the reasons stand above, and the others are finished.")
-
-
-@organisms.command("measure", epilog="Example: latentreason organisms measure all --seed 1; then: latentreason organisms publish")
-def organisms_measure(name: Annotated[str, typer.Argument(help="An organism, all of them, or a TOML file with a recipe of your own.")], seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
-                      problems: Annotated[int, typer.Option(help="Test problems.")] = 100, samples: Annotated[int, typer.Option(help="Samples of each, of base and RL model.")] = 128,
-                      quiet: Quiet = False) -> None:  # fmt: skip
-    """Sample trained organisms, and count: the tables that the studies of the zoo read. What is there is not measured again; what has not been trained is skipped."""
-    from transformers.utils.logging import disable_progress_bar
-
-    from latentreason import grow
-    from latentreason.measure.organism import Measuring
-
-    disable_progress_bar()  # of the weights, beside which ours would not be seen
-    how, recipes = Measuring(n_problems=problems, n_samples=samples), grow.recipes_of(name)
-    for number, recipe in enumerate(recipes, 1):
-        folder = grow.measured(recipe, seed, how, progress=not quiet)
-        said = f"measured in {folder}" if folder else f"not trained yet, skipped; train it with: latentreason organisms train {name if name.endswith('.toml') else recipe.name} --seed {seed}"
-        console.print(f"[{number}/{len(recipes)}] {recipe.name}, seed {seed}: {said}", markup=False, highlight=False, soft_wrap=True)
-
-
-@organisms.command("publish", epilog="Example: latentreason organisms publish; then: latentreason figures --results artifacts/results/zoo --check")
-def organisms_publish(out: Annotated[Path, typer.Option(help="Folder of results/ and figures/.")] = Path("artifacts")) -> None:
-    """Stack all measurements into results/zoo/tables, compute the studies that read them, draw their figures, and bring the blocks of docs/ up to date."""
-    from latentreason import grow
-    from latentreason.publish import publish_zoo, write_docs
-
-    for name, result in publish_zoo(grow.all_measured(), out).items():
-        console.print(f"{name}: {result.finding}", markup=False, highlight=False)
-    for page in write_docs(out):
-        console.print(f"Brought up to date: {page}", markup=False, highlight=False)
-
-
-@organisms.command("list")
-def organisms_list() -> None:
-    """The recipes, and the cause of the RL gain that each was built to have (what the instrument must find)."""
-    from latentreason.organisms.estimate import described
-    from latentreason.organisms.zoo import ADAPTERS, ORGANISMS
-
-    for adapter in ADAPTERS.values():
-        console.print(f"{adapter.name}: the RL gain is of unknown cause; {adapter.steps} steps of GRPO of a LoRA adapter on {adapter.base}")
-    for recipe in ORGANISMS.values():
-        console.print(f"{recipe.name}: truth {recipe.truth or 'not known beforehand'}; {recipe.pretrain.steps} steps of pretraining, then {described(recipe)}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -1,0 +1,142 @@
+"""The commands about organisms: grow, measure and publish them, and say why a pair's RL model is better."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from latentreason.console import ChatOption, LengthOption, PairOption, Quiet, StyleOption, TaskOption, Tiny, console, errors, load, show
+from latentreason.errors import InvalidInput, LatentReasonError
+
+organisms = typer.Typer(no_args_is_help=True, help="Model pairs grown from scratch, whose cause of gain is known by construction.")
+app = typer.Typer()
+
+
+@app.command(epilog="Example: latentreason verdict --pair activation")
+def verdict(pair: PairOption = "activation", task: TaskOption = "chain", temperature: float = 1.0, max_new_tokens: LengthOption = 96, style: StyleOption = None, chat: ChatOption = False,
+            seed: int = 0, tiny: Tiny = False,
+            out: Annotated[Path | None, typer.Option(help="Folder of its own; default artifacts/runs/verdict/PAIR-HASH.")] = None, quiet: Quiet = False) -> None:  # fmt: skip
+    """Why is the RL model better? Collect the arms (resumable), split the gain, name its cause. An organism is judged on its own problems."""
+    from latentreason.judge_zoo import collected
+    from latentreason.studies.recompute import RESULTS
+
+    folder = collected(load(pair, quiet), task, out, tiny=tiny, style=style, chat=chat, progress=not quiet, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+    _conclude(RESULTS["verdict"](folder / "tables"), "verdict", folder, ["verdict"])
+
+
+@app.command(epilog="Example: latentreason calibrate --seed 1 --seed 2")
+def calibrate(seed: Annotated[list[int] | None, typer.Option(help="Of the training; 0, 1 and 2 by default.")] = None,
+              organisms: Annotated[list[str] | None, typer.Option(help="Which; all whose truth is known by default.")] = None,
+              results: Annotated[Path, typer.Option(help="Where tables and results of the zoo are.")] = Path("artifacts/results/zoo"),
+              tiny: Annotated[bool, typer.Option("--tiny", help="Seconds an organism, and numbers that mean nothing.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
+    """Judge every trained organism of the zoo, and print the confusion matrix of verdict and truth. What has been collected is not collected again."""
+    from latentreason import judge, judge_zoo
+    from latentreason.studies import calibration
+    from latentreason.studies.recompute import ZOO
+
+    missing = judge_zoo.collect_zoo(judge_zoo.chosen(organisms or ()), seed or (0, 1, 2), results / "tables", judge.TINY if tiny else judge.Judging(), progress=not quiet)
+    for name, why in missing.items():
+        errors.print(f"skipped {name}: {why}", markup=False, highlight=False, soft_wrap=True)
+    if not (results / "tables" / "verdicts_truths.parquet").is_file():
+        raise InvalidInput("There is nothing to judge: train organisms first, with `latentreason organisms train all`.")
+    result = ZOO["calibration"](results / "tables")
+    show(calibration.summary(result), "Verdicts")
+    show(calibration.confusion_table(result), "Confusion matrix: truth down, verdict across")
+    _conclude(result, "calibration", results, ["calibration", "verdicts"])
+
+
+def _conclude(result: Any, name: str, folder: Path, figures: list[str]) -> None:
+    """Keep a result and its figures, and print its finding."""
+    from latentreason.figures.figures import make_figures
+    from latentreason.publish import figures_of
+
+    result.save(folder, name)
+    written = make_figures(folder, figures_of(folder), figures, progress=False)
+    console.print(result.finding, markup=False, highlight=False)
+    console.print(f"{folder / name}.json; figures {', '.join(str(file.with_suffix('.png')) for file in written)}", markup=False, highlight=False, soft_wrap=True)
+
+
+@organisms.command("train", epilog="Example: latentreason organisms train all --seed 1 --dry-run")
+def organisms_train(name: Annotated[str, typer.Argument(help="An organism, all of them, or a TOML file with a recipe of your own.")], seed: int = 0,
+                    out: Annotated[Path | None, typer.Option(help="Artifact to write; default artifacts/runs/organisms/NAME-SEED.")] = None,
+                    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with its estimated times, and train nothing.")] = False,
+                    publish: Annotated[bool, typer.Option("--publish", help="Copy the tables of this seed (no weights) to artifacts/results/NAME/seeds/SEED.")] = False,
+                    quiet: Quiet = False) -> None:  # fmt: skip
+    """Train an organism's base and what its recipe makes of it, and draw its picture in numbers. Killed, it resumes; models that organisms share are trained once."""
+    from latentreason import grow
+    from latentreason.organisms.zoo import ADAPTERS
+    from latentreason.publish import publish_seed
+
+    if name in ADAPTERS:
+        how: dict[str, Any] = {"seed": seed, "work": grow.RUNS / f"{name}-{seed}-work", "progress": not quiet}
+        table, folder = grow.adapter_picture(name, out or grow.run_dir(name, seed), **how)
+        show(table[["temperature", "quantity", "arm", "text"]], f"{name}, seed {seed}")
+        if publish:
+            console.print(f"Tables: {publish_seed(folder, table, grow.seed_dir(name, seed))}")
+        return
+    recipes = grow.recipes_of(name)
+    if out is not None and name == "all":
+        raise InvalidInput("--out is where one organism goes. Train one by its name, or leave --out away.")
+    show(grow.plan(recipes, seed), f"Plan for seed {seed}")
+    console.print(grow.totals(recipes, seed))
+    if dry_run:
+        return
+    failed = []
+    for number, recipe in enumerate(recipes, 1):
+        try:
+            folder = grow.grown(recipe, seed, out, progress=not quiet)
+            console.print(f"[{number}/{len(recipes)}] {grow.line(folder)}", markup=False, highlight=False)
+            if publish or len(recipes) == 1:
+                table = grow.picture_of(recipe, folder, seed, progress=not quiet)
+                show(table[["temperature", "quantity", "arm", "text"]], f"{recipe.name}, seed {seed}")
+            if publish:
+                console.print(f"Tables: {publish_seed(folder, table, grow.seed_dir(recipe.name, seed))}")
+        except LatentReasonError as error:
+            if len(recipes) == 1:
+                raise
+            failed.append(recipe.name)
+            errors.print(f"{recipe.name}: {type(error).__name__}: {error}", markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        raise InvalidInput(f"{len(failed)} of {len(recipes)} organisms failed ({', '.join(failed)}); the reasons stand above, and the others are finished.")
+
+
+@organisms.command("measure", epilog="Example: latentreason organisms measure all --seed 1; then: latentreason organisms publish")
+def organisms_measure(name: Annotated[str, typer.Argument(help="An organism, all of them, or a TOML file with a recipe of your own.")], seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+                      problems: Annotated[int, typer.Option(help="Test problems.")] = 100, samples: Annotated[int, typer.Option(help="Samples of each, of base and RL model.")] = 128,
+                      quiet: Quiet = False) -> None:  # fmt: skip
+    """Sample trained organisms, and count: the tables that the studies of the zoo read. What is there is not measured again; what has not been trained is skipped."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from latentreason import grow
+    from latentreason.measure.organism import Measuring
+
+    disable_progress_bar()  # of the weights, beside which ours would not be seen
+    how, recipes = Measuring(n_problems=problems, n_samples=samples), grow.recipes_of(name)
+    for number, recipe in enumerate(recipes, 1):
+        folder = grow.measured(recipe, seed, how, progress=not quiet)
+        said = f"measured in {folder}" if folder else f"not trained yet, skipped; train it with: latentreason organisms train {name if name.endswith('.toml') else recipe.name} --seed {seed}"
+        console.print(f"[{number}/{len(recipes)}] {recipe.name}, seed {seed}: {said}", markup=False, highlight=False, soft_wrap=True)
+
+
+@organisms.command("publish", epilog="Example: latentreason organisms publish; then: latentreason figures --results artifacts/results/zoo --check")
+def organisms_publish(out: Annotated[Path, typer.Option(help="Folder of results/ and figures/.")] = Path("artifacts")) -> None:
+    """Stack all measurements into results/zoo/tables, compute the studies that read them, draw their figures, and bring the blocks of docs/ up to date."""
+    from latentreason import grow
+    from latentreason.publish import publish_zoo, write_docs
+
+    for name, result in publish_zoo(grow.all_measured(), out).items():
+        console.print(f"{name}: {result.finding}", markup=False, highlight=False)
+    for page in write_docs(out):
+        console.print(f"Brought up to date: {page}", markup=False, highlight=False)
+
+
+@organisms.command("list")
+def organisms_list() -> None:
+    """The recipes, and the cause of the RL gain that each was built to have (what the instrument must find)."""
+    from latentreason.organisms.estimate import described
+    from latentreason.organisms.zoo import ADAPTERS, ORGANISMS
+
+    for adapter in ADAPTERS.values():
+        console.print(f"{adapter.name}: the RL gain is of unknown cause; {adapter.steps} steps of GRPO of a LoRA adapter on {adapter.base}")
+    for recipe in ORGANISMS.values():
+        console.print(f"{recipe.name}: truth {recipe.truth or 'not known beforehand'}; {recipe.pretrain.steps} steps of pretraining, then {described(recipe)}", markup=False, highlight=False, soft_wrap=True)
