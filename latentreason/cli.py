@@ -203,7 +203,7 @@ def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism
     """The main job: sample, calibrate, route, extract, study, draw, report. Resumes its own unfinished run."""
     from latentreason.plan import chosen_config, plan
     from latentreason.publish import finish, headlines, publish as copy_out
-    from latentreason.reproduce import reproduce as compute, run_dir, run_name
+    from latentreason.reproduce import load_pair, reproduce as compute, run_dir, run_name
 
     chosen = chosen_config(pair, config, seed, tiny=tiny)
     if dry_run:
@@ -227,7 +227,7 @@ def compare(pair: Annotated[str, typer.Option(help="Name of an organism, or BASE
     from latentreason import compare as job
     from latentreason.plan import chosen_config
     from latentreason.publish import finish, publish as copy_out
-    from latentreason.reproduce import STAGES, reproduce as compute, run_dir
+    from latentreason.reproduce import STAGES, load_pair, reproduce as compute, run_dir
     from latentreason.studies.recompute import RESULTS
 
     chosen = chosen_config(pair, None, seed, tiny=tiny)
@@ -251,7 +251,7 @@ def claims(pair: Annotated[str, typer.Option(help="Name of an organism or of a c
     from latentreason import claims as job
     from latentreason.plan import chosen_config
     from latentreason.publish import finish_claims, publish_claims
-    from latentreason.reproduce import reproduce as compute, run_dir
+    from latentreason.reproduce import load_pair, reproduce as compute, run_dir
     from latentreason.studies.result import Result
 
     chosen = chosen_config(None if config else pair, config, seed, tiny=tiny)

@@ -62,7 +62,8 @@ def test_the_numbers_in_the_json_are_the_numbers_drawn(run: Path, name: str) -> 
     assert len(wanted) > 5 and not [w for w in wanted if np.abs(np.concatenate(places) - w[1]).min() > 1e-12]
 
 
-def test_the_likelihood_table_becomes_part_of_passk_and_everything_can_be_published(run: Path, tmp_path: Path) -> None:
+def test_the_likelihood_table_becomes_part_of_passk_and_everything_can_be_published(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(style, "DPI", 50)
     target = tmp_path / "artifacts" / "results" / "activation"
     (target / "tables").mkdir(parents=True)
     for name in ("facts.json", "passk.parquet", "greedy_ends.parquet"):

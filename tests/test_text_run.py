@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from latentreason import reproduce as job
+from latentreason import claims, reproduce as job
 from latentreason.figures.figures import check_figures, load_results
 from latentreason.files import read_json, read_table
 from latentreason.models.prompts import Prompt
-from latentreason.publish import finish
+from latentreason.publish import finish, finish_claims
+from latentreason.tasks import arith
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,3 +58,16 @@ def test_the_main_job_runs_on_text_and_says_why_nothing_can_be_told(folders: str
     assert facts["prompt"]["style"] == "few_shot" and len(facts["prompt"]["template"]) == 16
     assert {name: of["dtype"] for name, of in facts["models"].items()} == {"base": "torch.float32", "rl": "torch.float32"}
     assert page.read_text().count("<figure") >= 6
+
+
+def test_the_studies_that_draw_traces_of_their_own_run_on_text(folders: str, tmp_path: Path) -> None:
+    folder = tmp_path / "base-rl-0"
+    job.reproduce(replace(SMALL, pair=folders), folder, stages=claims.STAGES, progress=False)
+    assert set(finish_claims(folder)) == {"contamination", "coherence", "planning"}
+    results = load_results(folder)
+    alone = results["contamination"].estimate("accuracy", split="seen minus clean", arm="change")
+    assert alone.reason == "the split has no clean twin" and results["contamination"].details["problems"] == {"seen": 4, "clean": 0}
+    noise = results["coherence"].details  # random bytes: counted, not dropped
+    assert noise["checker"].startswith("arithmetic") and all(sum(of.values()) == 3 * 2 for of in noise["status"].values())
+    assert set(results["planning"].details["domains"]) <= set(arith.FAMILIES)
+    assert check_figures(folder, folder / "figures") == []

@@ -117,7 +117,9 @@ def _finding(result: Result) -> str:
     ways = {arm: result.estimate("way", arm=arm, which="right") for arm in ("rl", "base", "above")}
     steps = result.estimate("step", arm="rl", which="right")
     new = [name for name, e in (("solutions", above), ("ways", ways["above"])) if e.defined and e.lo > 0]
-    verdict = f"so RL adds {' and '.join(new)} beyond what the base has" if new else "so nothing here is created by RL"
+    open_ = [name for name, e in (("solutions", above), ("ways", ways["above"])) if not e.defined]
+    nothing = f"whether RL creates {' and '.join(open_)} cannot be judged" if open_ else "so there is no evidence that RL creates anything here"
+    verdict = f"so RL adds {' and '.join(new)} beyond what the base has" if new else nothing
     by_domain = result.table[(result.table["quantity"] == "above") & (result.table["kind"] == kind) & (result.table["domain"] != "")]
     where = [f"{r['domain']} ({r['value']:.3f} [{r['lo']:.3f}, {r['hi']:.3f}])" for r in by_domain.to_dict("records") if r["lo"] > 0]
     domains = f", on {', '.join(where)}" if where else ""
