@@ -221,7 +221,7 @@ def _finding(result: Result, config: Config) -> str:
             said.append(f"a lone success of a group has the advantage {weight.value:.2f} and is a valid trace in {share} (more than half would refute the shortcut)")
     others = [t for t in result.details["trainings"] if t not in hard and np.isfinite(t["value"])]
     if others:
-        said.append(f"{len(others)} organisms with easier problems (other bases and rewards, so a direction only) gain {min(t['value'] for t in others):.2f} to {max(t['value'] for t in others):.2f}")
+        said.append(f"{len(others)} organism{'s' * (len(others) > 1)} with easier problems (other bases and rewards, so a direction only) gain{'s' * (len(others) == 1)} {min(t['value'] for t in others):.2f} to {max(t['value'] for t in others):.2f}")
     if not hard:
         said.insert(0, f"No organism was trained on problems that its base solves in under {config.over_hard:.0%}: train too-hard")
     return "; ".join(said) + "."

@@ -79,7 +79,7 @@ def test_lone_successes_and_what_the_advantage_goes_to(zoo: Zoo, result: Result)
 def test_trainings_are_ordered_by_how_hard_their_problems_were(result: Result) -> None:
     assert result.estimate("training_rate", organism="too-hard", seed=ALL).value == pytest.approx(2 / 40 / 16)
     assert result.estimate("gain", organism="too-hard", seed="0").value == pytest.approx(-52 / 128 / 4)
-    assert "which is the harm that the paper reports" in result.finding and "valid trace in 0.00" in result.finding and "1 organisms with easier problems" in result.finding
+    assert "which is the harm that the paper reports" in result.finding and "valid trace in 0.00" in result.finding and "1 organism with easier problems" in result.finding
 
 
 def test_a_gain_from_over_hard_problems_refutes_harm(zoo: Zoo) -> None:
