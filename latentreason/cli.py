@@ -132,12 +132,12 @@ def study(name: Annotated[str, typer.Argument(help="Such as recovery, passk, geo
           out: Annotated[Path | None, typer.Option(help="Folder to write the result to.")] = None) -> None:  # fmt: skip
     """Recompute one study from its tables and print its finding."""
     from latentreason.errors import unknown_name
-    from latentreason.studies.recompute import AUDITS, RESULTS, ZOO, tables_dir
+    from latentreason.studies.recompute import AUDITS, JUDGED, RESULTS, ZOO, tables_dir
 
-    known = RESULTS | AUDITS | ZOO
+    known = RESULTS | AUDITS | ZOO | JUDGED
     if name not in known:
         raise unknown_name("study", name, known)
-    folder = tables or tables_dir(name, RESULTS_DIR.parent / "zoo" if name in ZOO else RESULTS_DIR)
+    folder = tables or tables_dir(name, RESULTS_DIR.parent / "zoo" if name in ZOO | JUDGED else RESULTS_DIR)
     result = known[name](folder / "tables" if (folder / "tables").is_dir() else folder)
     console.print(result.finding, markup=False, highlight=False)
     if out is not None:

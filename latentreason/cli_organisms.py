@@ -32,14 +32,14 @@ def calibrate(seed: Annotated[list[int] | None, typer.Option(help="Of the traini
     """Judge every trained organism of the zoo, and print the confusion matrix of verdict and truth. What has been collected is not collected again."""
     from latentreason import judge, judge_zoo
     from latentreason.studies import calibration
-    from latentreason.studies.recompute import ZOO
+    from latentreason.studies.recompute import JUDGED
 
     missing = judge_zoo.collect_zoo(judge_zoo.chosen(organisms or ()), seed or (0, 1, 2), results / "tables", judge.TINY if tiny else judge.Judging(), progress=not quiet)
     for name, why in missing.items():
         errors.print(f"skipped {name}: {why}", markup=False, highlight=False, soft_wrap=True)
     if not (results / "tables" / "verdicts_truths.parquet").is_file():
         raise InvalidInput("There is nothing to judge: train organisms first, with `latentreason organisms train all`.")
-    result = ZOO["calibration"](results / "tables")
+    result = JUDGED["calibration"](results / "tables")
     show(calibration.summary(result), "Verdicts")
     show(calibration.confusion_table(result), "Confusion matrix: truth down, verdict across")
     _conclude(result, "calibration", results, ["calibration", "verdicts"])

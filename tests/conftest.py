@@ -7,6 +7,7 @@ A session fixture is shared by all tests: read it, never change it. Example::
 """
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -120,3 +121,11 @@ def unchecked_shapes() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_stays_open() -> Iterator[None]:
+    """Pyplot keeps every figure until it is closed, and warns of more than twenty."""
+    yield
+    if (pyplot := sys.modules.get("matplotlib.pyplot")) is not None:
+        pyplot.close("all")

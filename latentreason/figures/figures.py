@@ -29,7 +29,7 @@ from latentreason.figures import (
 from latentreason.figures.figure import Figure, Results
 from latentreason.figures.style import look, rendered
 from latentreason.files import read_json, read_table, write_bytes, write_json
-from latentreason.studies.recompute import AUDITS, RESULTS, ZOO, result_dir, tables_dir
+from latentreason.studies.recompute import AUDITS, JUDGED, RESULTS, ZOO, result_dir, tables_dir
 from latentreason.studies.result import Result
 
 FIGURES: dict[str, Figure] = {
@@ -69,7 +69,7 @@ def load_results(results_dir: str | Path) -> dict[str, Result]:
     """
     root = Path(results_dir)
     is_run = any((root / f"{name}.json").is_file() for name in RESULTS)
-    folders = {name: result_dir(name, root) for name in (*RESULTS, *ZOO, *(AUDITS if is_run else ()))}
+    folders = {name: result_dir(name, root) for name in (*RESULTS, *ZOO, *JUDGED, *(AUDITS if is_run else ()))}
     found = {name: Result.load(folder, name) for name, folder in folders.items() if (folder / f"{name}.json").is_file()}
     if not any((root / f"{name}.json").is_file() for name in found):
         raise InvalidInput(f"{root} holds no results. Fix: give the folder of a run, with {next(iter(RESULTS))}.json in it.")
@@ -125,7 +125,7 @@ def check_figures(results_dir: str | Path, figures_dir: str | Path, names: Seque
     with tempfile.TemporaryDirectory() as temporary:  # written and read back, so that both sides have gone the same way
         for name in wanted:
             try:
-                (RESULTS | AUDITS | ZOO)[name](tables_dir(name, root)).save(temporary, name)
+                (RESULTS | AUDITS | ZOO | JUDGED)[name](tables_dir(name, root)).save(temporary, name)
             except (LatentReasonError, LookupError, ValueError, TypeError) as error:
                 faults.append(f"{name}: cannot be computed from {tables_dir(name, root)}: {type(error).__name__}: {error}")
                 continue

@@ -263,7 +263,8 @@ def plot(result: Result, ax: "Axes | None" = None, *, within: bool = True) -> "A
             ax.text(i * width + (len(layers) - 1) / 2, 0.5, "too few\nspans", ha="center", va="center", fontsize=7, color="0.4")
     ax.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     ax.set_xticks([i * width + (len(layers) - 1) / 2 for i in range(len(order))], [x.replace("format:", "format\n") for x in order])
-    ax.set(xlabel=f"strategy or format; in each, layers {', '.join(f'{x:g}' for x in layers)} from left to right", ylabel="cosine")
+    listed = ", ".join(f"{x:g}" for x in layers) if len(layers) <= 8 else f"{min(layers):g} to {max(layers):g}"
+    ax.set(xlabel=f"strategy or format; in each, layers {listed} from left to right", ylabel="cosine")
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False, fontsize=7, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return ax

@@ -154,12 +154,11 @@ ZOO: dict[str, Callable[[Path], Result]] = {
     "formats": lambda tables: zoo_result(tables, formats, "curves", "organisms"),
     "one_shot": lambda tables: zoo_result(tables, one_shot, "counts", "organisms"),
     "spurious": lambda tables: zoo_result(tables, spurious, "counts", "curves", "organisms"),
-    "calibration": calibration_result,
 }
-"""The same for results over many organisms and seeds, whose tables `latentreason organisms publish` stacks; those of `calibration` come from `latentreason calibrate`."""
+"""The same for results over many organisms and seeds, whose tables `latentreason organisms publish` stacks."""
 
-JUDGED = "verdicts_truths.parquet"
-"""The table without which there is no result `calibration`."""
+JUDGED: dict[str, Callable[[Path], Result]] = {"calibration": calibration_result}
+"""The same for results over the verdicts of many organisms and seeds, whose tables `latentreason calibrate` stacks."""
 
 
 def result_dir(name: str, run: Path) -> Path:
@@ -180,4 +179,4 @@ def recompute(tables: Path, names: list[str] | None = None) -> dict[str, Result]
 
 def recompute_zoo(tables: Path) -> dict[str, Result]:
     """Results of the zoo, by name; those whose organisms have not been measured are undefined, with a reason."""
-    return {name: compute(tables) for name, compute in ZOO.items() if name != "calibration" or (tables / JUDGED).is_file()}
+    return {name: compute(tables) for name, compute in ZOO.items()}
