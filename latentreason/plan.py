@@ -287,8 +287,7 @@ def _draws(config: RunConfig, count: Callable[[str, int], int], prompt_tokens: C
         tried = len([t for t in TEMPERATURES_TRIED if t != temperature])
         yield Draw("elicitation", "base at other temperatures", count("calibration", config.calibration_problems), 1, config.calibration_samples, tried, rl=0)
         asked, n = count("test", config.n_problems), config.n_samples
-        for name, samples, calls, base in (("base at two temperatures", n, 2, 1), ("base, greedy", 1, 1, 1), ("RL", n, 1, 0), ("RL, greedy", 1, 1, 0)):
-            yield Draw("elicitation", name, asked, 1, samples, calls, base=base, rl=1 - base)
+        yield Draw("elicitation", "base at its best temperature", asked, 1, n, rl=0)
         for style in [s for s in styles if s != own]:
             yield Draw("elicitation", f"base, {style}", asked, 1, n, rl=0, style=style)
             yield Draw("elicitation", f"base, {style}, greedy", asked, 1, 1, rl=0, style=style)

@@ -20,7 +20,6 @@ from latentreason.errors import unknown_name
 from latentreason.files import read_json, write_json, write_table
 from latentreason.hybrid.calibrate import calibrate, calibration_area
 from latentreason.hybrid.decode import Arms, Hybrid
-from latentreason.models.language_model import LM
 from latentreason.models.pair import ModelPair
 from latentreason.models.prompts import Prompt, facts as prompt_facts
 from latentreason.models.size import PairSize
@@ -300,24 +299,24 @@ def _elicitation(run: Run) -> None:
     tried = [{"setting": t, "accuracy": float(run.sample(f"elicitation-{t}", run.pair.base, calibration, replace(trying, temperature=t).alone("base")).table["correct"].mean())} for t in others]
     best = max(tried, key=lambda t: t["accuracy"])["setting"]
     greedy: dict[str, Any] = {"n": 1, "temperature": 0.0}
-    asked: dict[str, tuple[LM, Sampling]] = {
-        "base, greedy": (run.pair.base, replace(drawing, **greedy)),
-        "base, best temperature": (run.pair.base, replace(drawing, temperature=best)),
-        "RL, greedy": (run.pair.rl, replace(drawing, **greedy)),
-    }
+    asked = {"base, best temperature": replace(drawing, temperature=best)}
     for style in [s for s in styles if s != (own or next(iter(styles)))]:
         prompt = replace(drawing.prompt, style=style)
-        asked |= {f"base, {style}": (run.pair.base, replace(drawing, prompt=prompt)), f"base, {style}, greedy": (run.pair.base, replace(drawing, prompt=prompt, **greedy))}
+        asked |= {f"base, {style}": replace(drawing, prompt=prompt), f"base, {style}, greedy": replace(drawing, prompt=prompt, **greedy)}
+    sampled, sharp = (Rollouts.load(run.tables / f"{name}_ends.parquet") for name in ("t1", "greedy"))  # what the curves began and ended with
     parts, facts = [], dict[str, Any]()
-    for i, (arm, (lm, sampling)) in enumerate(asked.items()):
-        table = run.sample(f"elicitation-arm-{i}", lm, test, sampling.alone("rl" if lm is run.pair.rl else "base")).slim().table
-        parts.append(Rollouts(table.assign(arm=arm), {arm: {}}))
-        uses = "the RL model" if lm is run.pair.rl else "labels of calibration problems" if "best" in arm else "nothing" if sampling.prompt == drawing.prompt else "another prompt"
-        facts[arm] = {"uses": uses, "passes": 1, "setting": sampling.temperature, "tried": tried if "best" in arm else []}
-    for arm, lm in (("base, flexible grade", run.pair.base), ("RL, flexible grade", run.pair.rl)):
-        table = run.sample(f"elicitation-{lm.name}", lm, test, drawing.alone("rl" if lm is run.pair.rl else "base")).slim().table
-        parts.append(Rollouts(table.assign(arm=arm, correct=table["grade_flexible"] == "correct"), {arm: {}}))
-        facts[arm] = {"uses": "the RL model" if lm is run.pair.rl else "nothing", "passes": 1, "setting": drawing.temperature, "tried": []}
+
+    def add(arm: str, table: pd.DataFrame, setting: float, uses: str) -> None:
+        parts.append(Rollouts(table.assign(arm=arm).drop(columns=["n_routed", "n_changed"], errors="ignore"), {arm: {}}))
+        facts[arm] = {"uses": uses, "passes": 1, "setting": setting, "tried": tried if "best" in arm else []}
+
+    add("base, greedy", sharp.arm("base").table, 0.0, "nothing")
+    add("RL, greedy", sharp.arm("rl").table, 0.0, "the RL model")
+    for i, (arm, sampling) in enumerate(asked.items()):
+        uses = "labels of calibration problems" if "best" in arm else "another prompt"
+        add(arm, run.sample(f"elicitation-arm-{i}", run.pair.base, test, sampling.alone("base")).slim().table, sampling.temperature, uses)
+    for name, arm, uses in (("base", "base, flexible grade", "nothing"), ("rl", "RL, flexible grade", "the RL model")):
+        add(arm, (table := sampled.arm(name).table).assign(correct=table["grade_flexible"] == "correct"), drawing.temperature, uses)
     both = concat(parts)
     Rollouts(both.table.drop(columns=["grade_strict", "grade_flexible"]), both.info).save(run.tables / "elicitation.parquet")
     write_json(run.tables / "elicitation.json", facts)
