@@ -223,8 +223,8 @@ def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism
 def compare(pair: Annotated[str, typer.Option(help="Name of an organism, or BASE,RL.")] = "activation", seed: int = 0,
             tiny: Tiny = False, runs: Path = Path("artifacts/runs"),
             publish: Annotated[bool, typer.Option("--publish", help="Copy results and figures to the committed places.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
-    """After `reproduce`, in its folder: every router beside every other, and rival arms such as temperature, votes and weight interpolation."""
-    from latentreason import compare as job
+    """After `reproduce`, in its folder: every router beside every other; rival arms such as temperature, votes and weight interpolation; vectors, trained ones too, in place of tokens."""
+    from latentreason import compare as job, steered
     from latentreason.plan import chosen_config
     from latentreason.publish import finish, publish as copy_out
     from latentreason.reproduce import STAGES, load_pair, reproduce as compute, run_dir
@@ -233,9 +233,9 @@ def compare(pair: Annotated[str, typer.Option(help="Name of an organism, or BASE
     chosen = chosen_config(pair, None, seed, tiny=tiny)
     models = load_pair(chosen)
     folder = run_dir(chosen, runs, models)
-    compute(chosen, folder, stages=STAGES | job.STAGES, pair=models, progress=not quiet)
+    compute(chosen, folder, stages=STAGES | job.STAGES | steered.STAGES, pair=models, progress=not quiet)
     page = finish(folder, chosen)
-    for name in job.STAGES:
+    for name in job.STAGES | steered.STAGES:
         console.print(f"{name}: {RESULTS[name](folder / 'tables').finding}", markup=False, highlight=False)
     if publish:
         copy_out(folder, Path("artifacts"))

@@ -12,14 +12,12 @@ import numpy as np
 from latentreason.activations.capture import capture
 from latentreason.activations.sites import Site
 from latentreason.files import write_json, write_table
-from latentreason.hybrid.actions import steer
 from latentreason.hybrid.calibrate import calibrate
 from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.hybrid.rivals import RIVALS, tuned
-from latentreason.hybrid.steering import fit_category, random_category, steer_by
 from latentreason.hybrid.value import swap_values, value_probes
 from latentreason.models.merge import weight_changes
-from latentreason.reproduce import Run, calibrated_routers
+from latentreason.reproduce import Run
 from latentreason.routing.base_only import on_entropy, on_margin
 from latentreason.routing.controls import always, matched_disagreement, never, opposite
 from latentreason.routing.oracle import on_divergence, on_entropy_drop, on_likelihood_gain
@@ -27,7 +25,7 @@ from latentreason.routing.probe import fit_probe, on_nearest, on_probe, on_value
 from latentreason.routing.router import Router
 from latentreason.strategies.tagging import tag
 from latentreason.tables import Rollouts, concat
-from latentreason.vectors.contrast import capture_onsets, fit_onsets, fit_vectors
+from latentreason.vectors.contrast import fit_vectors
 
 
 def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
@@ -95,71 +93,4 @@ def _rivals(run: Run) -> None:
     write_table(run.tables / "weight_changes.parquet", weight_changes(run.pair))
 
 
-STRENGTHS = (0.5, 1.0, 2.0, 4.0)
-
-
-def _steering(run: Run) -> None:
-    """Vectors in place of tokens: when by the RL model live or by the base alone, which by category, whose vectors; with random twins.
-
-    Layer and strength of each arm are those that did best on calibration problems.
-    """
-    pair, layers = run.pair, range(run.pair.base.n_layers)
-    problems = run.problems("fit", run.config.fit_problems)
-    onsets, vectors = {}, {}
-    for name, lm in (("base", pair.base), ("rl", pair.rl)):
-        own = run.sample(f"steering-{name}", lm, problems, run.sampling(4).alone(name))
-        onsets[name] = capture_onsets(lm, own, tag(own), layers="all")
-        vectors[name] = fit_onsets(onsets[name])
-    labels = tuple(label for label in vectors["base"].labels if label in vectors["rl"].labels)
-    which = {name: fit_category(onsets[name], layer=max(1, pair.base.n_layers // 2), model=name, labels=labels) for name in ("base", "rl")}
-    chance = random_category(labels, seed=run.config.seed)
-    largest = max(run.config.budgets)
-    when = {"js": "on_divergence(js)", "entropy": "on_entropy"}
-    routers = {short: next(r for r in calibrated_routers(run, "t1") if r.name == name and r.params["calibration"]["budget"] == largest) for short, name in when.items()}
-    arms = {
-        "js, RL category, base vectors": ("js", vectors["base"], which["rl"], "RL timing, RL category, base-fitted vectors"),
-        "js, RL category, RL vectors": ("js", vectors["rl"], which["rl"], "RL timing, RL category, RL-fitted vectors"),
-        "js, RL category, random vectors": ("js", vectors["base"].random_like(run.config.seed), which["rl"], "RL timing, RL category, random vectors"),
-        "js, random category, base vectors": ("js", vectors["base"], chance, "RL timing, random category, base-fitted vectors"),
-        "js, one vector": ("js", vectors["base"], None, "RL timing, mean of the base-fitted vectors"),
-        "entropy, base category, base vectors": ("entropy", vectors["base"], which["base"], "base timing, base category, base-fitted vectors"),
-        "entropy, random category, base vectors": ("entropy", vectors["base"], chance, "base timing, random category, base-fitted vectors"),
-        "entropy, base category, random vectors": ("entropy", vectors["base"].random_like(run.config.seed), which["base"], "base timing, base category, random vectors"),
-    }  # fmt: skip
-
-    def hybrid(name: str, arm: str, layer: int, strength: float) -> Hybrid:
-        short, chosen, category, _ = arms[arm]
-        at = chosen.at(layer)
-        return Hybrid(pair, routers[short], steer(at, strength=strength) if category is None else steer_by(at, category, strength=strength), name)
-
-    settings = [(layer, strength) for layer in layers for strength in STRENGTHS]
-    tried = {f"{arm}|{layer}|{strength:g}": (arm, layer, strength) for arm in arms for layer, strength in settings}
-    drawing = replace(run.sampling(run.config.calibration_samples), keep_tokens=False, max_rows=run.rows)
-    table = run.sample("steering-tried", Arms([hybrid(name, *where) for name, where in tried.items()]), run.problems("calibration", run.config.calibration_problems), drawing).table
-    accuracy = table.groupby("arm")["correct"].mean()
-    facts: dict[str, Any] = {}
-    for arm, (_, _, category, uses) in arms.items():
-        mine = {name: where for name, where in tried.items() if where[0] == arm}
-        best = max(mine, key=lambda name: accuracy[name])
-        facts[arm] = {
-            "uses": uses, "setting": mine[best][2], "layer": mine[best][1],
-            "category_accuracy": None if category is None else category.accuracy,
-            "tried": [{"layer": where[1], "setting": where[2], "accuracy": float(accuracy[name])} for name, where in mine.items()],
-        }  # fmt: skip
-    final = [hybrid(arm, arm, fact["layer"], fact["setting"]) for arm, fact in facts.items()]
-    swapped = [Hybrid(pair, router, name=f"{short}, swap") for short, router in routers.items()]
-    for short in routers:
-        facts[f"{short}, swap"] = {"uses": "RL timing, RL token" if short == "js" else "base timing, RL token", "setting": 1.0, "tried": []}
-    drawing = replace(run.sampling(run.config.rival_samples * 2), keep_tokens=False, max_rows=run.rows)
-    found = run.sample("steering", Arms([*swapped, *final]), run.problems("test", run.config.n_problems), drawing)
-    found.save(run.tables / "steering.parquet")
-    arms_of = found.table.groupby("arm")
-    routed = dict(arms_of["n_routed"].sum() / arms_of["n_tokens"].sum())
-    for arm in facts:  # the base at every token; the RL model where it is asked; the base once more where a vector is added
-        models = 1 if arm.startswith("entropy,") and not arm.endswith("swap") else 2
-        extra = 0.0 if arm.endswith("swap") else float(routed[arm])
-        facts[arm]["passes"] = round(models + extra, 2)
-    write_json(run.tables / "steering.json", facts)
-
-
-STAGES: dict[str, Callable[[Run], None]] = {"routing": _routing, "rivals": _rivals, "steering": _steering}
+STAGES: dict[str, Callable[[Run], None]] = {"routing": _routing, "rivals": _rivals}

@@ -69,6 +69,7 @@ class RunConfig:
     revisions: tuple[str, str] | None = None  # this and the next two: how BASE,RL is loaded
     dtype: str | None = None
     renamed_special: bool | None = None
+    trained_epochs: int | None = None  # at most, of trained vectors; 10 with three seeds, or 1 with one
     rl_prompt: Prompt | None = None  # of the RL model, where it is not that of the base model
     device_map: str | None = None  # from here on, what changes no number: "auto", or a device such as "cuda"
     skip: tuple[str, ...] | None = None  # stages of OPTIONAL to leave out
@@ -83,7 +84,7 @@ SILENT = ("device_map", "skip", "max_rows", "memory", "model")
 
 TINY = RunConfig(n_problems=6, n_samples=4, budgets=(0.5,), routers=("on_divergence(js)", "on_entropy"), calibration_problems=12, calibration_samples=2,
                  passk_problems=4, passk_samples=8, passk_hybrid_samples=4, strategy_samples=2, trace_problems=2, geometry_problems=12,
-                 fit_problems=8, swaps=40, compare_samples=2, rival_samples=1)  # fmt: skip
+                 fit_problems=8, swaps=40, compare_samples=2, rival_samples=1, trained_epochs=1)  # fmt: skip
 """A run of seconds, for tests and notebooks: its numbers mean nothing."""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from latentreason import compare, reproduce as job
+from latentreason import compare, reproduce as job, steered
 from latentreason.errors import ArtifactConflict
 from latentreason.figures import style
 from latentreason.figures.figures import check_figures, load_results
@@ -96,15 +96,15 @@ def test_a_truncated_table_is_named(unbroken: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "STRENGTHS", (1.0,))
+    monkeypatch.setattr(steered, "STRENGTHS", (1.0,))
     monkeypatch.setattr(compare, "RIVALS", [replace(rival, grid=rival.grid[-1:]) for rival in compare.RIVALS[::3]])
     before = {file.name: file.read_bytes() for file in (unbroken / "tables").glob("*.parquet")}
-    job.reproduce(job.TINY, unbroken, stages=job.STAGES | compare.STAGES, progress=False)
+    job.reproduce(job.TINY, unbroken, stages=job.STAGES | compare.STAGES | steered.STAGES, progress=False)
     assert all((unbroken / "tables" / name).read_bytes() == data for name, data in before.items())
     finish(unbroken, job.TINY)
     results = load_results(unbroken)
-    assert {"routing", "rivals", "steering"} <= set(results)
-    for name in ("routing", "rivals", "steering"):
+    assert {"routing", "rivals", "steering", "trained"} <= set(results)
+    for name in ("routing", "rivals", "steering", "trained"):
         assert results[name].finding
         assert (unbroken / "figures" / f"{name}.png").stat().st_size > 5000
     assert check_figures(unbroken, unbroken / "figures") == []

@@ -76,6 +76,11 @@ STEERING = one_row_an_arm("steering", (
     "both models; entropy: base alone), the category and the vectors come from; beside random vectors of the same norms, random categories "
     "and the RL model's token at the same places (swap). Layer and strength of each arm did best on calibration problems."
 ))  # fmt: skip
+TRAINED = one_row_an_arm("trained", (
+    "Vectors trained on the RL model's tokens at TEMPERATURE, and the reference's two algorithms (venhoff_g1, venhoff_g3) with the controls that they were "
+    "published without: share of the gain that is recovered. All of them are supervised by the RL model; layers are those of the smallest held-out loss, "
+    "strengths did best on calibration problems."
+))  # fmt: skip
 RIVALS = one_row_an_arm("rivals", (
     "Other ways to the RL gain at TEMPERATURE, each at the setting of its grid that did best on calibration problems: share of the gain recovered, "
     "what the arm uses (blue: nothing of the RL model) and its forward passes for each token that is handed in."

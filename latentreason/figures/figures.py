@@ -47,6 +47,7 @@ FIGURES: dict[str, Figure] = {
     "routing": compare_charts.ROUTING,
     "rivals": compare_charts.RIVALS,
     "steering": compare_charts.STEERING,
+    "trained": compare_charts.TRAINED,
     "elicitation": compare_charts.ELICITATION,
     "contamination": claims_charts.CONTAMINATION,
     "coherence": claims_charts.COHERENCE,

@@ -5,7 +5,8 @@ read the RL model at every token. Differences to the public code are in docs/ref
 
     category = fit_category(capture_onsets(pair.rl, rl, lr.tag(rl), layers=[2]), layer=2, model="rl")
     first = venhoff_g1(pair, vectors, category)
-    third, fitted = venhoff_g3(pair, always_rl_rollouts, category, layer=2)
+    fitted = fit_optimised(pair.base, always_rl, categorised(pair, always_rl, category), layer=2, strength="learned")
+    third = venhoff_g3(pair, fitted, category)
     arms = [first, third, *published_without(first, vectors, lambda v: steer_best(v, category)).values()]
 """
 
@@ -28,7 +29,7 @@ from latentreason.models.decoding import Moment, sampled
 from latentreason.models.pair import ModelPair
 from latentreason.routing.oracle import on_disagreement
 from latentreason.tables import Rollouts
-from latentreason.vectors.optimised import Fitted, disagreements, fit_optimised
+from latentreason.vectors.optimised import Fitted, disagreements
 
 if TYPE_CHECKING:
     from latentreason.vectors.steering_vector import VectorSet
@@ -82,26 +83,32 @@ def venhoff_g1(pair: ModelPair, vectors: "VectorSet", category: Category, **grid
     return Hybrid(pair, on_disagreement(), steer_best(vectors, category, **grid), name="venhoff_g1")
 
 
-def venhoff_g3(pair: ModelPair, rollouts: Rollouts, category: Category, *, layer: int, **how: Any) -> tuple[Hybrid, Fitted]:
+def venhoff_g3(pair: ModelPair, fitted: Fitted, category: Category) -> Hybrid:
     """Last generation: at a disagreement, the category's vector times a learned coefficient, at the last position only.
 
     Args:
         pair: the two models.
-        rollouts: of Hybrid(pair, always()) on problems of the split `fit`: what vectors and coefficients are trained on.
+        fitted: vectors and coefficients, trained at the disagreements of always-RL rollouts: `fit_optimised(pair.base, rollouts, categorised(pair, rollouts,
+            category), layer=..., strength="learned")`.
         category: read off the RL model.
-        layer: of the base model, where the vector is added.
-        how: further arguments of `fit_optimised`.
 
     Raises:
-        InvalidInput: as `disagreements` and `fit_optimised`.
+        InvalidInput: vectors of a category that `category` does not know.
     """
-    at = categorised(pair, rollouts, category)
-    fitted = fit_optimised(pair.base, rollouts, at, layer=layer, **{"strength": "learned", **how})
-    labels = fitted.vectors.labels
-    rows = [category.labels.index(label) for label in labels]  # a category that no disagreement falls into has no vector: the next likely one is taken
-    known = replace(category, labels=tuple(labels), weights=category.weights[rows], bias=category.bias[rows])
-    strength = 1.0 if fitted.strength is None else fitted.strength
-    return Hybrid(pair, on_disagreement(), steer_by(fitted.vectors, known, strength=strength), name="venhoff_g3"), fitted
+    known = among(category, fitted.vectors.labels)
+    return Hybrid(pair, on_disagreement(), steer_by(fitted.vectors, known, strength=1.0 if fitted.strength is None else fitted.strength), name="venhoff_g3")
+
+
+def among(category: Category, labels: Sequence[str]) -> Category:
+    """The same classifier with some of its labels: an activation of another gets the likeliest of these.
+
+    Raises:
+        InvalidInput: a label that it does not know.
+    """
+    if strange := sorted(set(labels) - set(category.labels)):
+        raise InvalidInput(f"The category does not know {strange[0]!r}; it knows {', '.join(category.labels)}.")
+    rows = [category.labels.index(label) for label in labels]
+    return replace(category, labels=tuple(labels), weights=category.weights[rows], bias=category.bias[rows])
 
 
 def categorised(pair: ModelPair, rollouts: Rollouts, category: Category) -> pd.DataFrame:

@@ -121,6 +121,7 @@ RESULTS: dict[str, Callable[[Path], Result]] = {
     "routing": routing_result,
     "rivals": lambda tables: rivals_result(tables, "rivals"),
     "steering": lambda tables: rivals_result(tables, "steering"),
+    "trained": lambda tables: rivals_result(tables, "trained"),
     "elicitation": lambda tables: rivals_result(tables, "elicitation"),
     "contamination": lambda tables: contamination.run(table=read_table(tables / "contamination.parquet")),
     "coherence": lambda tables: coherence.run(table=read_table(tables / "coherence.parquet")),
@@ -132,7 +133,7 @@ RESULTS: dict[str, Callable[[Path], Result]] = {
 CLAIMS = ("contamination", "coherence", "planning")
 """Results of the job `claims`: docs/studies.md speaks of them, no headline does."""
 
-OF_THEIR_OWN = {"verdict": "verdict_temperatures.parquet", "geometry": "geometry_dose.parquet", "routing": "routing.json", "rivals": "rivals.json", "steering": "steering.json", "elicitation": "elicitation.json",
+OF_THEIR_OWN = {"verdict": "verdict_temperatures.parquet", "geometry": "geometry_dose.parquet", "routing": "routing.json", "rivals": "rivals.json", "steering": "steering.json", "trained": "trained.json", "elicitation": "elicitation.json",
                 **{name: f"{name}.parquet" for name in CLAIMS}}  # fmt: skip
 """Results of stages that a run may skip, and of jobs after the main one -> the table that is written last. A run without it has no such result."""
 

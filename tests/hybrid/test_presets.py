@@ -6,7 +6,7 @@ import torch
 from latentreason.activations.sites import Site
 from latentreason.errors import InvalidInput
 from latentreason.hybrid.decode import Arms, Hybrid
-from latentreason.hybrid.presets import categorised, published_without, steer_best, venhoff_g1, venhoff_g3
+from latentreason.hybrid.presets import among, categorised, published_without, steer_best, venhoff_g1, venhoff_g3
 from latentreason.hybrid.steering import Category, random_category
 from latentreason.models.blocks import blocks, hidden_of
 from latentreason.models.decoding import Batch
@@ -15,6 +15,7 @@ from latentreason.routing.controls import always
 from latentreason.sampling.local import Sampling, sample
 from latentreason.sampling.noise import gumbel
 from latentreason.tasks.chain import load
+from latentreason.vectors.optimised import fit_optimised
 from latentreason.vectors.steering_vector import SteeringVector, VectorSet
 
 PROMPTS = [[1, 9, 40, 17, 33, 5, 60, 28], [1, 12], [1, 7, 21, 8, 50]]
@@ -89,7 +90,8 @@ def test_the_last_generation_and_the_controls_run_on_the_built_in_pair():
     category = Category("rl:2", ("a", "b"), noise(2, pair.rl.d_model, seed=3), torch.zeros(2))
     at = categorised(pair, rollouts, category)
     assert len(at) == rollouts.table["n_changed"].sum() and set(at["strategy"]) == {"a", "b"}
-    hybrid, fitted = venhoff_g3(pair, rollouts, category, layer=2, seeds=(0,), epochs=4)
+    fitted = fit_optimised(pair.base, rollouts, at, layer=2, strength="learned", seeds=(0,), epochs=4)
+    hybrid = venhoff_g3(pair, fitted, category)
     assert fitted.table["report"].iloc[1] < fitted.table["report"].iloc[0]
     first = venhoff_g1(pair, fitted.vectors, category, strengths=(300.0,), windows=(1,))
     controls = published_without(first, fitted.vectors, lambda v: steer_best(v, category, strengths=(300.0,), windows=(1,)))
@@ -98,5 +100,7 @@ def test_the_last_generation_and_the_controls_run_on_the_built_in_pair():
     tokens = {arm: [list(ids) for ids in part["token_ids"]] for arm, part in table.groupby("arm")}
     assert tokens["venhoff_g1: swap"] == tokens["rl"]  # at greedy, by identity
     assert tokens["venhoff_g1: random vectors"] != tokens["venhoff_g1"]
+    with pytest.raises(InvalidInput, match="does not know 'c'; it knows a, b"):
+        among(category, ("a", "c"))
     with pytest.raises(InvalidInput, match="at random reads nothing"):
         categorised(pair, rollouts, random_category(("a", "b")))
