@@ -62,7 +62,7 @@ class Batch:
 class Moment:
     """One step of the decoding, for the rows still alive: what a `Choose` sees.
 
-    `logits[m]` are model m's next-token logits by SLOT; `slot` maps a row to its slot, `row` to its index in the batch, `place` to its row of
+    `logits[m]` are model m's next-token logits by SLOT (of the models that are not lazy); `slot` maps a row to its slot, `row` to its index in the batch, `place` to its row of
     `noise` (None where decoding is greedy): arms share slots and noise.
     """
 
