@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 
 from latentreason.figures.figures import FIGURES
-from latentreason.studies.recompute import OF_THEIR_OWN, ZOO
+from latentreason.studies.recompute import JUDGED, OF_THEIR_OWN, ZOO
 from latentreason.tables import Rollouts
 
 N_PROBLEMS = 24
 SWEPT = {"on_divergence(js)": 0.22, "on_divergence(kl)": 0.15, "on_entropy": 0.10}  # router -> how far it lies above its control
 SINGLE = {"first_token": (0.45, 0.30), "at_strategy": (0.70, 0.85)}  # router -> changed / D, recovery
-MADE = [name for name, figure in FIGURES.items() if not {"geometry", "published", *OF_THEIR_OWN, *ZOO} & {*figure.inputs}]  # the tiny run has geometry; no run is an audit, or the zoo
+MADE = [name for name, figure in FIGURES.items() if not {"geometry", "published", *OF_THEIR_OWN, *ZOO, *JUDGED} & {*figure.inputs}]  # the tiny run has geometry; no run is an audit, or the zoo
 EVIL = "</span><script>alert('x')</script> \"quoted\" & <b>bold</b>"
 
 
