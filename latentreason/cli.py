@@ -201,6 +201,7 @@ def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism
               runs: Path = Path("artifacts/runs"), publish: Annotated[bool, typer.Option("--publish", help="Copy results and figures to the committed places.")] = False,
               quiet: Quiet = False) -> None:  # fmt: skip
     """The main job: sample, calibrate, route, extract, study, draw, report. Resumes its own unfinished run."""
+    from latentreason.documents import write_docs
     from latentreason.plan import chosen_config, plan
     from latentreason.publish import finish, headlines, publish as copy_out
     from latentreason.reproduce import load_pair, reproduce as compute, run_dir, run_name
@@ -216,6 +217,7 @@ def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism
     show(headlines(folder, RESULTS_DIR.parent / run_name(folder)), "Headline: this run beside the committed one" + (" (tiny: these numbers mean nothing)" if tiny else ""))
     if publish:
         copy_out(folder, Path("artifacts"))
+        console.print("Brought up to date:", *(page.name for page in write_docs(Path("artifacts"))))
     console.print(f"Report: {page}")
 
 
@@ -225,6 +227,7 @@ def compare(pair: Annotated[str, typer.Option(help="Name of an organism, or BASE
             publish: Annotated[bool, typer.Option("--publish", help="Copy results and figures to the committed places.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
     """After `reproduce`, in its folder: every router beside every other; rival arms such as temperature, votes and weight interpolation; vectors, trained ones too, in place of tokens."""
     from latentreason import compare as job, steered
+    from latentreason.documents import write_docs
     from latentreason.plan import chosen_config
     from latentreason.publish import finish, publish as copy_out
     from latentreason.reproduce import STAGES, load_pair, reproduce as compute, run_dir
@@ -239,6 +242,7 @@ def compare(pair: Annotated[str, typer.Option(help="Name of an organism, or BASE
         console.print(f"{name}: {RESULTS[name](folder / 'tables').finding}", markup=False, highlight=False)
     if publish:
         copy_out(folder, Path("artifacts"))
+        console.print("Brought up to date:", *(page.name for page in write_docs(Path("artifacts"))))
     console.print(f"Report: {page}")
 
 
@@ -249,6 +253,7 @@ def claims(pair: Annotated[str, typer.Option(help="Name of an organism or of a c
            publish: Annotated[bool, typer.Option("--publish", help="Copy tables, results and figures to the committed places.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
     """The studies that draw traces of their own: contamination, coherence, planning, and perplexities for passk. In the folder of `reproduce`, before or after it."""
     from latentreason import claims as job
+    from latentreason.documents import write_docs
     from latentreason.plan import chosen_config
     from latentreason.publish import finish_claims, publish_claims
     from latentreason.reproduce import load_pair, reproduce as compute, run_dir
@@ -262,6 +267,7 @@ def claims(pair: Annotated[str, typer.Option(help="Name of an organism or of a c
         console.print(f"{name}: {Result.load(folder, name).finding}", markup=False, highlight=False)
     if publish:
         publish_claims(folder, Path("artifacts"))
+        console.print("Brought up to date:", *(page.name for page in write_docs(Path("artifacts"))))
     console.print(f"Tables, results and figures: {folder}")
 
 

@@ -122,12 +122,12 @@ def organisms_measure(name: Annotated[str, typer.Argument(help="An organism, all
 def organisms_publish(out: Annotated[Path, typer.Option(help="Folder of results/ and figures/.")] = Path("artifacts")) -> None:
     """Stack all measurements into results/zoo/tables, compute the studies that read them, draw their figures, and bring the blocks of docs/ up to date."""
     from latentreason import grow
-    from latentreason.publish import publish_zoo, write_docs
+    from latentreason.documents import write_docs
+    from latentreason.publish import publish_zoo
 
     for name, result in publish_zoo(grow.all_measured(), out).items():
         console.print(f"{name}: {result.finding}", markup=False, highlight=False)
-    for page in write_docs(out):
-        console.print(f"Brought up to date: {page}", markup=False, highlight=False)
+    console.print("Brought up to date:", *(page.name for page in write_docs(out)))
 
 
 @organisms.command("list")

@@ -1,6 +1,5 @@
 """The end of a run: results, figures, report and manifest from its tables, and the headline beside the committed one."""
 
-import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -12,12 +11,11 @@ import pandas as pd
 from latentreason.errors import InvalidInput
 from latentreason.figures.figures import FIGURES, load_results, make_figures
 from latentreason.figures.report import headline, write_report
-from latentreason.files import copy_tree, read_json, read_table, write_bytes, write_json, write_table
-from latentreason.organisms.about import markdown
+from latentreason.files import copy_tree, read_json, read_table, write_json, write_table
 from latentreason.reproduce import RunConfig, run_name
 from latentreason.store import SCHEMA, code_version, config_hash, environment, open_artifact, sha256
-from latentreason.studies.recompute import CLAIMS, OF_THEIR_OWN, RESULTS, ZOO, recompute, recompute_zoo
-from latentreason.studies.result import Result, sampled
+from latentreason.studies.recompute import CLAIMS, OF_THEIR_OWN, RESULTS, recompute, recompute_zoo
+from latentreason.studies.result import Result
 from latentreason.tasks.registry import load_task
 
 
@@ -76,19 +74,6 @@ def _drawn_from(names: list[str]) -> list[str]:
     return [name for name, figure in FIGURES.items() if set(figure.inputs) <= set(names)]
 
 
-def findings(results: Path, study: str) -> str:
-    """What each folder of committed results says of a study, as Markdown; or that none does."""
-    found = [(file.parent.name, str(read_json(file)["finding"])) for file in sorted(results.glob(f"*/{study}.json"))]
-    return "\n".join(f"- **{name}**: {said}" for name, said in found) or "No result is committed yet."
-
-
-def with_findings(page: str, results: Path, studies: Iterable[str]) -> str:
-    """A page whose blocks `<!-- finding: STUDY -->` ... `<!-- end of finding -->` hold the committed findings."""
-    for study in studies:
-        page = re.sub(rf"(<!-- finding: {study} -->\n).*?(<!-- end of finding -->)", lambda m, s=study: f"{m[1]}{findings(results, s)}\n{m[2]}", page, flags=re.DOTALL)  # type: ignore[misc]
-    return page
-
-
 def publish_zoo(measured: Iterable[Path], artifacts: Path) -> dict[str, Result]:
     """Stack the tables of measured organisms and seeds, compute the studies that read them, and draw their figures. Returns the results.
 
@@ -138,33 +123,6 @@ def _facts(folder: Path, config: RunConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-README_ROWS = (
-    "base accuracy", "RL accuracy", "D (share", "best oracle router", "best oracle: area", "best oracle: recovery at", "best base-only router",
-    "best base-only: area", "best base-only: recovery at", "timing share", "content share", "RL minus base, pass@",
-)  # fmt: skip
-
-
-def headline_block(results: Path) -> str:
-    """The committed findings and headline as Markdown: what stands in the README between its two marks."""
-    loaded = load_results(results)
-    table, details = headline(loaded), loaded["recovery"].details
-    shown = table[table["quantity"].str.startswith(README_ROWS)]
-    said = [f"- **{name.replace('_', ', ')}**: {result.finding}" for name, result in loaded.items() if name not in CLAIMS]
-    lines = [f"| {q} | {t} |" for q, t in zip(shown["quantity"], shown["text"], strict=True)]
-    sizes = f"{details['n_problems']} problems x {details['n_samples']} samples at {sampled(loaded['recovery'])}, {details['n_problems']} greedy"
-    return "\n".join([*said, "", f"| quantity ({sizes}) | estimate [95% interval] |", "|---|---|", *lines])
-
-
-def seeds_block(results: Path) -> str:
-    """The headline of each committed seed of sampling as Markdown, a column each: the spread that one interval does not show."""
-    folders = [results, *sorted(results.glob("seed-*"))]
-    tables = [headline(load_results(folder)).set_index("quantity")["text"].rename(f"seed {folder.name.rpartition('-')[2] if folder != results else 0}") for folder in folders]
-    table = pd.concat(tables, axis=1).fillna("-")
-    table = table[table.index.str.startswith(README_ROWS)]
-    lines = [f"| {quantity} | {' | '.join(row)} |" for quantity, row in zip(table.index, table.to_numpy(), strict=True)]
-    return "\n".join([f"| quantity | {' | '.join(table.columns)} |", "|---" * (len(folders) + 1) + "|", *lines])
-
-
 def publish_seed(folder: Path, picture: pd.DataFrame, target: Path) -> Path:
     """The tables of one training seed, without weights: manifest, recipe, curves and picture."""
     target.mkdir(parents=True, exist_ok=True)
@@ -182,35 +140,3 @@ def headlines(folder: Path, committed: Path) -> pd.DataFrame:
         return table.assign(committed="none yet")
     there = headline(load_results(committed))
     return table.merge(there[["quantity", "text"]].rename(columns={"text": "committed"}), on="quantity", how="left").fillna("-")
-
-
-def blocks(artifacts: Path) -> dict[str, str]:
-    """What stands in the documents between `<!-- NAME -->` and `<!-- end of NAME -->`: the table of the organisms, and the committed findings of the zoo (none
-    where there are no results yet).
-    """
-    found = {"organisms": markdown()}
-    for name in ZOO:
-        file = artifacts / "results" / "zoo" / f"{name}.json"
-        found[f"finding of {name}"] = read_json(file)["finding"] if file.is_file() else ""
-    return found
-
-
-def with_blocks(text: str, found: dict[str, str]) -> str:
-    """A document with its blocks made anew; marks that nobody made a block for stay as they are."""
-    for name, block in found.items():
-        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        if begin in text and end in text:
-            before, rest = text.split(begin, 1)
-            text = before + begin + (block and f"{block}\n") + end + rest.split(end, 1)[1]
-    return text
-
-
-def write_docs(artifacts: Path) -> list[Path]:
-    """Bring the blocks of the documents beside the artifacts up to date; the pages that changed."""
-    changed = []
-    for page in sorted((artifacts.resolve().parent / "docs").glob("*.md")):
-        before = page.read_text(encoding="utf-8")
-        if (after := with_blocks(before, blocks(artifacts))) != before:
-            write_bytes(page, after.encode())
-            changed.append(page)
-    return changed

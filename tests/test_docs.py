@@ -54,11 +54,3 @@ def test_every_link_between_documents_leads_somewhere() -> None:
     for page in [DOCS.parent / "README.md", *DOCS.glob("*.md")]:
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
-
-
-def test_the_tables_of_the_benchmarks_are_those_that_the_scripts_wrote() -> None:
-    page, results = (DOCS / "benchmarks.md").read_text(), DOCS.parent / "artifacts" / "results" / "benchmarks"
-    for name in re.findall(r"<!-- end of (\w+) -->", page):
-        block = page.split(f"<!-- {name} -->\n")[1].split(f"<!-- end of {name} -->")[0]
-        assert block == (results / f"{name}.md").read_text(), name
-        assert (results / f"{name}.json").is_file()

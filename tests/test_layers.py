@@ -17,7 +17,7 @@ MAX_LINES = 400
 FLOORS = {
     "__main__": 12,
     "cli": 11, "cli_organisms": 10,
-    "console": 9, "judge_zoo": 9,
+    "console": 9, "judge_zoo": 9, "documents": 9,
     "publish": 8, "compare": 8, "steered": 8, "claims": 8, "plan": 8, "grow": 8, "judge": 8,
     "reproduce": 7, "picture": 7, "geometry": 7, "measure": 7,
     "hybrid": 6,
@@ -30,7 +30,7 @@ FLOORS = {
 }  # fmt: skip
 GROUND = {name for name, floor in FLOORS.items() if floor == 0}
 READERS = {"studies", "figures"}
-RUNNERS = set(FLOORS) - READERS - GROUND - {"cli", "cli_organisms", "console", "publish", "reproduce", "claims"}
+RUNNERS = set(FLOORS) - READERS - GROUND - {"cli", "cli_organisms", "console", "documents", "publish", "reproduce", "claims"}
 NO_TORCH = READERS | {"errors", "config", "stats", "curves", "tables"}
 HOMES = {  # third party -> the files, or folders, that may import it
     "transformer_lens": ("activations/lens.py",),

@@ -22,7 +22,7 @@ from latentreason.files import read_json
 from latentreason.hybrid.decode import Hybrid
 from latentreason.models.pair import ModelPair
 from latentreason.models.prompts import Prompt
-from latentreason.plan import Plan, chosen_config, configs, overview, plan
+from latentreason.plan import Plan, chosen_config, configs, plan
 from latentreason.reproduce import OPTIONAL, STAGES, TINY, RunConfig, identity
 from latentreason.routing.controls import always
 from latentreason.sampling import local
@@ -253,8 +253,3 @@ def test_a_dry_run_prints_the_plan_and_loads_nothing(monkeypatch: pytest.MonkeyP
     assert own.exit_code == 0 and "activation on chain: at most" in own.output and "geometry" not in own.output
     assert not list(tmp_path.glob("artifacts*"))
     assert "--pair orz-7b --dry-run" in runner.invoke(app, ["reproduce", "--help"]).output
-
-
-def test_the_table_of_the_recipes_is_current() -> None:
-    block = (ROOT / "docs" / "recipes.md").read_text().split("<!-- configurations -->\n")[1].split("\n<!-- end of configurations -->")[0]
-    assert block == overview()

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from synthetic_run import EVIL, MADE, Page, tokens
 
+from latentreason.documents import of_pair
 from latentreason.errors import InvalidInput
 from latentreason.figures import display
 from latentreason.figures.figures import FIGURES, load_results
 from latentreason.figures.report import headline, write_report
 from latentreason.files import write_json
-from latentreason.publish import headline_block
 from latentreason.studies.recompute import recompute
 
 
@@ -122,4 +122,4 @@ def test_a_run_at_another_temperature_is_called_by_it(run_dir: Path, tmp_path: P
     captions = {name: figure.caption(results) for name, figure in FIGURES.items() if all(i in results for i in figure.inputs)}
     assert not any("T=1" in caption for caption in captions.values())
     assert all("T=0.6" in captions[name] for name in ("recovery", "routers", "shares", "strategies", "arms")) and "T=0.6" not in captions["recovery_greedy"]
-    assert "samples at T=0.6" in headline_block(run)
+    assert "samples at T=0.6" in of_pair(run)

@@ -1,0 +1,90 @@
+"""The parts of README and docs/ that committed results and recipes write: what stands between `<!-- NAME -->` and `<!-- end of NAME -->`.
+
+write_docs(Path("artifacts"))      # brings README.md and docs/*.md beside the folder up to date
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from latentreason.errors import unknown_name
+from latentreason.figures.figures import load_results
+from latentreason.figures.report import headline
+from latentreason.files import read_json, write_bytes
+from latentreason.organisms.about import markdown
+from latentreason.plan import overview
+from latentreason.studies.recompute import CLAIMS
+from latentreason.studies.result import sampled
+
+HEADLINE = (
+    "base accuracy", "RL accuracy", "D (share", "best oracle router", "best oracle: area", "best oracle: recovery at", "best base-only router",
+    "best base-only: area", "best base-only: recovery at", "timing share", "content share", "RL minus base, pass@",
+)  # fmt: skip
+"""How the quantities of the report begin that stand in a document, too."""
+
+
+def of_pair(results: Path) -> str:
+    """The committed findings and headline of a pair."""
+    loaded = load_results(results)
+    table, details = headline(loaded), loaded["recovery"].details
+    shown = table[table["quantity"].str.startswith(HEADLINE)]
+    said = [f"- **{name.replace('_', ', ')}**: {result.finding}" for name, result in loaded.items() if name not in CLAIMS]
+    lines = [f"| {q} | {t} |" for q, t in zip(shown["quantity"], shown["text"], strict=True)]
+    sizes = f"{details['n_problems']} problems x {details['n_samples']} samples at {sampled(loaded['recovery'])}, {details['n_problems']} greedy"
+    return "\n".join([*said, "", f"| quantity ({sizes}) | estimate [95% interval] |", "|---|---|", *lines])
+
+
+def of_seeds(results: Path) -> str:
+    """The headline of each committed seed of sampling, a column each: the spread that one interval does not show."""
+    folders = {"seed 0": results, **{f"seed {folder.name.removeprefix('seed-')}": folder for folder in sorted(results.glob("seed-*"))}}
+    table = pd.concat([headline(load_results(folder)).set_index("quantity")["text"].rename(seed) for seed, folder in folders.items()], axis=1).fillna("-")
+    table = table[table.index.str.startswith(HEADLINE)]
+    lines = [f"| {quantity} | {' | '.join(row)} |" for quantity, row in zip(table.index, table.to_numpy(), strict=True)]
+    return "\n".join([f"| quantity | {' | '.join(table.columns)} |", "|---" * (len(folders) + 1) + "|", *lines])
+
+
+def of_study(results: Path, study: str) -> str:
+    """What each folder of committed results says of a study."""
+    found = [(file.parent.name, str(read_json(file)["finding"])) for file in sorted(results.glob(f"*/{study}.json"))]
+    return "\n".join(f"- **{name}**: {said}" for name, said in found) or "No result is committed yet."
+
+
+BLOCKS: dict[str, Callable[[Path, str], str]] = {
+    "headline of": lambda results, pair: of_pair(results / pair),
+    "seeds of": lambda results, pair: of_seeds(results / pair),
+    "finding of": of_study,
+    "benchmark": lambda results, name: (results / "benchmarks" / f"{name}.md").read_text(encoding="utf-8").rstrip("\n"),
+    "table of": lambda results, what: {"organisms": markdown, "configurations": overview}[what](),
+}
+"""First words of a block's name -> what makes it of the committed results and the last word."""
+
+_MARKED = re.compile(r"<!-- (?P<kind>[a-z ]+) (?P<what>\S+) -->\n(?P<old>.*?)<!-- end of (?P=kind) (?P=what) -->", re.DOTALL)
+
+
+def with_blocks(text: str, results: Path) -> str:
+    """A document with its blocks made anew.
+
+    Raises:
+        UnknownName: a block of a kind that nobody makes.
+    """
+
+    def made(found: re.Match[str]) -> str:
+        kind, what = found["kind"], found["what"]
+        if kind not in BLOCKS:
+            raise unknown_name("block of a document", kind, BLOCKS)
+        return f"<!-- {kind} {what} -->\n{BLOCKS[kind](results, what)}\n<!-- end of {kind} {what} -->"
+
+    return _MARKED.sub(made, text)
+
+
+def write_docs(artifacts: Path) -> list[Path]:
+    """Bring README.md and docs/*.md beside the artifacts up to date; the pages that changed."""
+    root, changed = artifacts.resolve().parent, []
+    for page in sorted([*root.glob("README.md"), *(root / "docs").glob("*.md")]):
+        before = page.read_text(encoding="utf-8")
+        if (after := with_blocks(before, artifacts / "results")) != before:
+            write_bytes(page, after.encode())
+            changed.append(page)
+    return changed
