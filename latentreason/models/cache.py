@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class SlotLayer(DynamicLayer):
-    """Key-value cache of one layer with spare room at the end, so that a step writes one position and copies nothing."""
+    """Key-value cache of one layer with spare room at the end, so that a step writes one position and copies nothing.
+
+    It lives where its layer does; slots may be counted elsewhere (a model may be spread over several devices).
+    """
 
     room = 32
     keys: Tensor
@@ -57,7 +60,7 @@ class SlotLayer(DynamicLayer):
     def begin(self, one: "SlotLayer", pad: Tensor, length: int) -> None:
         """Become the first `length` positions of several slots that begin alike, each after so much padding; `one` holds a single slot without any."""
         self.lazy_initialization(one.keys, one.values)
-        self.length = length
+        self.length, pad = length, pad.to(one.keys.device)
         for name in ("keys", "values"):
             held = getattr(one, name)
             new = held.new_zeros(len(pad), held.shape[1], length + self.room, held.shape[3])
@@ -71,18 +74,20 @@ class SlotLayer(DynamicLayer):
 
     def part(self, slots: Tensor, length: int) -> "SlotLayer":
         """A cache of its own with the first `length` positions of some slots."""
-        part = SlotLayer()
+        part, slots = SlotLayer(), slots.to(self.keys.device)
         part.lazy_initialization(self.keys, self.values)
         part.keys, part.values, part.length = self.keys[slots, :, :length], self.values[slots, :, :length], length
         return part
 
     def copy(self, source: Tensor, target: Tensor) -> None:
         """Slots `target` become copies of slots `source`."""
+        source, target = source.to(self.keys.device), target.to(self.keys.device)
         self.keys[target, :, : self.length] = self.keys[source, :, : self.length]
         self.values[target, :, : self.length] = self.values[source, :, : self.length]
 
     def select(self, slots: Tensor) -> None:
         """Keep these slots, in this order (repeats allowed)."""
+        slots = slots.to(self.keys.device)
         for name in ("keys", "values"):
             old = getattr(self, name)
             new = old.new_empty(len(slots), old.shape[1], self.length + self.room, old.shape[3])
@@ -154,7 +159,7 @@ class Reader:
         single, self.length = [SlotLayer() for _ in self.layers], prefix.shape[1]
         self.lm.model(input_ids=prefix, past_key_values=Cache(layers=list[Any](single)), use_cache=True, logits_to_keep=1)
         for one, layer in zip(single, self.layers, strict=True):
-            layer.begin(one, self.pad.to(self.lm.device), self.length)
+            layer.begin(one, self.pad, self.length)
 
     def read(self, ids: Int[Tensor, "slot new"]) -> Float[Tensor, "slot vocab"]:
         """Append tokens to every slot; logits of what follows."""
@@ -193,7 +198,7 @@ class Reader:
             ids[place] = tokens  # rows of one slot have one prefix
         distinct, ids, place = distinct.repeat_interleave(copies), ids.repeat_interleave(copies, 0), place * copies
         lm, before, pad = self.lm, self.length - ids.shape[1], self.pad[distinct]
-        layers: list[Any] = [layer.part(distinct.to(lm.device), before) for layer in self.layers]
+        layers: list[Any] = [layer.part(distinct, before) for layer in self.layers]
         mask = seen(self.length, pad)
         positions = torch.arange(before, self.length, device=self.device)[None] - pad[:, None]
         result = lm.model(input_ids=ids.to(lm.device), attention_mask=None if mask is None else mask.to(lm.device), position_ids=positions.clamp_min(0).to(lm.device),
@@ -204,13 +209,13 @@ class Reader:
         """Keep these slots, in this order (repeats allowed)."""
         self.pad = self.pad[slots]
         for layer in self.layers:
-            layer.select(slots.to(self.lm.device))
+            layer.select(slots)
 
     def copy(self, source: Int[Tensor, "some"], target: Int[Tensor, "some"]) -> None:
         """Slots `target` become copies of slots `source`."""
         self.pad[target] = self.pad[source]
         for layer in self.layers:
-            layer.copy(source.to(self.lm.device), target.to(self.lm.device))
+            layer.copy(source, target)
 
     def forget(self, n: int) -> None:
         """Take back the last n positions of every slot."""

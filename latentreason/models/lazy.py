@@ -32,13 +32,14 @@ class _Part(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
         """Write what is new, return all keys and values of the slots: one slot after the other where they are packed."""
         self.store.reserve(key_states, value_states, self.n_slots, self.end)
-        slot, place = self.where
-        parts = []
+        device, parts = self.store.keys.device, []
+        (slot, place), slots = (i.to(device) for i in self.where), self.slots.to(device)
+        fresh = None if self.fresh is None else self.fresh.to(device)
         for held, new in ((self.store.keys, key_states), (self.store.values, value_states)):
             tokens = new.transpose(1, 2).flatten(0, 1)
-            held[slot, :, place] = tokens if self.fresh is None else tokens[self.fresh]
-            part = held[self.slots, :, : self.end]
-            parts.append(part.transpose(0, 1).flatten(1, 2)[None] if self.fresh is None else part)
+            held[slot, :, place] = tokens if fresh is None else tokens[fresh]
+            part = held[slots, :, : self.end]
+            parts.append(part.transpose(0, 1).flatten(1, 2)[None] if fresh is None else part)
         return parts[0], parts[1]
 
 
@@ -92,8 +93,8 @@ class LazyReader:
             for layer in self.layers:
                 layer.length = begin
         else:
-            which, where = distinct.to(lm.device), (distinct[row].to(lm.device), at.to(lm.device))
-            cache = Cache(layers=[_Part(layer, len(self.pad), which, begin, end, None if packed else fresh.flatten().to(lm.device), where) for layer in self.layers])
+            where = (distinct[row], at)
+            cache = Cache(layers=[_Part(layer, len(self.pad), distinct, begin, end, None if packed else fresh.flatten(), where) for layer in self.layers])
         result = lm.model(input_ids=ids.to(lm.device), attention_mask=None if mask is None else mask.to(lm.device), position_ids=positions.clamp_min(0).to(lm.device),
                           past_key_values=cache, use_cache=True, logits_to_keep=keep)  # fmt: skip
         known[distinct] = end
@@ -112,7 +113,7 @@ class LazyReader:
                 decoder(lm)(input_ids=self.prompts[:, :-1].to(lm.device), attention_mask=None if mask is None else mask.to(lm.device),
                             position_ids=positions.clamp_min(0).to(lm.device), past_key_values=self.cache, use_cache=True)  # fmt: skip
                 for layer in self.layers:
-                    layer.select(self.origin.to(lm.device))
+                    layer.select(self.origin)
         return self.known
 
     def select(self, slots: Int[Tensor, "slot"]) -> None:
@@ -121,14 +122,14 @@ class LazyReader:
         if self.known is not None:
             self.known = self.known[slots]
             for layer in self._begun_layers():
-                layer.select(slots.to(self.lm.device))
+                layer.select(slots)
 
     def copy(self, source: Int[Tensor, "some"], target: Int[Tensor, "some"]) -> None:
         """Slots `target` become copies of slots `source`."""
         for held in (self.pad, self.ids, self.origin, *(() if self.known is None else (self.known,))):
             held[target] = held[source]
         for layer in self._begun_layers():
-            layer.copy(source.to(self.lm.device), target.to(self.lm.device))
+            layer.copy(source, target)
 
     def _begun_layers(self) -> list[SlotLayer]:
         return [layer for layer in self.layers if layer.is_initialized]
