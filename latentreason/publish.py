@@ -29,7 +29,7 @@ def finish(folder: Path, config: RunConfig) -> Path:
 
 
 def publish(folder: Path, artifacts: Path) -> None:
-    """Copy tables, results and figures of a finished run to the committed places; of a run with another seed than 0, tables and results, to `seed-N` there."""
+    """Copy tables, results, figures and report of a finished run to the committed places; of a run with another seed than 0, tables and results, to `seed-N` there."""
     seed = read_json(folder / "run.json")["config"]["seed"]
     target = artifacts / "results" / run_name(folder) / (f"seed-{seed}" if seed else "")
     copy_tree(folder / "tables", target / "tables")
@@ -37,6 +37,7 @@ def publish(folder: Path, artifacts: Path) -> None:
         shutil.copyfile(file, target / file.name)
     if not seed:
         make_figures(target, figures_of(target))
+        shutil.copyfile(folder / "report.html", target / "report.html")
 
 
 def finish_claims(folder: Path) -> list[str]:
