@@ -57,8 +57,10 @@ def with_adapter(base: LM, adapter: str | Path, *, merge: bool = False, revision
     lora_alone = all(".lora_" in key for key in weights) and config.bias == "none" and config.init_lora_weights in _FRESH
     config.inference_mode = True
     try:
-        tuned = PeftModel(shared_copy(base.model) if lora_alone and not merge else copy.deepcopy(base.model), config)
-        loaded = tuned.load_adapter(str(folder), "default", torch_device=str(base.device))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # between peft and transformers; nobody else can mend it
+            tuned = PeftModel(shared_copy(base.model) if lora_alone and not merge else copy.deepcopy(base.model), config)
+            loaded = tuned.load_adapter(str(folder), "default", torch_device=str(base.device))
         problems = [f"no module for {key}" for key in loaded.unexpected_keys] + [f"no weights for {key}" for key in loaded.missing_keys]
     except (ValueError, RuntimeError) as error:  # target modules that the base lacks; other shapes
         problems = [line.strip(" .\t") for line in str(error).splitlines()][-1:]
