@@ -17,19 +17,20 @@ def verdict(pair: PairOption = "activation", task: TaskOption = "chain", tempera
             seed: int = 0, tiny: Tiny = False,
             out: Annotated[Path | None, typer.Option(help="Folder of its own; default artifacts/runs/verdict/PAIR-HASH.")] = None, quiet: Quiet = False) -> None:  # fmt: skip
     """Why is the RL model better? Collect the arms (resumable), split the gain, name its cause. An organism is judged on its own problems."""
+    from latentreason import grow
     from latentreason.judge_zoo import collected
     from latentreason.studies.recompute import RESULTS
 
-    folder = collected(load(pair, quiet), task, out, tiny=tiny, style=style, chat=chat, progress=not quiet, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+    folder = collected(load(pair, quiet), task, out, grown=grow.recipe_in(pair), tiny=tiny, style=style, chat=chat, progress=not quiet, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
     _conclude(RESULTS["verdict"](folder / "tables"), "verdict", folder, ["verdict"])
 
 
 @app.command(epilog="Example: latentreason calibrate --seed 1 --seed 2")
 def calibrate(seed: Annotated[list[int] | None, typer.Option(help="Of the training; 0, 1 and 2 by default.")] = None,
-              organisms: Annotated[list[str] | None, typer.Option(help="Which; all whose truth is known by default.")] = None,
+              organisms: Annotated[list[str] | None, typer.Option(help="Which, by name or TOML file; by default all of the zoo whose truth is known.")] = None,
               results: Annotated[Path, typer.Option(help="Where tables and results of the zoo are.")] = Path("artifacts/results/zoo"),
               tiny: Annotated[bool, typer.Option("--tiny", help="Seconds an organism, and numbers that mean nothing.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
-    """Judge every trained organism of the zoo, and print the confusion matrix of verdict and truth. What has been collected is not collected again."""
+    """Judge trained organisms, of the zoo or of your own, and print the confusion matrix of verdict and truth. What has been collected is not collected again."""
     from latentreason import judge, judge_zoo
     from latentreason.studies import calibration
     from latentreason.studies.recompute import JUDGED

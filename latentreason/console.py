@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads tha
 
 console, errors = Console(), Console(stderr=True)
 
-PairOption = Annotated[str, typer.Option(help="Name of an organism, or BASE,RL (two local directories or hub ids).")]
+PairOption = Annotated[str, typer.Option(help="Name of an organism, folder of one that you trained, or BASE,RL (two local directories or hub ids).")]
 OutOption = Annotated[Path, typer.Option(help="Where to write.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 TaskOption = Annotated[str, typer.Option(help="See `latentreason tasks`.")]
@@ -23,13 +23,15 @@ Tiny = Annotated[bool, typer.Option("--tiny", help="A run of seconds whose numbe
 
 
 def load(name: str, quiet: bool = False) -> Any:
-    """The pair of that name, or BASE,RL."""
+    """The pair of that name, in that folder (an artifact of `organisms train`), or BASE,RL."""
     from transformers.utils.logging import disable_progress_bar
 
     from latentreason.models.pair import ModelPair
 
     if quiet:
         disable_progress_bar()
+    if (Path(name) / "manifest.json").is_file():
+        return ModelPair.from_folder(name, Path(name).resolve().name)
     return ModelPair.named(name, verbose=not quiet)
 
 

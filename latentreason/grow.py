@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from latentreason.config import load_config
-from latentreason.errors import unknown_name
-from latentreason.files import read_table
+from latentreason.config import from_dict, load_config
+from latentreason.errors import InvalidInput, unknown_name
+from latentreason.files import read_json, read_table
 from latentreason.measure.organism import Measuring, measure
 from latentreason.models.pair import ModelPair, organism_dirs
 from latentreason.organisms import adapter
@@ -48,13 +48,23 @@ def recipes_of(name: str) -> list[Recipe]:
 
     Raises:
         UnknownName: no such organism, or a key of the file that is none.
-        InvalidInput: what the recipe refuses.
+        InvalidInput: what the recipe refuses, or a recipe of one's own under the name of another in the zoo.
     """
     if name.endswith(".toml"):
-        return [load_config(Recipe, name)]
+        recipe = load_config(Recipe, name)
+        if ORGANISMS.get(recipe.name, recipe) != recipe:
+            raise InvalidInput(f"{name} holds another recipe than that of {recipe.name!r} in the zoo; the two would be mixed up in its tables. Give it a name of its own.")
+        return [recipe]
     if name != "all" and name not in ORGANISMS:
         raise unknown_name("organism", name, [*ORGANISMS, *ADAPTERS, "all"])
     return list(ORGANISMS.values()) if name == "all" else [ORGANISMS[name]]
+
+
+def recipe_in(folder: str | Path) -> tuple[Recipe, int] | None:
+    """The recipe and the seed of the organism in a folder, as its artifact says; None where there is none (an adapter has no corpus)."""
+    file = Path(folder) / "recipe.json"
+    facts = read_json(file) if file.is_file() else {"recipe": {}}
+    return (from_dict(Recipe, facts["recipe"]), int(facts["seed"])) if "corpus" in facts["recipe"] else None
 
 
 def plan(recipes: list[Recipe], seed: int) -> pd.DataFrame:

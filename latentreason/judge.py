@@ -130,6 +130,12 @@ def case_of(recipe: Recipe, config: Judging, seed: int) -> Case:
     return Case(judged, problems_of(recipe, split="calibration", limit=config.calibration_problems), seen, training)
 
 
+def fitted(config: Judging, recipe: Recipe) -> Judging:
+    """The same, with no more new tokens than the context of an organism holds."""
+    problems = [recipe.corpus.problems, recipe.problems, *(stage.problems for stage in recipe.training if stage.problems)]
+    return replace(config, max_new_tokens=min(config.max_new_tokens, recipe.size.context - 7 - 2 * max(how.max_ops for how in problems)))
+
+
 def identity(pair: ModelPair, case: Case, config: Judging) -> dict[str, Any]:
     """What makes two collections the same: weights, problems and settings."""
     splits = {name: [p.id for p in split or []] for name, split in vars(case).items()}

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from latentreason import grow
-from latentreason.errors import LatentReasonError, unknown_name
+from latentreason.errors import LatentReasonError
 from latentreason.files import read_table, write_table
-from latentreason.judge import TINY, Judging, case_of, case_of_task, collect, identity
+from latentreason.judge import TINY, Judging, case_of, case_of_task, collect, fitted, identity
 from latentreason.models.pair import ModelPair, organism_dirs
 from latentreason.models.prompts import Prompt
 from latentreason.organisms.recipe import Recipe, config_of
@@ -23,13 +23,14 @@ RUNS = Path("artifacts/runs/verdict")
 STACKED = ("verdicts", "verdicts_temperatures")
 
 
-def collected(pair: ModelPair, task: str, out: Path | None = None, *, tiny: bool = False, style: str | None = None, chat: bool = False, progress: bool = True, **how: Any) -> Path:
+def collected(pair: ModelPair, task: str, out: Path | None = None, *, grown: tuple[Recipe, int] | None = None, tiny: bool = False, style: str | None = None, chat: bool = False, progress: bool = True, **how: Any) -> Path:
     """The folder with a pair's tables of a verdict.
 
     Args:
         pair: any; one with the name of an organism is judged on that organism's problems.
         task: of the problems of any other pair.
         out: a folder of its own; None for one below `RUNS`.
+        grown: recipe and seed of an organism of one's own, which is judged on that recipe's problems.
         tiny: seconds, and numbers that mean nothing.
         style, chat: of the prompt.
         progress: show bars.
@@ -38,22 +39,20 @@ def collected(pair: ModelPair, task: str, out: Path | None = None, *, tiny: bool
     config = replace(TINY if tiny else Judging(), prompt=Prompt(style, chat), **how)
     if not config.temperature:
         config = replace(config, n_samples=1, calibration_samples=1, training_samples=1, breadth_samples=0)
-    case = case_of(ORGANISMS[pair.name], config, config.seed) if pair.name in ORGANISMS and task == "chain" else case_of_task(task, config)
+    recipe, trained_with = grown or (ORGANISMS.get(pair.name), config.seed)
+    if recipe is not None and task == "chain":
+        config = fitted(config, recipe)
+        case = case_of(recipe, config, trained_with)
+    else:
+        case = case_of_task(task, config)
     folder = out or RUNS / f"{pair.name}-{config_hash(identity(pair, case, config))[:8]}"
     collect(pair, case, config, folder, progress=progress)
     return folder
 
 
 def chosen(names: Iterable[str]) -> list[Recipe]:
-    """Recipes by name; of no name all whose truth is known.
-
-    Raises:
-        UnknownName: no such organism.
-    """
-    for name in names:
-        if name not in ORGANISMS:
-            raise unknown_name("organism", name, ORGANISMS)
-    return [ORGANISMS[name] for name in names] or [recipe for recipe in ORGANISMS.values() if recipe.truth is not None]
+    """Recipes by name, or in a TOML file; of no name all of the zoo whose truth is known. Raises as `grow.recipes_of`."""
+    return [recipe for name in names for recipe in grow.recipes_of(name)] or [recipe for recipe in ORGANISMS.values() if recipe.truth is not None]
 
 
 def weights_of(recipe: Recipe, seed: int) -> tuple[Path | None, str]:
@@ -101,6 +100,7 @@ def _collected(recipe: Recipe, seed: int, tables: Path, config: Judging, runs: P
     folder, why = weights_of(recipe, seed)
     if folder is None:
         return "" if all(rows.any() for rows in old.values()) else why
+    config = fitted(config, recipe)
     pair, case = ModelPair.from_folder(folder, recipe.name), case_of(recipe, config, seed)
     key = config_hash(identity(pair, case, config))
     if all(rows.any() for rows in old.values()) and set(stacked[STACKED[1]].loc[old[STACKED[1]], "key"]) == {key}:
@@ -112,7 +112,9 @@ def _collected(recipe: Recipe, seed: int, tables: Path, config: Judging, runs: P
         rows.insert(1, "seed", seed)
         both = rows if stacked[name].empty else pd.concat([stacked[name][~old[name]], rows], ignore_index=True)
         write_table(tables / f"{name}.parquet", both.sort_values(["organism", "seed"], kind="stable"))
-    known = read_table(tables / f"{STACKED[0]}.parquet")["organism"].unique()
-    write_table(tables / "verdicts_truths.parquet", pd.DataFrame({"organism": known, "truth": [(ORGANISMS[o].truth or "") if o in ORGANISMS else "" for o in known]}))
+    judged, file = read_table(tables / f"{STACKED[0]}.parquet")["organism"].unique(), tables / "verdicts_truths.parquet"
+    stated = read_table(file).set_index("organism")["truth"].to_dict() if file.is_file() else {}  # of recipes of one's own
+    truths = stated | {name: each.truth or "" for name, each in {**ORGANISMS, recipe.name: recipe}.items()}
+    write_table(file, pd.DataFrame({"organism": judged, "truth": [truths.get(name, "") for name in judged]}))
     shutil.rmtree(out / "parts", ignore_errors=True)
     return ""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from latentreason.errors import InvalidInput
+from latentreason.errors import InvalidInput, unknown_name
 
 TOKEN_COLUMNS = ("token_ids", "base_token_ids", "source", "routed", "changed", "base_logprob", "rl_logprob", "base_entropy", "divergence")
 """One value a generated token. `source`: 0 base, 1 RL model, 2 steered base. Log-probabilities and divergences in nats."""
@@ -50,7 +50,9 @@ class Rollouts:
         return list(self.table["arm"].unique())
 
     def arm(self, name: str) -> "Rollouts":
-        """The rows of one arm."""
+        """The rows of one arm. Raises UnknownName where there are none."""
+        if name not in self.arms:
+            raise unknown_name("arm", name, self.arms)
         return Rollouts(self.table[self.table["arm"] == name].reset_index(drop=True), {name: self.info.get(name, {})})
 
     def slim(self) -> "Rollouts":

@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from latentreason import judge, judge_zoo
+from latentreason import grow, judge, judge_zoo
 from latentreason.cli import app
+from latentreason.config import dump_config
 from latentreason.errors import ArtifactConflict, InvalidInput, UnknownName
 from latentreason.files import read_table
 from latentreason.judge import TINY, Case, case_of, collect, eight, mildest
 from latentreason.models.language_model import LM
-from latentreason.models.pair import ModelPair
-from latentreason.organisms.zoo import ORGANISMS
+from latentreason.models.pair import ModelPair, organism_dir
+from latentreason.organisms.problems import problems_of
+from latentreason.organisms.recipe import RL, Pretrain, Size
+from latentreason.organisms.train import train
+from latentreason.organisms.zoo import ACTIVATION, ORGANISMS
 from latentreason.sampling.local import Sampling, sample
 from latentreason.studies import verdict
 from latentreason.tables import COUNT_COLUMNS
@@ -151,3 +155,30 @@ def test_a_zoo_that_does_not_exist_and_one_that_is_not_trained_are_said_so(comma
 def test_the_command_verdict_prints_the_finding_and_draws(commanded):
     said = commanded("verdict --tiny --quiet --out one")
     assert "Verdict: " in said and Path("one/verdict.json").is_file() and Path("one/figures/verdict.png").is_file()
+
+
+# --- organisms of one's own --------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_of_ones_own_is_planned_trained_measured_and_judged_from_its_file(commanded, tmp_path):
+    """Other seed, corpus mixture and operators, through the fields of the recipe alone."""
+    pytest.importorskip("trl")
+    corpus = replace(ACTIVATION.corpus, operators=("rot", "inc", "rev", "mix"), min_ops=1, max_ops=2, p_rare=0.0, formats=dict.fromkeys(ACTIVATION.corpus.formats, (0.1, 0.6, 0.3, 0.0)))
+    recipe = replace(ACTIVATION, name="mine", truth="undefined", corpus=corpus, problems=corpus.problems, size=Size(d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_mlp=16, context=32),
+                     pretrain=Pretrain(steps=2, batch=4), rl=RL(steps=1, prompts=2, group=4, updates=1, max_new_tokens=8, reward="random"))  # fmt: skip
+    (tmp_path / "mine.toml").write_text(dump_config(recipe))
+    assert "mine" in commanded("organisms train mine.toml --seed 3 --dry-run") and not Path("artifacts").exists()
+    assert "mine.toml" in commanded("organisms measure mine.toml --seed 3 --quiet")  # not trained yet: how to
+    folder = train(recipe, grow.run_dir("mine", 3), seed=3, work=grow.work_dir(3), progress=False)
+    assert grow.recipe_in(folder) == (recipe, 3) and grow.recipe_in(tmp_path) is None and grow.recipe_in(organism_dir("smollm2-arith")) is None
+    assert "mine, seed 3: measured in" in commanded("organisms measure mine.toml --seed 3 --problems 4 --samples 2 --quiet")
+    said = commanded(f"verdict --pair {folder} --tiny --quiet --out one")  # the context holds no 40 new tokens
+    assert "Verdict: undefined" in said
+    judged = read_table(Path("one") / "tables" / "verdict.parquet").query("part == 'judged'")
+    assert set(judged["problem"]) == {p.id for p in problems_of(recipe, limit=SMALL.n_problems)}  # its own problems
+    said = commanded("calibrate --tiny --quiet --organisms mine.toml --seed 3")
+    assert "Of 1 organisms on held-out seeds 1 are judged right" in said
+    tables = Path("artifacts/results/zoo/tables")
+    assert judge_zoo.collect_zoo([ACTIVATION], [0], tables, SMALL, progress=False) == {}
+    truths = read_table(tables / "verdicts_truths.parquet")  # what a recipe states is kept beside the zoo's
+    assert truths.set_index("organism")["truth"].to_dict() == {"activation": "timing", "mine": "undefined"}

@@ -81,6 +81,16 @@ class Result:
         return f"<h4>{html.escape(self.study)}</h4><p>{html.escape(self.finding)}</p>{self.table.head(30).to_html(index=False, escape=True)}"
 
 
+def one_arm_each(**tables: Rollouts | None) -> None:
+    """Raises InvalidInput where a table that should be one arm holds several (which would be pooled), or none."""
+    from latentreason.errors import InvalidInput
+
+    for name, rollouts in tables.items():
+        if rollouts is not None and len(rollouts.arms) != 1:
+            held = f"holds the arms {', '.join(rollouts.arms)}" if rollouts.arms else "holds no rows"
+            raise InvalidInput(f"{name} must be one arm, but it {held}. Pick one with .arm(name).")
+
+
 def different_prompts(arms: Mapping[str, Rollouts | None]) -> str:
     """A sentence where the arms (name -> rollouts, as sampled) are known to have seen different prompts, or their two models, else ""."""
     seen: dict[str, list[str]] = {}

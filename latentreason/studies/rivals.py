@@ -20,7 +20,7 @@ import pandas as pd
 from latentreason.errors import InvalidInput
 from latentreason.stats import gap_recovered, mean_estimate
 from latentreason.studies.palette import ARMS
-from latentreason.studies.result import Result, rows, settings
+from latentreason.studies.result import Result, one_arm_each, rows, settings
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict
     Raises:
         InvalidInput: arms on different problems, or an arm without facts.
     """
+    one_arm_each(base=base, rl=rl)
     problems = set(base.table["problem"])
     if set(rl.table["problem"]) != problems or any(set(part["problem"]) != problems for _, part in rivals.table.groupby("arm")):
         raise InvalidInput("The arms answer different problems, so they cannot be paired: sample all of them on one list of problems.")
