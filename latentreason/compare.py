@@ -12,14 +12,14 @@ import numpy as np
 from latentreason.activations.capture import capture
 from latentreason.activations.sites import Site
 from latentreason.files import write_json, write_table
-from latentreason.hybrid.calibrate import calibrate
+from latentreason.hybrid.calibrate import calibrate, calibration_area
 from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.hybrid.rivals import RIVALS, tuned
 from latentreason.hybrid.value import swap_values, value_probes
 from latentreason.models.merge import weight_changes
 from latentreason.reproduce import Run
 from latentreason.routing.base_only import on_entropy, on_margin
-from latentreason.routing.controls import always, matched_disagreement, never, opposite
+from latentreason.routing.controls import always, matched_disagreement, matched_position, never, opposite
 from latentreason.routing.oracle import on_divergence, on_entropy_drop, on_likelihood_gain
 from latentreason.routing.probe import fit_probe, on_nearest, on_probe, on_value
 from latentreason.routing.router import Router
@@ -56,16 +56,19 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
 
 
 def _routing(run: Run) -> None:
-    """Every router with a score, at the budgets of the run, beside its matched disagreements; and the roles exchanged."""
+    """Every router with a score, at the budgets of the run, beside its matched disagreements, the best oracle beside its matched positions too; and the roles exchanged."""
     fitted, facts = learned(run)
     plain = [on_entropy(), on_margin(), opposite(on_entropy()), on_divergence("js"), on_likelihood_gain(), on_entropy_drop(), opposite(on_divergence("js"))]
     problems, budgets = run.problems("calibration", run.config.calibration_problems), run.config.budgets
     sampling = replace(run.sampling(run.config.calibration_samples), max_rows=run.rows)
     done = calibrate([*plain, *fitted], run.pair, problems, budgets, sampling=sampling, progress=run.progress)
     routers: dict[str, Router] = {"base": never(), "rl": always()}
+    areas = {r.name: calibration_area([d for d in done if d.name == r.name]) for r in done if "rl" in r.reads}
+    best = max(areas, key=lambda name: np.nan_to_num(areas[name], nan=-np.inf))
     for router in done:
         label = f"{router.name}@{router.params['calibration']['budget']:.2f}"
         routers |= {label: router, f"matched_disagreement:{label}": matched_disagreement(router)}
+        routers |= {f"matched_position:{label}": matched_position(router)} if router.name == best else {}
     test = run.problems("test", run.config.n_problems)
     drawing = replace(run.sampling(run.config.compare_samples), keep_tokens=False, max_rows=run.rows)
     arms = Arms([Hybrid(run.pair, router, name=name) for name, router in routers.items()])

@@ -79,7 +79,7 @@ def geometry_result(tables: Path) -> Result:
 def routing_result(tables: Path) -> Result:
     """Study `routing`."""
     arms = Rollouts.load(tables / "routing.parquet")
-    control = arms.table["arm"].str.startswith("matched_disagreement:")
+    control = arms.table["arm"].str.startswith("matched_")
     parts = [Rollouts(arms.table[rows].reset_index(drop=True), arms.info) for rows in (~control & ~arms.table["arm"].isin(["base", "rl"]), control)]
     return routing.run(base=arms.arm("base"), rl=arms.arm("rl"), hybrid=parts[0], control=parts[1],
                        exchanged=Rollouts.load(tables / "routing_exchanged.parquet"), facts=read_json(tables / "routing.json"),

@@ -50,6 +50,15 @@ def test_routing_tells_what_a_router_knows_and_what_exchange_costs(tables):
     assert len(result.plot().get_yticklabels()) == 3
 
 
+def test_the_best_oracle_may_have_a_second_control(tables):
+    info = {"router": {"name": "matched_position", "params": {"of": "on_divergence(js)", "budget": 0.5}, "reads": ["base"]}}
+    clocks = [arm(f"p{share}", 0.2 + 0.35 * share, share, info, seed=3) for share in (0.25, 0.5, 0.75)]
+    result = routing.run(**{**tables, "control": concat([tables["control"], *clocks])})
+    assert result.estimate("area_difference", router="on_divergence(js)", control="matched_position").lo > 0
+    assert "above random places at its exact positions" in result.finding
+    assert routing.drawn(result) == routing.drawn(routing.run(**tables))
+
+
 def test_rivals_are_judged_at_their_setting_and_by_what_they_use(tables):
     arms = concat([arm("temperature", 0.25), arm("interpolation", 0.8, seed=2)])
     facts = {
