@@ -8,6 +8,7 @@ as in the reference (Venhoff et al. 2025, arXiv 2510.07364, A4: the category tha
     hybrid = lr.Hybrid(pair, router, action=steer_by(vectors, category, strength=1.0))
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from latentreason.activations.hf import edit
 from latentreason.activations.sites import Activations, Site
-from latentreason.errors import InvalidInput
+from latentreason.errors import InvalidInput, unknown_name
 from latentreason.hybrid.actions import STEERED, Action
 from latentreason.models.decoding import Moment, sampled
 
@@ -128,6 +129,35 @@ def steer_by(vectors: "VectorSet", category: Category, *, strength: "float | Str
     params = {"category": category.place or f"random, seed {category.seed}", "labels": list(category.labels), "strength": fixed if learned is None else "learned", "vectors": vectors.card()}
     reads = {"again", category.place, *([] if learned is None else [f"base:{learned.site.layer}"])}
     return Action("steer", params, STEERED, frozenset(reads) - {""}, tokens)
+
+
+def bias_by(opening: Mapping[str, int], category: Category, *, bias: float) -> Action:
+    """Emit the base model's token with `bias` nats added to the logit of the token that opens the category's strategy: `steer_by` without vectors.
+
+    Args:
+        opening: label -> token id, such as `Language.tokens`; of at least the labels of the category.
+        category: which strategy, by activation.
+        bias: in nats at temperature 1.
+
+    Raises:
+        InvalidInput: a bias that is not finite, or (while decoding) a token that the models do not have.
+        UnknownName: a category without a token.
+    """
+    if not abs(bias) < float("inf"):
+        raise InvalidInput(f"bias={bias} is not finite; give nats, 1.0 multiplies the token's odds by e.")
+    if missing := [label for label in category.labels if label not in opening]:
+        raise unknown_name("strategy with a token of its own", missing[0], opening)
+    ids = torch.tensor([opening[label] for label in category.labels])
+
+    def tokens(moment: Moment) -> Tensor:
+        logits = moment.logits[0].clone()
+        if not 0 <= int(ids.min()) <= int(ids.max()) < logits.shape[1]:
+            raise InvalidInput(f"There are no tokens {ids.tolist()} to bias: the models share tokens 0 to {logits.shape[1] - 1}.")
+        logits[torch.arange(len(logits), device=logits.device), ids.to(logits.device)[category(moment)]] += bias
+        return sampled(logits, moment)
+
+    params = {"category": category.place or f"random, seed {category.seed}", "labels": list(category.labels), "token_ids": ids.tolist(), "bias": bias}
+    return Action("logit_bias", params, STEERED, frozenset({category.place}) - {""}, tokens)
 
 
 def tables_of(vectors: "VectorSet", category: Category) -> dict[Site, Float[Tensor, "label d_model"]]:

@@ -72,6 +72,25 @@ def test_rivals_are_judged_at_their_setting_and_by_what_they_use(tables):
     assert len(result.plot().get_yticklabels()) == 2
 
 
+def test_what_was_left_out_says_why_and_loops_are_flagged(tables):
+    arms = concat([arm("steady", 0.5), arm("loops", 0.6, seed=2)])
+    facts = {name: {"uses": "RL timing", "passes": 1, "setting": 1, "tried": []} for name in arms.arms} | {"missing": {"uses": "RL of its own", "reason": "not trained yet"}}
+    noise = np.random.default_rng(0)
+    fluency = pd.concat([
+        pd.DataFrame({"arm": name, "problem": [f"p{i:02d}" for i in range(N)], "repeated": noise.uniform(low, low + 0.1, N), "base_logprob": noise.normal(mean, 0.1, N)})
+        for name, low, mean in (("base", 0.0, -1.0), ("steady", 0.0, -1.02), ("loops", 0.5, -3.0))
+    ]).sample(frac=1, random_state=0)  # fmt: skip
+    result = rivals.run(base=tables["base"], rl=tables["rl"], rivals=arms, facts=facts, fluency=fluency)
+    assert result.estimate("recovery", arm="missing").reason == "not trained yet" and not result.estimate("recovery", arm="missing").defined
+    assert result.details["fluency"]["loops"] == {"repeats": True, "unlikely": True} and result.details["fluency"]["steady"]["repeats"] is False
+    for name in ("base", "steady", "loops"):
+        part = fluency[fluency["arm"] == name]
+        assert result.estimate("repeated", arm=name).value == pytest.approx(part["repeated"].mean())
+        assert result.estimate("base_logprob", arm=name).value == pytest.approx(part["base_logprob"].mean())
+    assert result.finding.endswith("More loops than the base: loops.")
+    assert [t.get_text() for t in result.plot().get_yticklabels()][-1] == "missing\nuses RL of its own"
+
+
 def test_without_a_gain_no_rival_can_be_judged(tables):
     facts = {"temperature": {"uses": "nothing", "passes": 1, "setting": 1, "tried": []}}
     result = rivals.run(base=tables["base"], rl=tables["base"], rivals=arm("temperature", 0.25), facts=facts)
