@@ -15,9 +15,12 @@ from latentreason.errors import InvalidInput
 from latentreason.files import write_json, write_table
 from latentreason.hybrid.calibrate import calibrate, calibration_area
 from latentreason.hybrid.decode import Arms, Hybrid
-from latentreason.hybrid.rivals import RIVALS, tuned
+from latentreason.hybrid.rivals import BIAS_USES, BIAS_VECTOR, RIVALS, bias_vector, tuned
 from latentreason.hybrid.value import swap_values, value_probes
+from latentreason.judge_zoo import weights_of
 from latentreason.models.merge import weight_changes
+from latentreason.models.pair import ModelPair
+from latentreason.organisms.zoo import ORGANISMS
 from latentreason.reproduce import Run, calibrated_routers, few_layers
 from latentreason.routing.base_only import on_entropy, on_margin
 from latentreason.routing.controls import always, matched_disagreement, matched_position, never, opposite
@@ -109,12 +112,27 @@ def _routing(run: Run) -> None:
     write_json(run.tables / "routing.json", facts)
 
 
+def trained_biases(pair: ModelPair) -> ModelPair | str:
+    """The organism NAME-bias of a pair NAME, trained here or shipped: the pair's base, and the same with biases trained by RL; or why there is none."""
+    name = f"{pair.name}-bias"
+    if name not in ORGANISMS:
+        return "no recipe trains biases alone on this base"
+    folder, why = weights_of(ORGANISMS[name], 0)
+    if folder is None:
+        return f"{name}: {why} (latentreason organisms train {name})"
+    found = ModelPair.from_folder(folder, name)
+    return found if found.base.fingerprint == pair.base.fingerprint else f"{name} was trained on another base"
+
+
 def _rivals(run: Run) -> None:
     """Each rival at the setting that did best on calibration problems; and what RL changed in the weights."""
     problems, test = run.problems("calibration", run.config.calibration_problems), run.problems("test", run.config.n_problems)
     parts: list[Rollouts] = []
     facts: dict[str, Any] = {}
-    for rival in RIVALS:
+    biases = trained_biases(run.pair)
+    if isinstance(biases, str):
+        facts[BIAS_VECTOR] = {"uses": BIAS_USES, "reason": biases}
+    for rival in RIVALS if isinstance(biases, str) else (*RIVALS, bias_vector(biases)):
         setting, tried = tuned(rival, run.pair, problems, run.sampling(run.config.calibration_samples))
         drawn = rival.draw(run.pair, test, run.sampling(run.config.rival_samples), setting)
         parts.append(Rollouts(drawn.slim().table.assign(arm=rival.name), {rival.name: {}}))

@@ -91,6 +91,7 @@ def test_the_second_job_runs_on_text_and_leaves_out_with_a_reason_what_the_trace
     for name, arm in (("steering", "vectors"), ("trained", "trained vectors")):
         assert results[name].estimate("recovery", arm=arm).reason == facts[name][arm]["reason"]
         assert any("undefined" in text.get_text() for text in results[name].plot().texts)
+    assert results["rivals"].estimate("recovery", arm="RL-trained bias vector").reason == "no recipe trains biases alone on this base"
     assert {"js, swap", "entropy, swap"} <= set(results["steering"].table["arm"])
     best = {of["router"] for of in routing_arms(second) if of["control"] == "matched_position"}
     assert len(best) == 1 and best < {of["router"] for of in routing_arms(second) if of["control"] == ""}
