@@ -18,12 +18,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from latentreason.activations.hf import edit
-from latentreason.activations.sites import Activations, Site
+from latentreason.activations.sites import Activations, Site, checked
 from latentreason.errors import InvalidInput, unknown_name
 from latentreason.hybrid.actions import STEERED, Action
 from latentreason.models.decoding import Moment, sampled
+from latentreason.routing.router import read_at
 
 if TYPE_CHECKING:
+    from latentreason.models.language_model import LM
     from latentreason.vectors.optimised import Strength
     from latentreason.vectors.steering_vector import VectorSet
 
@@ -54,7 +56,7 @@ class Category:
             mixed = torch.zeros(len(moment.logits[0]), dtype=torch.long, device=moment.slot.device)
             mixed[moment.slot] = (moment.prefix * (torch.arange(moment.prefix.shape[1], device=moment.slot.device) * 7919 + 104_729)).sum(-1) + self.seed * 1_299_709
             return (mixed * 2_654_435_761 >> 7) % len(self.labels)
-        resid = moment.decoder.resid[("base", "rl").index(model), int(layer)]
+        resid = read_at(moment.decoder.resid, (("base", "rl").index(model), int(layer)), self.weights.shape[1], "The category")
         return (resid @ self.weights.to(resid.device).T + self.bias.to(resid.device)).argmax(-1)
 
 
@@ -119,6 +121,7 @@ def steer_by(vectors: "VectorSet", category: Category, *, strength: "float | Str
 
     def tokens(moment: Moment) -> Tensor:
         lm, distinct = moment.decoder.lms[0], torch.unique(moment.slot)
+        check_fit(lm, tables)
         label = category(moment)[distinct].cpu()
         size = torch.tensor(fixed) if learned is None else learned(moment.decoder.resid[0, learned.site.layer][distinct], label.to(moment.slot.device))[:, None].cpu()
         changes = [(site, lambda hidden, _, added=table[label] * size: hidden + added[:, None].to(hidden)) for site, table in tables.items()]
@@ -158,6 +161,14 @@ def bias_by(opening: Mapping[str, int], category: Category, *, bias: float) -> A
 
     params = {"category": category.place or f"random, seed {category.seed}", "labels": list(category.labels), "token_ids": ids.tolist(), "bias": bias}
     return Action("logit_bias", params, STEERED, frozenset({category.place}) - {""}, tokens)
+
+
+def check_fit(lm: "LM", tables: Mapping[Site, Float[Tensor, "label width"]]) -> None:
+    """Raises InvalidInput for vectors at a block that the model does not have, or of another width."""
+    checked(list(tables), lm.n_layers, lm.name)
+    for site, table in tables.items():
+        if table.shape[1] != lm.d_model:
+            raise InvalidInput(f"The vectors at {site} have width {table.shape[1]}, {lm.name!r} has d_model {lm.d_model}. Were they fitted on another model?")
 
 
 def tables_of(vectors: "VectorSet", category: Category) -> dict[Site, Float[Tensor, "label d_model"]]:

@@ -119,9 +119,21 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
         details["changed_by_strategy"] = changed_by_strategy.to_dict("records")
     result = Result("recovery", settings(config), pd.DataFrame(table).fillna(dict.fromkeys(("router", "control", "arm", "timing_source", "content_source"), "")), details)
     finding = _finding(result, curves)
-    if warning := different_prompts(given):
-        details["prompts"], finding = warning, f"{finding} {warning}"
+    for name, warning in (("prompts", different_prompts(given)), ("thresholds", _at_the_ends(hybrid))):
+        if warning:
+            details[name], finding = warning, f"{finding} {warning}"
     return Result(result.study, result.config, result.table, details, finding)
+
+
+def _at_the_ends(hybrid: Rollouts) -> str:
+    """Which arms with a threshold route nothing, or every token: these say nothing of WHEN."""
+    said = []
+    if "n_routed" in hybrid.table:
+        sums = hybrid.table.groupby("arm", sort=False)[["n_routed", "n_tokens"]].sum()
+        for arm, n_routed, n_tokens in sums.itertuples(name=None):
+            if "threshold" in _spec(hybrid.arm(arm))["params"] and n_routed in (0, n_tokens):
+                said.append(f"The threshold of {arm} routes {'nothing, so it is the base model' if n_routed == 0 else 'every token'}.")
+    return " ".join(said)
 
 
 def _arm_by_arm(arms: list[Rollouts], controls: list[Rollouts], points: dict[str, CurvePoint], control: str, config: Config) -> list[dict[str, Any]]:

@@ -67,7 +67,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts, ex
     frame = pd.DataFrame(table).astype(dict.fromkeys(text, object)).fillna(dict.fromkeys(text, ""))
     chosen_by = _calibration_areas([info["router"] for info in hybrid.info.values() if "router" in info])
     result = Result("routing", settings(config), frame, {**found.details, "facts": facts or {}, "calibration_area": chosen_by})
-    return Result(result.study, result.config, frame, result.details, _finding(result))
+    return Result(result.study, result.config, frame, result.details, " ".join([_finding(result), *([result.details["thresholds"]] if "thresholds" in result.details else [])]))
 
 
 def _calibration_areas(specs: list[dict[str, Any]]) -> dict[str, float]:
