@@ -11,61 +11,95 @@ import numpy as np
 
 from latentreason.activations.capture import capture
 from latentreason.activations.sites import Site
+from latentreason.errors import InvalidInput
 from latentreason.files import write_json, write_table
-from latentreason.hybrid.calibrate import calibrate
+from latentreason.hybrid.calibrate import calibrate, calibration_area
 from latentreason.hybrid.decode import Arms, Hybrid
-from latentreason.hybrid.rivals import RIVALS, tuned
+from latentreason.hybrid.rivals import BIAS_USES, BIAS_VECTOR, RIVALS, bias_vector, tuned
 from latentreason.hybrid.value import swap_values, value_probes
+from latentreason.judge_zoo import weights_of
 from latentreason.models.merge import weight_changes
-from latentreason.reproduce import Run
+from latentreason.models.pair import ModelPair
+from latentreason.organisms.zoo import ORGANISMS
+from latentreason.reproduce import Run, calibrated_routers, few_layers
 from latentreason.routing.base_only import on_entropy, on_margin
-from latentreason.routing.controls import always, matched_disagreement, never, opposite
+from latentreason.routing.controls import always, matched_disagreement, matched_position, never, opposite
 from latentreason.routing.oracle import on_divergence, on_entropy_drop, on_likelihood_gain
 from latentreason.routing.probe import fit_probe, on_nearest, on_probe, on_value
 from latentreason.routing.router import Router
-from latentreason.strategies.tagging import tag
 from latentreason.tables import Rollouts, concat
 from latentreason.vectors.contrast import fit_vectors
 
 
+def half_of_d(run: Run) -> float:
+    """The threshold (nats) of the js router at half of D: as the main job calibrated it, or from calibration problems where its budgets are further off than 0.1."""
+    known = calibrated_routers(run, "t1") if (run.tables / "facts.json").is_file() else []
+    near = [r for r in known if r.name == "on_divergence(js)" and abs(r.params["calibration"]["budget"] - 0.5) <= 0.1]
+    if not near:
+        sampling = replace(run.sampling(run.config.calibration_samples), max_rows=run.rows)
+        near = calibrate([on_divergence("js")], run.pair, run.problems("calibration", run.config.calibration_problems), [0.5], sampling=sampling, quick=True, progress=run.progress)
+    return float(min(near, key=lambda r: abs(r.params["calibration"]["budget"] - 0.5)).params["threshold"])
+
+
 def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
-    """Routers that are fitted on problems of the split fit, and how well each readout does on problems held out from it."""
+    """Routers that are fitted on problems of the split fit; and by router how well its readout does on problems held out from it, or the reason why there is none."""
     pair, config = run.pair, run.config
-    middle = max(1, pair.base.n_layers // 2)
+    middle, threshold = max(1, pair.base.n_layers // 2), half_of_d(run)
     problems = run.problems("fit", config.fit_problems)
     own = run.sample("fit-base", Hybrid(pair, never(), name="base"), problems, run.sampling(4))
-    spans = tag(own)
+    spans = run.language.spans(own)
     choices = spans.table[spans.table["choice"]] if "choice" in spans.table else spans.table
     chosen = {(r["problem"], r["sample"], r["start"]) for r in choices.to_dict("records")}
     read = capture(pair.base, own, [Site(middle)])
     activations = {f"base:{middle}": read.values[Site(middle)].numpy()}
     places = list(zip(read.index["problem"], read.index["sample"], read.index["position"], strict=True))
-    opens = np.array([place in chosen for place in places])
-    differs = np.concatenate(own.table["divergence"].to_list()) > 0.35  # nats; about the js router at half of D
-    groups = read.index["problem"].to_numpy(str)
-    onset = fit_probe(activations, opens, label="onset", timing_source="base alone", groups=groups, seed=config.seed)
-    oracle = fit_probe(activations, differs, label="js above 0.35", timing_source="trained on RL labels", groups=groups, seed=config.seed)
-    layers = tuple(range(middle, pair.base.n_layers))
+    targets = {"base alone": ("onset", np.array([place in chosen for place in places])),
+               "trained on RL labels": (f"js above {threshold:.2g}", np.concatenate(own.table["divergence"].to_list()) > threshold)}  # fmt: skip
+    layers = tuple(layer for layer in few_layers(pair.base.n_layers) if layer >= middle)
     values = swap_values(pair, problems, sampling=run.sampling(4), limit=config.swaps, continuations=4, progress=run.progress)
     write_table(run.tables / "swap_values.parquet", values.table)
-    both, alone = (value_probes(pair, values, layers=layers, base_only=base_only, seed=config.seed) for base_only in (False, True))
-    nearest = on_nearest(fit_vectors(pair.base, own, spans, layers=middle), middle)
-    routers = [on_probe(onset), nearest, on_probe(oracle), on_value(*alone), on_value(*both)]
-    cards = {on_probe(onset).name: onset.card(), on_probe(oracle).name: oracle.card(), on_value(*alone).name: alone[0].card(), on_value(*both).name: both[0].card()}
-    return routers, cards
+
+    def probed(source: str) -> tuple[Router, dict[str, Any]]:
+        label, target = targets[source]
+        probe = fit_probe(activations, target, label=label, timing_source=source, groups=read.index["problem"].to_numpy(str), seed=config.seed)
+        return on_probe(probe), probe.card()
+
+    def nearest() -> tuple[Router, dict[str, Any]]:
+        vectors = fit_vectors(pair.base, own, spans, layers=middle)
+        return on_nearest(vectors, middle), {"skipped": dict(vectors.skipped)} if vectors.skipped else {}
+
+    def valued(base_only: bool) -> tuple[Router, dict[str, Any]]:
+        value, cost = value_probes(pair, values, layers=layers, base_only=base_only, seed=config.seed)
+        return on_value(value, cost), value.card()
+
+    made: dict[str, Callable[[], tuple[Router, dict[str, Any]]]] = {
+        "on_probe(onset)": lambda: probed("base alone"), "on_nearest": nearest, f"on_probe({targets['trained on RL labels'][0]})": lambda: probed("trained on RL labels"),
+        "on_value(base)": lambda: valued(True), "on_value": lambda: valued(False),
+    }  # fmt: skip
+    routers, facts = list[Router](), dict[str, Any]()
+    for name, make in made.items():
+        try:
+            router, facts[name] = make()
+            routers.append(router)
+        except InvalidInput as error:  # too few spans, or one class only: the others go on
+            facts[name] = {"reason": str(error)}
+    return routers, facts
 
 
 def _routing(run: Run) -> None:
-    """Every router with a score, at the budgets of the run, beside its matched disagreements; and the roles exchanged."""
+    """Every router with a score, at the budgets of the run, beside its matched disagreements, the best oracle beside its matched positions too; and the roles exchanged."""
     fitted, facts = learned(run)
     plain = [on_entropy(), on_margin(), opposite(on_entropy()), on_divergence("js"), on_likelihood_gain(), on_entropy_drop(), opposite(on_divergence("js"))]
     problems, budgets = run.problems("calibration", run.config.calibration_problems), run.config.budgets
     sampling = replace(run.sampling(run.config.calibration_samples), max_rows=run.rows)
     done = calibrate([*plain, *fitted], run.pair, problems, budgets, sampling=sampling, progress=run.progress)
     routers: dict[str, Router] = {"base": never(), "rl": always()}
+    areas = {r.name: calibration_area([d for d in done if d.name == r.name]) for r in done if "rl" in r.reads}
+    best = max(areas, key=lambda name: np.nan_to_num(areas[name], nan=-np.inf))
     for router in done:
         label = f"{router.name}@{router.params['calibration']['budget']:.2f}"
         routers |= {label: router, f"matched_disagreement:{label}": matched_disagreement(router)}
+        routers |= {f"matched_position:{label}": matched_position(router)} if router.name == best else {}
     test = run.problems("test", run.config.n_problems)
     drawing = replace(run.sampling(run.config.compare_samples), keep_tokens=False, max_rows=run.rows)
     arms = Arms([Hybrid(run.pair, router, name=name) for name, router in routers.items()])
@@ -78,12 +112,27 @@ def _routing(run: Run) -> None:
     write_json(run.tables / "routing.json", facts)
 
 
+def trained_biases(pair: ModelPair) -> ModelPair | str:
+    """The organism NAME-bias of a pair NAME, trained here or shipped: the pair's base, and the same with biases trained by RL; or why there is none."""
+    name = f"{pair.name}-bias"
+    if name not in ORGANISMS:
+        return "no recipe trains biases alone on this base"
+    folder, why = weights_of(ORGANISMS[name], 0)
+    if folder is None:
+        return f"{name}: {why} (latentreason organisms train {name})"
+    found = ModelPair.from_folder(folder, name)
+    return found if found.base.fingerprint == pair.base.fingerprint else f"{name} was trained on another base"
+
+
 def _rivals(run: Run) -> None:
     """Each rival at the setting that did best on calibration problems; and what RL changed in the weights."""
     problems, test = run.problems("calibration", run.config.calibration_problems), run.problems("test", run.config.n_problems)
     parts: list[Rollouts] = []
     facts: dict[str, Any] = {}
-    for rival in RIVALS:
+    biases = trained_biases(run.pair)
+    if isinstance(biases, str):
+        facts[BIAS_VECTOR] = {"uses": BIAS_USES, "reason": biases}
+    for rival in RIVALS if isinstance(biases, str) else (*RIVALS, bias_vector(biases)):
         setting, tried = tuned(rival, run.pair, problems, run.sampling(run.config.calibration_samples))
         drawn = rival.draw(run.pair, test, run.sampling(run.config.rival_samples), setting)
         parts.append(Rollouts(drawn.slim().table.assign(arm=rival.name), {rival.name: {}}))

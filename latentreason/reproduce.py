@@ -212,6 +212,11 @@ def calibrated_routers(run: Run, temperature: str) -> list[Router]:
     return [rebuilt(spec, run.language) for spec in read_json(run.tables / "facts.json")[temperature]["routers"]]
 
 
+def few_layers(n: int) -> list[int]:
+    """Blocks at which vectors are tried: all of a few; of many, those at about a tenth, a quarter, three eighths (the reference's), a half and three quarters."""
+    return list(range(n)) if n <= 8 else sorted({round(share * n) for share in (0.1, 0.25, 0.37, 0.5, 0.75)})
+
+
 def _best(run: Run, temperature: str) -> Router:
     """The best oracle router, at the budget nearest to half of D."""
     name = read_json(run.tables / "facts.json")[temperature]["best_oracle"]

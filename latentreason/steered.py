@@ -3,25 +3,42 @@
 Stages as in `reproduce`: each writes its tables once, whole; a run that is started again goes on with what is missing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from latentreason.errors import InvalidInput
 from latentreason.files import write_json, write_table
-from latentreason.hybrid.actions import Action, rerank, steer
+from latentreason.hybrid.actions import Action, logit_bias, rerank, steer
 from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.hybrid.presets import among, categorised, published_without, steer_best, venhoff_g1, venhoff_g3
-from latentreason.hybrid.steering import fit_category, random_category, steer_by
-from latentreason.reproduce import Run, calibrated_routers
-from latentreason.routing.controls import always
+from latentreason.hybrid.steering import Category, bias_by, fit_category, random_category, steer_by
+from latentreason.organisms.trainers.metrics import repetition
+from latentreason.reproduce import Run, calibrated_routers, few_layers
+from latentreason.routing.controls import always, never
 from latentreason.routing.router import Router
-from latentreason.strategies.tagging import tag
 from latentreason.vectors.contrast import capture_onsets, fit_onsets
 from latentreason.vectors.optimised import Fitted, fit_optimised
+from latentreason.vectors.steering_vector import VectorSet
 
 STRENGTHS = (0.5, 1.0, 2.0, 4.0)
+BIASES = (1.0, 2.0, 4.0, 8.0)
+"""Nats of a logit bias that are tried on calibration problems, as strengths of vectors are."""
+
+
+class Arm(NamedTuple):
+    """A way to act at routed tokens: the router's short name; what it uses; (where, size) -> Action, and the pairs that are tried; further facts. `where` is the layer
+    of a vector, or the strategy whose token is biased.
+    """
+
+    router: str
+    uses: str
+    act: Callable[[Any, float], Action]
+    grid: list[tuple[Any, float]]
+    facts: dict[str, Any]
 
 
 def _routers(run: Run) -> dict[str, Router]:
@@ -30,66 +47,109 @@ def _routers(run: Run) -> dict[str, Router]:
     return {short: next(r for r in calibrated_routers(run, "t1") if r.name == name and r.params["calibration"]["budget"] == largest) for short, name in when.items()}
 
 
+def _fitted(run: Run, layers: list[int]) -> tuple[dict[str, VectorSet], dict[str, Category]]:
+    """Vectors by contrast from each model's own traces, and classifiers of their categories at the middle block.
+
+    Raises:
+        InvalidInput: spans of fewer than two strategies.
+    """
+    problems, middle = run.problems("fit", run.config.fit_problems), max(1, run.pair.base.n_layers // 2)
+    onsets, vectors = {}, {}
+    for name, lm in (("base", run.pair.base), ("rl", run.pair.rl)):
+        own = run.sample(f"steering-{name}", lm, problems, run.sampling(4).alone(name))
+        onsets[name] = capture_onsets(lm, own, run.language.spans(own), layers=sorted({*layers, middle}))
+        vectors[name] = fit_onsets(onsets[name])
+    labels = tuple(label for label in vectors["base"].labels if label in vectors["rl"].labels)
+    if len(labels) < 2:
+        raise InvalidInput(f"Both models' traces have enough spans of {len(labels)} strategies, and a choice needs two. Give more problems.")
+    which = {name: fit_category(onsets[name], layer=middle, model=name, labels=labels) for name in ("base", "rl")}
+    return vectors, which | {"random": random_category(labels, seed=run.config.seed)}
+
+
+def _vector_arms(run: Run, vectors: dict[str, VectorSet], which: dict[str, Category], layers: list[int]) -> dict[str, Arm]:
+    base, rl, random = vectors["base"], vectors["rl"], vectors["base"].random_like(run.config.seed)
+    grid: list[tuple[Any, float]] = [(layer, strength) for layer in layers for strength in STRENGTHS]
+
+    def by(router: str, uses: str, chosen: VectorSet, category: str, tried: list[tuple[Any, float]] = grid) -> Arm:
+        known = {"category_accuracy": None if category == "random" else which[category].accuracy, **({"skipped": dict(chosen.skipped)} if chosen.skipped else {})}
+        return Arm(router, uses, lambda layer, strength: steer_by(chosen.at(layer), which[category], strength=strength), tried, known)
+
+    return {
+        "js, RL category, base vectors": by("js", "RL timing, RL category, base-fitted vectors", base, "rl"),
+        "js, RL category, RL vectors": by("js", "RL timing, RL category, RL-fitted vectors", rl, "rl"),
+        "js, RL category, random vectors": by("js", "RL timing, RL category, random vectors", random, "rl"),
+        "js, RL category, zero vectors": by("js", "RL timing, nothing added: the base by another way", base, "rl", [(layers[0], 0.0)]),
+        "js, random category, base vectors": by("js", "RL timing, random category, base-fitted vectors", base, "random"),
+        "js, one vector": Arm("js", "RL timing, mean of the base-fitted vectors", lambda layer, strength: steer(base.at(layer), strength=strength), grid, {"category_accuracy": None}),
+        "entropy, base category, base vectors": by("entropy", "base timing, base category, base-fitted vectors", base, "base"),
+        "entropy, random category, base vectors": by("entropy", "base timing, random category, base-fitted vectors", base, "random"),
+        "entropy, base category, random vectors": by("entropy", "base timing, base category, random vectors", random, "base"),
+    }  # fmt: skip
+
+
+def _bias_arms(opening: Mapping[str, int], which: dict[str, Category]) -> dict[str, Arm]:
+    """A plain logit bias on the tokens that open strategies; empty where the task has none."""
+    labels = [label for label in which["rl"].labels if label in opening]
+    arms = {"js, logit bias": Arm("js", "RL timing, a bias on one strategy token", lambda label, nats: logit_bias(opening[label], nats), [(label, nats) for label in labels for nats in BIASES], {})}
+    if len(labels) == len(which["rl"].labels):
+        by = Arm("js", "RL timing, RL category, a bias on its token", lambda _, nats: bias_by(opening, which["rl"], bias=nats), [(None, nats) for nats in BIASES], {})
+        arms["js, RL category, logit bias"] = by._replace(facts={"category_accuracy": which["rl"].accuracy})
+    return arms if labels else {}
+
+
 def _steering(run: Run) -> None:
-    """Vectors in place of tokens: when by the RL model live or by the base alone, which by category, whose vectors; with random twins.
+    """Vectors in place of tokens: when by the RL model live or by the base alone, which by category, whose vectors; with random twins, and a plain logit bias.
 
     Layer and strength of each arm are those that did best on calibration problems.
     """
-    pair, layers = run.pair, range(run.pair.base.n_layers)
-    problems = run.problems("fit", run.config.fit_problems)
-    onsets, vectors = {}, {}
-    for name, lm in (("base", pair.base), ("rl", pair.rl)):
-        own = run.sample(f"steering-{name}", lm, problems, run.sampling(4).alone(name))
-        onsets[name] = capture_onsets(lm, own, tag(own), layers="all")
-        vectors[name] = fit_onsets(onsets[name])
-    labels = tuple(label for label in vectors["base"].labels if label in vectors["rl"].labels)
-    which = {name: fit_category(onsets[name], layer=max(1, pair.base.n_layers // 2), model=name, labels=labels) for name in ("base", "rl")}
-    chance = random_category(labels, seed=run.config.seed)
-    routers = _routers(run)
-    arms = {
-        "js, RL category, base vectors": ("js", vectors["base"], which["rl"], "RL timing, RL category, base-fitted vectors"),
-        "js, RL category, RL vectors": ("js", vectors["rl"], which["rl"], "RL timing, RL category, RL-fitted vectors"),
-        "js, RL category, random vectors": ("js", vectors["base"].random_like(run.config.seed), which["rl"], "RL timing, RL category, random vectors"),
-        "js, random category, base vectors": ("js", vectors["base"], chance, "RL timing, random category, base-fitted vectors"),
-        "js, one vector": ("js", vectors["base"], None, "RL timing, mean of the base-fitted vectors"),
-        "entropy, base category, base vectors": ("entropy", vectors["base"], which["base"], "base timing, base category, base-fitted vectors"),
-        "entropy, random category, base vectors": ("entropy", vectors["base"], chance, "base timing, random category, base-fitted vectors"),
-        "entropy, base category, random vectors": ("entropy", vectors["base"].random_like(run.config.seed), which["base"], "base timing, base category, random vectors"),
-    }  # fmt: skip
+    pair, layers, routers = run.pair, few_layers(run.pair.base.n_layers), _routers(run)
+    arms, facts = dict[str, Arm](), dict[str, Any]()
+    try:
+        vectors, which = _fitted(run, layers)
+        arms = _vector_arms(run, vectors, which, layers) | (biased := _bias_arms(run.language.tokens, which))
+        if not biased:
+            facts["js, logit bias"] = {"uses": "RL timing", "reason": f"no token opens a strategy of its own in the text of {run.config.task}"}
+    except InvalidInput as error:
+        facts["vectors"] = {"uses": "steering vectors", "reason": str(error)}
+    tried = {f"{arm}|{where}|{size:g}": (arm, where, size) for arm, of in arms.items() for where, size in of.grid if len(of.grid) > 1}
 
-    def hybrid(name: str, arm: str, layer: int, strength: float) -> Hybrid:
-        short, chosen, category, _ = arms[arm]
-        at = chosen.at(layer)
-        return Hybrid(pair, routers[short], steer(at, strength=strength) if category is None else steer_by(at, category, strength=strength), name)
+    def hybrid(name: str, arm: str, where: Any, size: float) -> Hybrid:
+        return Hybrid(pair, routers[arms[arm].router], arms[arm].act(where, size), name)
 
-    settings = [(layer, strength) for layer in layers for strength in STRENGTHS]
-    tried = {f"{arm}|{layer}|{strength:g}": (arm, layer, strength) for arm in arms for layer, strength in settings}
-    drawing = replace(run.sampling(run.config.calibration_samples), keep_tokens=False, max_rows=run.rows)
-    table = run.sample("steering-tried", Arms([hybrid(name, *where) for name, where in tried.items()]), run.problems("calibration", run.config.calibration_problems), drawing).table
-    accuracy = table.groupby("arm")["correct"].mean()
-    facts: dict[str, Any] = {}
-    for arm, (_, _, category, uses) in arms.items():
+    accuracy: dict[str, float] = {}
+    if tried:
+        drawing = replace(run.sampling(run.config.calibration_samples), keep_tokens=False, max_rows=run.rows)
+        table = run.sample("steering-tried", Arms([hybrid(name, *where) for name, where in tried.items()]), run.problems("calibration", run.config.calibration_problems), drawing).table
+        accuracy = table.groupby("arm")["correct"].mean().to_dict()
+    hybrids = [Hybrid(pair, router, name=f"{short}, swap") for short, router in routers.items()]
+    for arm, of in arms.items():
         mine = {name: where for name, where in tried.items() if where[0] == arm}
-        best = max(mine, key=lambda name: accuracy[name])
-        facts[arm] = {
-            "uses": uses, "setting": mine[best][2], "layer": mine[best][1],
-            "category_accuracy": None if category is None else category.accuracy,
-            "tried": [{"layer": where[1], "setting": where[2], "accuracy": float(accuracy[name])} for name, where in mine.items()],
-        }  # fmt: skip
-    final = [hybrid(arm, arm, fact["layer"], fact["setting"]) for arm, fact in facts.items()]
-    swapped = [Hybrid(pair, router, name=f"{short}, swap") for short, router in routers.items()]
+        where, size = mine[max(mine, key=lambda name: accuracy[name])][1:] if mine else of.grid[0]
+        key = "layer" if isinstance(where, int) else "strategy"
+        grid = [{key: at, "setting": setting, "accuracy": float(accuracy[name])} for name, (_, at, setting) in mine.items()]
+        facts[arm] = {"uses": of.uses, "setting": size, key: where, **of.facts, "tried": grid}
+        hybrids.append(hybrid(arm, arm, where, size))
     for short in routers:
         facts[f"{short}, swap"] = {"uses": "RL timing, RL token" if short == "js" else "base timing, RL token", "setting": 1.0, "tried": []}
-    drawing = replace(run.sampling(run.config.rival_samples * 2), keep_tokens=False, max_rows=run.rows)
-    found = run.sample("steering", Arms([*swapped, *final]), run.problems("test", run.config.n_problems), drawing)
-    found.save(run.tables / "steering.parquet")
-    arms_of = found.table.groupby("arm")
-    routed = dict(arms_of["n_routed"].sum() / arms_of["n_tokens"].sum())
-    for arm in facts:  # the base at every token; the RL model where it is asked; the base once more where a vector is added
-        models = 1 if arm.startswith("entropy,") and not arm.endswith("swap") else 2
-        extra = 0.0 if arm.endswith("swap") else float(routed[arm])
-        facts[arm]["passes"] = round(models + extra, 2)
-    write_json(run.tables / "steering.json", facts)
+    _drawn(run, "steering", hybrids, facts)
+
+
+def _drawn(run: Run, stage: str, hybrids: list[Hybrid], facts: dict[str, Any]) -> None:
+    """Sample the arms of a stage on test problems, and write its table and facts; and, from fewer samples with their tokens, how fluent each arm is beside the base."""
+    problems, config = run.problems("test", run.config.n_problems), run.config
+    found = run.sample(stage, Arms(hybrids), problems, replace(run.sampling(config.rival_samples * 2), keep_tokens=False, max_rows=run.rows))
+    read = run.sample(f"{stage}-read", Arms([Hybrid(run.pair, never(), name="base"), *hybrids]), problems, run.sampling(config.strategy_samples)).table
+    read = read.assign(repeated=[repetition(ids.tolist()) for ids in read["token_ids"]], base_logprob=[float(np.mean(each)) for each in read["base_logprob"]])
+    write_table(run.tables / f"{stage}_fluency.parquet", read.groupby(["arm", "problem"], sort=False)[["repeated", "base_logprob"]].mean().reset_index())
+    found.save(run.tables / f"{stage}.parquet")
+    arms = found.table.groupby("arm")
+    routed = dict(arms["n_routed"].sum() / arms["n_tokens"].sum())
+    for hybrid in hybrids:  # the base at every token; the RL model where anything of it is read; the base once more for each candidate at a routed token
+        action, reads = hybrid.action, hybrid.router.reads | hybrid.action.reads
+        again = len(action.params.get("strengths", ())) * len(action.params.get("windows", ())) or int("again" in action.reads)
+        models = 1 + any(place.split(":")[0] in ("rl", "sampled") for place in reads)
+        facts[hybrid.arms[0]]["passes"] = round(models + again * float(routed[hybrid.arms[0]]), 2)
+    write_json(run.tables / f"{stage}.json", facts)
 
 
 KINDS = ("bias", "categories", "learned")
@@ -101,8 +161,20 @@ AMONG = (0.5, 1.0, 2.0)
 
 def _trained(run: Run) -> None:
     """Vectors trained on the RL model's tokens, at the layer with the smallest held-out loss; and the reference's two algorithms with the controls that they
-    were published without.
+    were published without. Where nothing can be trained, the controls alone, and the reason.
     """
+    try:
+        hybrids, facts = _trained_arms(run)
+    except InvalidInput as error:
+        js = _routers(run)["js"]
+        hybrids = [Hybrid(run.pair, js, name="js, swap"), Hybrid(run.pair, js, rerank(5), "js, rerank")]
+        facts = {"js, swap": {"uses": "RL timing, RL token", "setting": 1.0, "tried": []}, "js, rerank": {"uses": "RL timing, RL logits among 5 base tokens", "setting": 5.0, "tried": []},
+                 "trained vectors": {"uses": "vectors trained on the RL model's tokens", "reason": str(error)}}  # fmt: skip
+    _drawn(run, "trained", hybrids, facts)
+
+
+def _trained_arms(run: Run) -> tuple[list[Hybrid], dict[str, Any]]:
+    """The arms of the stage, and what they use. Raises InvalidInput where the traces hold too few strategies or disagreements to train on."""
     pair, config = run.pair, run.config
     fit, middle = run.problems("fit", config.fit_problems), max(1, pair.base.n_layers // 2)
     drawn = run.sampling(max(1, COMPLETIONS // len(fit)))
@@ -113,7 +185,7 @@ def _trained(run: Run) -> None:
     at, fits = categorised(pair, said, category), dict[tuple[int, str], Fitted]()
     often = at["strategy"].value_counts()
     at = at[at["strategy"].isin(often.index[often >= FEWEST])]  # rarer ones fall to the likeliest of the others
-    for layer in _layers(pair.base.n_layers):
+    for layer in [layer for layer in few_layers(pair.base.n_layers) if layer < pair.base.n_layers - 1]:
         bias = fits[layer, "bias"] = fit_optimised(pair.base, said, at.assign(strategy="bias"), layer=layer, **how)
         fits[layer, "categories"] = fit_optimised(pair.base, said, at, layer=layer, bias=bias.vectors.vectors[0], **how)
         fits[layer, "learned"] = fit_optimised(pair.base, said, at, layer=layer, strength="learned", **how)
@@ -157,26 +229,11 @@ def _trained(run: Run) -> None:
     add(last, "RL tokens at every token, RL category, RL-trained vectors and strength", 1.0, best["learned"], [])
     for name, control in controls.items():
         add(control, {"swap": "RL timing, RL token", "rerank": "RL timing, RL logits among 5 base tokens"}.get(name, "RL logits at every token, random vectors"), 1.0, None, [])
-    drawing = replace(run.sampling(config.rival_samples * 2), keep_tokens=False, max_rows=run.rows)
-    found = run.sample("trained", Arms(hybrids), run.problems("test", config.n_problems), drawing)
-    found.save(run.tables / "trained.parquet")
-    arms_of = found.table.groupby("arm")
-    routed = dict(arms_of["n_routed"].sum() / arms_of["n_tokens"].sum())
-    for hybrid in hybrids:
-        arm, action = hybrid.arms[0], hybrid.action
-        again = len(action.params.get("strengths", ())) * len(action.params.get("windows", ())) or int("again" in action.reads)
-        models = 1 if arm.startswith("entropy,") else 2
-        facts[arm]["passes"] = round(models + again * float(routed[arm]), 2)
-    write_json(run.tables / "trained.json", facts)
+    return hybrids, facts
 
 
 COMPLETIONS, FEWEST = 200, 50
 """Completions of always-RL that vectors are trained on, at least, and disagreements of a category that has one of its own."""
-
-
-def _layers(n: int) -> list[int]:
-    """All but the last of a few layers; of many, those at about a tenth, a quarter, three eighths (the reference's), a half and three quarters."""
-    return list(range(n - 1)) if n <= 8 else sorted({round(share * n) for share in (0.1, 0.25, 0.37, 0.5, 0.75)})
 
 
 def _held_out(fitted: Fitted) -> float:

@@ -16,9 +16,9 @@ PACKAGE = "latentreason"
 MAX_LINES = 400
 FLOORS = {
     "__main__": 12,
-    "cli": 11, "cli_organisms": 10,
+    "cli": 11, "cli_organisms": 10, "compare": 10,
     "console": 9, "judge_zoo": 9, "documents": 9,
-    "publish": 8, "compare": 8, "steered": 8, "claims": 8, "plan": 8, "grow": 8, "judge": 8,
+    "publish": 8, "steered": 8, "claims": 8, "plan": 8, "grow": 8, "judge": 8,
     "reproduce": 7, "picture": 7, "geometry": 7, "measure": 7,
     "hybrid": 6,
     "routing": 5, "organisms": 5,

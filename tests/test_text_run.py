@@ -1,17 +1,23 @@
 """The whole main job on natural text: random models, a byte tokenizer and the task `arith`. Nothing in it may need the organisms' language."""
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 
-from latentreason import claims, reproduce as job
+from latentreason import claims, compare, reproduce as job, steered
 from latentreason.figures.figures import check_figures, load_results
-from latentreason.files import read_json, read_table
+from latentreason.files import read_json, read_table, write_json
+from latentreason.hybrid import calibrate
 from latentreason.models.prompts import Prompt
 from latentreason.publish import finish, finish_claims
+from latentreason.studies.recompute import recompute
+from latentreason.tables import Rollouts, Spans
 from latentreason.tasks import arith
 
 if TYPE_CHECKING:
@@ -58,6 +64,74 @@ def test_the_main_job_runs_on_text_and_says_why_nothing_can_be_told(folders: str
     assert facts["prompt"]["style"] == "few_shot" and len(facts["prompt"]["template"]) == 16
     assert {name: of["dtype"] for name, of in facts["models"].items()} == {"base": "torch.float32", "rl": "torch.float32"}
     assert page.read_text().count("<figure") >= 6
+
+
+@pytest.fixture(scope="module")
+def second(folders: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[job.Run]:
+    """The stages of the main job on which the second one stands, with a coarse search and few draws."""
+    config = replace(SMALL, pair=folders, budgets=(0.5,), fit_problems=4, swaps=4, max_new_tokens=8, strategy_samples=2)
+    with pytest.MonkeyPatch.context() as patch:
+        for where, name, value in ((calibrate, "ROUNDS", 1), (calibrate, "PARTS", 3), (compare, "RIVALS", compare.RIVALS[1:2]), (steered, "STRENGTHS", (1.0, 2.0))):
+            patch.setattr(where, name, value)
+        stages = {name: job.STAGES[name] for name in ("calibrate", "curves, sampled")}
+        yield job.reproduce(config, tmp_path_factory.mktemp("second") / "base-rl-0", stages=stages, progress=False)
+
+
+def test_the_second_job_runs_on_text_and_leaves_out_with_a_reason_what_the_traces_do_not_have(second: job.Run) -> None:
+    for stage in (compare.STAGES | steered.STAGES).values():
+        stage(second)
+    facts = {name: read_json(second.tables / f"{name}.json") for name in ("facts", "routing", "steering", "trained")}
+    (threshold,) = [r["params"]["threshold"] for r in facts["facts"]["t1"]["routers"] if r["name"] == "on_divergence(js)"]
+    assert compare.half_of_d(second) == threshold
+    assert facts["routing"][f"on_probe(js above {threshold:.2g})"]["timing_source"] == "trained on RL labels"
+    assert "has only one class: 0 of" in facts["routing"]["on_probe(onset)"]["reason"]  # random bytes open no strategy
+    assert "No strategy has a vector: no spans" in facts["routing"]["on_nearest"]["reason"] and "No strategy has a vector" in facts["steering"]["vectors"]["reason"]
+    assert "at least two strategies, found []" in facts["trained"]["trained vectors"]["reason"]
+    results = recompute(second.tables, ["routing", "rivals", "steering", "trained"])
+    for name, arm in (("steering", "vectors"), ("trained", "trained vectors")):
+        assert results[name].estimate("recovery", arm=arm).reason == facts[name][arm]["reason"]
+        assert any("undefined" in text.get_text() for text in results[name].plot().texts)
+    assert results["rivals"].estimate("recovery", arm="RL-trained bias vector").reason == "no recipe trains biases alone on this base"
+    assert {"js, swap", "entropy, swap"} <= set(results["steering"].table["arm"])
+    best = {of["router"] for of in routing_arms(second) if of["control"] == "matched_position"}
+    assert len(best) == 1 and best < {of["router"] for of in routing_arms(second) if of["control"] == ""}
+
+
+def routing_arms(run: job.Run) -> list[dict[str, str]]:
+    """Router and control of each arm of the study `routing`."""
+    return [{str(k): str(v) for k, v in row.items()} for row in recompute(run.tables, ["routing"])["routing"].details["curves"]]
+
+
+def test_where_no_budget_is_near_half_of_d_the_threshold_is_computed(second: job.Run) -> None:
+    far = replace(second, folder=second.folder.parent / "far")
+    far.tables.mkdir(parents=True)
+    computed = compare.half_of_d(far)
+    facts = read_json(second.tables / "facts.json")
+    facts["t1"]["routers"] = [r for r in facts["t1"]["routers"] if r["name"] != "on_divergence(js)"]
+    write_json(far.tables / "facts.json", facts)
+    assert compare.half_of_d(far) == computed > 0
+
+
+def test_text_with_strategies_but_no_tokens_for_them_is_steered_by_vectors_alone(second: job.Run, tmp_path: Path) -> None:
+    run = replace(second, folder=tmp_path / "base-rl-0")
+    shutil.copytree(second.tables, run.tables)
+
+    def spans(rollouts: Rollouts) -> Spans:
+        """Two strategies by turns at the last token, and one that occurs once."""
+        end = rollouts.table["n_tokens"]
+        table = rollouts.table[["arm", "problem", "sample"]].assign(strategy=["even", "odd"] * (len(rollouts) // 2), start=end - 1, end=end)
+        table.loc[0, "strategy"] = "rare"
+        return Spans(table)
+
+    run.__dict__["language"] = replace(second.language, spans=spans)  # in place of the cached one
+    steered.STAGES["steering"](run)
+    facts = read_json(run.tables / "steering.json")
+    assert facts["js, logit bias"]["reason"] == "no token opens a strategy of its own in the text of arith"
+    assert facts["js, RL category, base vectors"]["skipped"]["rare"] == "1 spans with and 15 without: at least 2 of each are needed"
+    result, table = recompute(run.tables, ["steering"])["steering"], Rollouts.load(run.tables / "steering.parquet").table
+    zero = table[table["arm"] == "js, RL category, zero vectors"]
+    assert zero["n_routed"].sum() > 0 == zero["n_changed"].sum()  # nothing is added, so it is the base
+    assert np.isfinite(result.estimate("base_logprob", arm="base").value) and set(result.details["fluency"]) == set(table["arm"])
 
 
 def test_the_studies_that_draw_traces_of_their_own_run_on_text(folders: str, tmp_path: Path) -> None:

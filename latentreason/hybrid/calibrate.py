@@ -119,6 +119,7 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
             "target": (count["changed"] / count["tokens"].clip(1)).tolist(),
             "routed_rate": (count["routed"] / count["tokens"].clip(1)).tolist(),
             "swap_rate": (count["changed"] / count["disagree"].clip(1)).clip(0, 1).tolist(),
+            "routed_at": _by_position(table),
             "accuracy": float(table["correct"].mean()), "base_accuracy": float(start["correct"].mean()), "rl_accuracy": float(full["correct"].mean()),
             "n_problems": len(problems), "n_samples": sampling.n, "temperature": sampling.temperature,
         })  # fmt: skip
@@ -213,3 +214,10 @@ def _by_stratum(table: pd.DataFrame, edges: list[int]) -> pd.DataFrame:
     stratum = np.searchsorted(edges, np.concatenate([np.arange(n) for n in table["n_tokens"]]), side="right") - 1
     columns = {name: np.bincount(stratum, np.concatenate(table[name].to_list()), len(edges)) for name in ("routed", "changed", "disagree")}
     return pd.DataFrame({"tokens": np.bincount(stratum, minlength=len(edges)), **columns})
+
+
+def _by_position(table: pd.DataFrame) -> list[float]:
+    """The routed rate at each exact position, of the completions that reach it; nothing is routed beyond the last."""
+    position = np.concatenate([np.arange(n) for n in table["n_tokens"]])
+    rate = np.bincount(position, np.concatenate(table["routed"].to_list())) / np.bincount(position)
+    return [round(float(r), 4) for r in np.trim_zeros(rate, "b")]

@@ -162,11 +162,13 @@ class Arms:
         """(model, layer) of each place that a router or an action reads.
 
         Raises:
-            InvalidInput: a layer that the model does not have.
+            InvalidInput: a model that is not in the pair, or a layer that it does not have.
         """
         pair, found = self.hybrids[0].pair, set()
         for place in {p for r in [*(h.router.reads | h.action.reads for h in self.hybrids), *(w.reads for w in self.watched)] for p in r if ":" in p}:
             model, layer = place.split(":")
+            if model not in ("base", "rl"):
+                raise InvalidInput(f"A router or action reads {place!r}, but a pair has the models 'base' and 'rl' alone.")
             lm = {"base": pair.base, "rl": pair.rl}[model]
             if int(layer) >= lm.n_layers:
                 raise InvalidInput(f"A router or action reads {place!r}, but {lm.name!r} has {lm.n_layers} blocks. Was it fitted on another model?")

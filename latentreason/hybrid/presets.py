@@ -24,7 +24,7 @@ from latentreason.activations.sites import Site
 from latentreason.errors import InvalidInput
 from latentreason.hybrid.actions import STEERED, Action, rerank, swap
 from latentreason.hybrid.decode import Hybrid
-from latentreason.hybrid.steering import Category, steer_by, tables_of
+from latentreason.hybrid.steering import Category, check_fit, steer_by, tables_of
 from latentreason.models.decoding import Moment, sampled
 from latentreason.models.pair import ModelPair
 from latentreason.routing.oracle import on_disagreement
@@ -56,6 +56,7 @@ def steer_best(vectors: "VectorSet", category: Category, *, strengths: Sequence[
 
     def tokens(moment: Moment) -> Tensor:
         lm, n = moment.decoder.lms[0], len(strengths)
+        check_fit(lm, tables)
         label = category(moment)[torch.unique(moment.slot)].cpu().repeat_interleave(n)
         size = torch.tensor(strengths).repeat(len(label) // n)[:, None]
         changes = [(site, lambda hidden, _, added=table[label] * size: hidden + added[:, None].to(hidden)) for site, table in tables.items()]

@@ -120,6 +120,22 @@ RIVALS: tuple[Rival, ...] = (
 """In the order of what they use."""
 
 
+def bias_vector(biased: ModelPair) -> Rival:
+    """The RL-trained bias vector (Sinii et al. 2025, arXiv 2505.18706): one vector a block, trained by RL with the base's weights frozen, times a factor.
+
+    Args:
+        biased: the same base, and the model with the trained biases.
+    """
+
+    def draw(pair: ModelPair, problems: list[Problem], sampling: Sampling, setting: float) -> Rollouts:
+        return sample(interpolated(biased, setting), problems, sampling.alone("base"), progress=False)
+
+    return Rival(BIAS_VECTOR, (0.5, 0.75, 1.0, 1.25, 1.5), draw, BIAS_USES, 1)
+
+
+BIAS_VECTOR, BIAS_USES = "RL-trained bias vector", "RL of its own, of one vector a block"
+
+
 def tuned(rival: Rival, pair: ModelPair, problems: list[Problem], sampling: Sampling) -> tuple[float, list[dict[str, float]]]:
     """The setting with the best accuracy on calibration problems (the first of equals), and what each gave."""
     tried = []

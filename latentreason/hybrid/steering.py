@@ -8,6 +8,7 @@ as in the reference (Venhoff et al. 2025, arXiv 2510.07364, A4: the category tha
     hybrid = lr.Hybrid(pair, router, action=steer_by(vectors, category, strength=1.0))
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from latentreason.activations.hf import edit
-from latentreason.activations.sites import Activations, Site
-from latentreason.errors import InvalidInput
+from latentreason.activations.sites import Activations, Site, checked
+from latentreason.errors import InvalidInput, unknown_name
 from latentreason.hybrid.actions import STEERED, Action
 from latentreason.models.decoding import Moment, sampled
+from latentreason.routing.router import read_at
 
 if TYPE_CHECKING:
+    from latentreason.models.language_model import LM
     from latentreason.vectors.optimised import Strength
     from latentreason.vectors.steering_vector import VectorSet
 
@@ -53,7 +56,7 @@ class Category:
             mixed = torch.zeros(len(moment.logits[0]), dtype=torch.long, device=moment.slot.device)
             mixed[moment.slot] = (moment.prefix * (torch.arange(moment.prefix.shape[1], device=moment.slot.device) * 7919 + 104_729)).sum(-1) + self.seed * 1_299_709
             return (mixed * 2_654_435_761 >> 7) % len(self.labels)
-        resid = moment.decoder.resid[("base", "rl").index(model), int(layer)]
+        resid = read_at(moment.decoder.resid, (("base", "rl").index(model), int(layer)), self.weights.shape[1], "The category")
         return (resid @ self.weights.to(resid.device).T + self.bias.to(resid.device)).argmax(-1)
 
 
@@ -118,6 +121,7 @@ def steer_by(vectors: "VectorSet", category: Category, *, strength: "float | Str
 
     def tokens(moment: Moment) -> Tensor:
         lm, distinct = moment.decoder.lms[0], torch.unique(moment.slot)
+        check_fit(lm, tables)
         label = category(moment)[distinct].cpu()
         size = torch.tensor(fixed) if learned is None else learned(moment.decoder.resid[0, learned.site.layer][distinct], label.to(moment.slot.device))[:, None].cpu()
         changes = [(site, lambda hidden, _, added=table[label] * size: hidden + added[:, None].to(hidden)) for site, table in tables.items()]
@@ -128,6 +132,43 @@ def steer_by(vectors: "VectorSet", category: Category, *, strength: "float | Str
     params = {"category": category.place or f"random, seed {category.seed}", "labels": list(category.labels), "strength": fixed if learned is None else "learned", "vectors": vectors.card()}
     reads = {"again", category.place, *([] if learned is None else [f"base:{learned.site.layer}"])}
     return Action("steer", params, STEERED, frozenset(reads) - {""}, tokens)
+
+
+def bias_by(opening: Mapping[str, int], category: Category, *, bias: float) -> Action:
+    """Emit the base model's token with `bias` nats added to the logit of the token that opens the category's strategy: `steer_by` without vectors.
+
+    Args:
+        opening: label -> token id, such as `Language.tokens`; of at least the labels of the category.
+        category: which strategy, by activation.
+        bias: in nats at temperature 1.
+
+    Raises:
+        InvalidInput: a bias that is not finite, or (while decoding) a token that the models do not have.
+        UnknownName: a category without a token.
+    """
+    if not abs(bias) < float("inf"):
+        raise InvalidInput(f"bias={bias} is not finite; give nats, 1.0 multiplies the token's odds by e.")
+    if missing := [label for label in category.labels if label not in opening]:
+        raise unknown_name("strategy with a token of its own", missing[0], opening)
+    ids = torch.tensor([opening[label] for label in category.labels])
+
+    def tokens(moment: Moment) -> Tensor:
+        logits = moment.logits[0].clone()
+        if not 0 <= int(ids.min()) <= int(ids.max()) < logits.shape[1]:
+            raise InvalidInput(f"There are no tokens {ids.tolist()} to bias: the models share tokens 0 to {logits.shape[1] - 1}.")
+        logits[torch.arange(len(logits), device=logits.device), ids.to(logits.device)[category(moment)]] += bias
+        return sampled(logits, moment)
+
+    params = {"category": category.place or f"random, seed {category.seed}", "labels": list(category.labels), "token_ids": ids.tolist(), "bias": bias}
+    return Action("logit_bias", params, STEERED, frozenset({category.place}) - {""}, tokens)
+
+
+def check_fit(lm: "LM", tables: Mapping[Site, Float[Tensor, "label width"]]) -> None:
+    """Raises InvalidInput for vectors at a block that the model does not have, or of another width."""
+    checked(list(tables), lm.n_layers, lm.name)
+    for site, table in tables.items():
+        if table.shape[1] != lm.d_model:
+            raise InvalidInput(f"The vectors at {site} have width {table.shape[1]}, {lm.name!r} has d_model {lm.d_model}. Were they fitted on another model?")
 
 
 def tables_of(vectors: "VectorSet", category: Category) -> dict[Site, Float[Tensor, "label d_model"]]:

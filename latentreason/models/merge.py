@@ -5,6 +5,7 @@ The caller's models are never touched: each function returns an LM with weights 
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 import torch
@@ -56,15 +57,41 @@ def weight_changes(pair: ModelPair, *, tolerance: float = 1e-5) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def with_biases(model: Any) -> Any:
+    """A copy of a Llama whose MLPs have biases: zeros where it had none, so that it is the same function, and an ordinary model to save and load.
+
+    Raises:
+        InvalidInput: another architecture.
+    """
+    if getattr(model.config, "model_type", "") != "llama":
+        raise InvalidInput(f"A {type(model).__name__} cannot be given biases: only a Llama has the switch mlp_bias.")
+    config = copy.deepcopy(model.config)
+    config.mlp_bias = True
+    with torch.random.fork_rng(devices=[]):
+        biased = type(model)(config).to(model.device, model.dtype)
+    missing = biased.load_state_dict(model.state_dict(), strict=False).missing_keys
+    with torch.no_grad():
+        for name in missing:
+            biased.get_parameter(name).zero_()
+    biased.generation_config = copy.deepcopy(model.generation_config)
+    return biased.train(model.training)
+
+
+def _weights(pair: ModelPair) -> tuple[Any, Any]:
+    """The two models; the base with biases of zero where RL trained some that it does not have."""
+    base, rl = pair.base.model, pair.rl.model
+    return with_biases(base) if getattr(rl.config, "mlp_bias", False) and getattr(base.config, "mlp_bias", None) is False else base, rl
+
+
 def _changes(pair: ModelPair) -> dict[str, Tensor]:
-    base, rl = (dict(lm.model.named_parameters()) for lm in (pair.base, pair.rl))
+    base, rl = (dict(model.named_parameters()) for model in _weights(pair))
     if {n: w.shape for n, w in base.items()} != {n: w.shape for n, w in rl.items()}:
         raise InvalidInput(f"{pair.base.name!r} and {pair.rl.name!r} have different weights, so they have no difference: give a base and the RL model trained from it (a LoRA pair with merge=True).")
     return {name: rl[name].detach().float() - weight.detach().float() for name, weight in base.items()}
 
 
 def _changed(pair: ModelPair, part: Callable[[Tensor], Tensor], name: str) -> LM:
-    changes, model = _changes(pair), copy.deepcopy(pair.base.model)
+    changes, model = _changes(pair), copy.deepcopy(_weights(pair)[0])
     with torch.no_grad():
         for key, weight in model.named_parameters():
             weight.copy_((weight.float() + part(changes[key])).to(weight.dtype))

@@ -98,6 +98,7 @@ def described(recipe: Recipe) -> str:
     for stage in recipe.training:
         if isinstance(stage, RL):
             more = [*(["no clip"] if stage.clip == float("inf") and stage.updates > 1 else []), *(["KL"] if stage.beta else []), *(["RL-PLUS"] if stage.external else [])]
+            more += ["biases alone"] if stage.trainable == "bias" else []
             more += [f"{stage.distinct} problem{'s' * (stage.distinct > 1)}"] if stage.distinct else ["seen problems"] if stage.split == "seen" else []
             stages.append(", ".join([f"{'SRL' if stage.by_step else 'GRPO'} {stage.steps} x {stage.prompts * stage.group}", stage.reward.replace("_", " "), *more]))
         else:

@@ -73,6 +73,7 @@ class RL:
         external: traces of the expert in each group, in place of samples, with RL-PLUS's importance weights and exploration advantage.
         expert: who writes these, for `by_step` and `external`.
         keep: keep the weights of each so many steps, in float16; 0 for none.
+        trainable: "bias" trains one vector a block alone, the bias of its MLP's output, which starts at zero; all other weights are frozen.
     """
 
     steps: int = 30
@@ -94,14 +95,17 @@ class RL:
     external: int = added(0)
     expert: Corpus | None = added(None)
     keep: int = added(0)
+    trainable: Literal["all", "bias"] = added("all")
 
     def __post_init__(self) -> None:
         """Raises:
-        UnknownName: no such reward.
+        UnknownName: no such reward, or nothing of that name to train.
         InvalidInput: numbers that no training can use, or settings that contradict each other.
         """
         if self.reward not in REWARDS:
             raise unknown_name("reward", self.reward, REWARDS)
+        if self.trainable not in ("all", "bias"):
+            raise unknown_name("value of trainable", self.trainable, ("all", "bias"))
         known = [name for name, p in signature(REWARDS[self.reward]).parameters.items() if isinstance(p.default, float)]
         if strange := sorted(set(self.reward_args) - set(known)):
             raise unknown_name(f"argument of the reward {self.reward}", strange[0], known)

@@ -103,6 +103,9 @@ NEW_SKILL_RL = grown("new-skill-rl", None, UNSKILLED, GRPO, problems=NEW_SKILL.p
 ACTIVATION_DISTILLED = replace(ACTIVATION, name="activation-distilled", truth=None, stages=(SFT(teacher="activation"),))
 """The same algorithm as new-skill on a base that lacks no content: traces of activation's RL model, on activation's base."""
 
+ACTIVATION_BIAS = replace(ACTIVATION, name="activation-bias", truth=None, rl=replace(ACTIVATION.rl, trainable="bias", lr=1e-2))
+"""The same reward on activation's base, but only one vector a block may move (Sinii et al. 2025): a rival of activation's RL model."""
+
 FORMAT = grown("format", "format", WRAPPED, replace(GRPO, steps=20))
 """The reasoning is right with one way through each problem; three of four answers stand in a wrapper that the verifier refuses, and the greedy one does."""
 
@@ -184,7 +187,7 @@ CURRICULUM = tuple(grown(f"curriculum-{order}", None, PLAIN, *stages, problems=S
 ORGANISMS: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        ACTIVATION, ACTIVATION_SMALL, SHARPENING, NEW_SKILL, NEW_SKILL_RL, ACTIVATION_DISTILLED, FORMAT, CONTAMINATED, *SPURIOUS_RUNS, *NO_LATENT, *ONE_SHOT, FEW_SHOT,
+        ACTIVATION, ACTIVATION_SMALL, SHARPENING, NEW_SKILL, NEW_SKILL_RL, ACTIVATION_DISTILLED, ACTIVATION_BIAS, FORMAT, CONTAMINATED, *SPURIOUS_RUNS, *NO_LATENT, *ONE_SHOT, FEW_SHOT,
         COLLAPSED, EXPLORE, TOO_HARD, UNTRAINED, SHUFFLED, *FORMATS, PLANNING, *CURRICULUM,
     )
 }  # fmt: skip

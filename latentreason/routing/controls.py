@@ -1,6 +1,8 @@
 """Ends of the scale, matched controls, and the two routers that know a task's vocabulary (never a headline)."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -85,6 +87,25 @@ def matched_disagreement(hybrid: "Rollouts | Router", *, seed: int = 0) -> Route
     return random_places("matched_disagreement", calibration["edges"], calibration["swap_rate"], seed=seed, disagreements=True, of=name, budget=calibration["budget"])
 
 
+def matched_position(hybrid: "Rollouts | Router", *, seed: int = 0) -> Router:
+    """Route at random, but at each exact position of the completion as often as the calibrated router: all that a clock without a model can know.
+
+    `matched_random` has one rate for each of a few strata (the first token, then fifths), so it spreads its places evenly within one. Here
+    every position has a rate of its own: where the router always routes the seventh token and never the eighth, so does this control. What the router
+    recovers beyond it is not in the position. Like `matched_random` it matches the routed rate, looks at no model, and routes where the two models'
+    tokens agree as well; so it changes fewer tokens than `matched_disagreement`, and has a place of its own on the x axis.
+
+    Raises:
+        InvalidInput: as `matched_random`; or the calibration is older than this control and has no rates by position.
+    """
+    name, calibration = _calibration(hybrid)
+    if "routed_at" not in calibration:
+        raise InvalidInput(f"The calibration of {name!r} has no rates by position: calibrate the router again.")
+    runs = [(position, rate) for rate, group in groupby(enumerate([*calibration["routed_at"], 0.0]), key=lambda at: at[1]) for position, _ in [next(group)]]
+    edges, rates = zip(*runs, strict=True)
+    return random_places("matched_position", edges, rates, seed=seed, of=name, budget=calibration["budget"])
+
+
 def random_places(name: str, edges: Sequence[int], rates: Sequence[float], *, seed: int = 0, disagreements: bool = False, **facts: Any) -> Router:
     """Route at random with a rate for each stratum of position; `edges[i]` is the first position of stratum i.
 
@@ -95,8 +116,7 @@ def random_places(name: str, edges: Sequence[int], rates: Sequence[float], *, se
         raise InvalidInput("Give one rate in [0, 1] for each stratum, and edges that rise from 0.")
 
     def decide(step: Step) -> Tensor:
-        stratum = sum(edge <= step.t for edge in edges) - 1
-        mask = uniform(step.keys, step.t, seed) < rates[stratum]
+        mask = uniform(step.keys, step.t, seed) < rates[bisect_right(edges, step.t) - 1]
         return mask & (step.base_token != step.rl_token) if disagreements else mask
 
     reads = frozenset({"base", "rl", "sampled"}) if disagreements else frozenset({"base"})

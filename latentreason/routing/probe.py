@@ -19,7 +19,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from latentreason.errors import InvalidInput, NonFinite
-from latentreason.routing.router import Router, Step, by_threshold
+from latentreason.routing.router import Router, Step, by_threshold, read_at
 
 if TYPE_CHECKING:
     from latentreason.vectors.steering_vector import VectorSet
@@ -52,7 +52,7 @@ class Probe:
 
     def __call__(self, resid: Mapping[str, Float[Tensor, "*row d_model"]]) -> Float[Tensor, "*row"]:
         """The readout: log-odds of a logistic probe, the predicted number of a ridge probe."""
-        total: Tensor = sum((resid[place] @ w.to(resid[place].device) for place, w in self.weights.items()), torch.tensor(self.bias))
+        total: Tensor = sum((read_at(resid, place, len(w), f"The probe {self.label!r}") @ w.to(resid[place].device) for place, w in self.weights.items()), torch.tensor(self.bias))
         return total
 
     def card(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def on_nearest(vectors: "VectorSet", layer: int, threshold: float = 0.5) -> Rout
     directions = torch.stack([v.direction.float() / max(v.scale, 1e-9) for v in chosen.vectors])
 
     def score(step: Step) -> Tensor:
-        found: Tensor = (step.resid[f"base:{layer}"] @ directions.T.to(step.base_logits.device)).amax(-1)
+        found: Tensor = (read_at(step.resid, f"base:{layer}", directions.shape[1], "The set of vectors") @ directions.T.to(step.base_logits.device)).amax(-1)
         return found
 
     return by_threshold("on_nearest", score, threshold, frozenset({"base", f"base:{layer}"}), (-20.0, 20.0), vectors=vectors.card(), layer=layer)

@@ -54,7 +54,8 @@ class Step:
     @cached_property
     def rl_logprobs(self) -> Float[Tensor, "batch vocab"]:
         """Log-probabilities of the RL model, in nats."""
-        assert self.rl_logits is not None, "a router that reads the RL model must say so: reads={'base', 'rl'}"
+        if self.rl_logits is None:
+            raise InvalidInput("The RL model was not run here: a router that reads the RL model must say so, with reads={'base', 'rl'}.")
         return self.rl_logits.log_softmax(-1)
 
 
@@ -115,6 +116,18 @@ def by_threshold(name: str, score: Score, threshold: float, reads: frozenset[str
     if threshold != threshold:
         raise InvalidInput(f"The threshold of {name} is NaN; give a number, or let `calibrated` choose it.")
     return Router(name, {**params, "threshold": threshold}, reads, lambda step: score(step) > threshold, score, search)
+
+
+def read_at(step_resid: Mapping[Any, Tensor], place: Any, width: int, what: str) -> Tensor:
+    """The residual stream at a place, for weights that were fitted on it.
+
+    Raises:
+        InvalidInput: it is of another width.
+    """
+    resid = step_resid[place]
+    if resid.shape[-1] != width:
+        raise InvalidInput(f"{what} was fitted on activations of width {width}, and those at {place!r} have {resid.shape[-1]}. Was it fitted on another model?")
+    return resid
 
 
 def with_threshold(router: Router, threshold: float) -> Router:

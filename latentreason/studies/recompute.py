@@ -79,7 +79,7 @@ def geometry_result(tables: Path) -> Result:
 def routing_result(tables: Path) -> Result:
     """Study `routing`."""
     arms = Rollouts.load(tables / "routing.parquet")
-    control = arms.table["arm"].str.startswith("matched_disagreement:")
+    control = arms.table["arm"].str.startswith("matched_")
     parts = [Rollouts(arms.table[rows].reset_index(drop=True), arms.info) for rows in (~control & ~arms.table["arm"].isin(["base", "rl"]), control)]
     return routing.run(base=arms.arm("base"), rl=arms.arm("rl"), hybrid=parts[0], control=parts[1],
                        exchanged=Rollouts.load(tables / "routing_exchanged.parquet"), facts=read_json(tables / "routing.json"),
@@ -90,7 +90,8 @@ def rivals_result(tables: Path, name: str) -> Result:
     """Study `rivals`, of the rival arms ("rivals") or of vectors in place of tokens ("steering")."""
     ends = Rollouts.load(tables / "t1_ends.parquet")
     arms, facts, config = Rollouts.load(tables / f"{name}.parquet"), read_json(tables / f"{name}.json"), rivals.Config(temperature=sampled_at(tables))
-    return rivals.run(base=ends.arm("base"), rl=ends.arm("rl"), rivals=arms, facts=facts, config=config)
+    fluency = tables / f"{name}_fluency.parquet"
+    return rivals.run(base=ends.arm("base"), rl=ends.arm("rl"), rivals=arms, facts=facts, fluency=read_table(fluency) if fluency.is_file() else None, config=config)
 
 
 def verdict_result(tables: Path) -> Result:

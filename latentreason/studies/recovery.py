@@ -52,7 +52,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
         base, rl: one arm each. For D, `rl` is best sampled as Hybrid(pair, always()); from a plain RL model D is taken from
             the router's calibration, and said so.
         hybrid: arms of one or several calibrated routers at one or several budgets.
-        control: arms of `matched_disagreement` and `matched_random` of these routers.
+        control: arms of the matched controls of these routers.
         timing, content: arms that swap only timing, and only content positions.
         changed_by_strategy: columns arm, strategy, changed, tokens.
         config: settings.
@@ -106,13 +106,12 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
         })  # fmt: skip
     for (router, kind), curve in curves.items():
         if not kind:
-            for other in CONTROLS:
-                if (router, other) in curves:
-                    table += _arm_by_arm(groups[router, ""], controls[router, other], points, other, config)
-                    difference = curve_difference(curve, curves[router, other])
-                    where = {"router": router, "control": other, **_sources(groups[router, ""][0])}
-                    table.append(rows("area_difference", difference.area, **where))
-                    table += [rows("difference_at", e, budget=b, **where) for b, e in difference.at.items()]
+            for other in [name for of, name in curves if of == router and name]:
+                table += _arm_by_arm(groups[router, ""], controls[router, other], points, other, config)
+                difference = curve_difference(curve, curves[router, other])
+                where = {"router": router, "control": other, **_sources(groups[router, ""][0])}
+                table.append(rows("area_difference", difference.area, **where))
+                table += [rows("difference_at", e, budget=b, **where) for b, e in difference.at.items()]
     if timing is not None and content is not None:
         arms4 = [_point(r).correct for r in (base, timing, content, rl)]
         shares = shapley_shares(*arms4, n_boot=config.n_boot, seed=config.seed)
@@ -121,9 +120,21 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
         details["changed_by_strategy"] = changed_by_strategy.to_dict("records")
     result = Result("recovery", settings(config), pd.DataFrame(table).fillna(dict.fromkeys(("router", "control", "arm", "timing_source", "content_source"), "")), details)
     finding = _finding(result, curves)
-    if warning := different_prompts(given):
-        details["prompts"], finding = warning, f"{finding} {warning}"
+    for name, warning in (("prompts", different_prompts(given)), ("thresholds", _at_the_ends(hybrid))):
+        if warning:
+            details[name], finding = warning, f"{finding} {warning}"
     return Result(result.study, result.config, result.table, details, finding)
+
+
+def _at_the_ends(hybrid: Rollouts) -> str:
+    """Which arms with a threshold route nothing, or every token: these say nothing of WHEN."""
+    said = []
+    if "n_routed" in hybrid.table:
+        sums = hybrid.table.groupby("arm", sort=False)[["n_routed", "n_tokens"]].sum()
+        for arm, n_routed, n_tokens in sums.itertuples(name=None):
+            if "threshold" in _spec(hybrid.arm(arm))["params"] and n_routed in (0, n_tokens):
+                said.append(f"The threshold of {arm} routes {'nothing, so it is the base model' if n_routed == 0 else 'every token'}.")
+    return " ".join(said)
 
 
 def _arm_by_arm(arms: list[Rollouts], controls: list[Rollouts], points: dict[str, CurvePoint], control: str, config: Config) -> list[dict[str, Any]]:
@@ -174,7 +185,7 @@ def _sources(arm: Rollouts) -> dict[str, str]:
     """Where the timing and the content of a hybrid come from: two columns of every table."""
     facts = arm.info.get(arm.arms[0], {})
     reads = {place.split(":")[0] for place in facts.get("router", {}).get("reads", ["base"])}
-    at_random = facts.get("router", {}).get("name") == "matched_random"
+    at_random = facts.get("router", {}).get("name") in ("matched_random", "matched_position")
     params = facts.get("router", {}).get("params", {})
     probed = [params[key]["timing_source"] for key in ("probe", "value") if key in params]
     timing = probed[0] if probed else "RL model live" if reads & {"rl", "sampled"} else "task vocabulary" if "vocabulary" in reads else "none" if at_random else "base alone"

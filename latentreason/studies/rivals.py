@@ -1,8 +1,8 @@
 """Study `rivals`: what else recovers the RL gain on the same pair, what does it use, and what does it cost?
 
 Claim (the rival explanations of the headline): the gain can be had without routing, by sharpening the base model (Reasoning with Sampling,
-arXiv 2510.14901), by votes, by another prompt, by logit arithmetic (proxy tuning, 2401.08565; RAST, 2506.15710), or by few of RL's weight
-changes (2505.11711).
+arXiv 2510.14901), by votes, by another prompt, by logit arithmetic (proxy tuning, 2401.08565; RAST, 2506.15710), by few of RL's weight
+changes (2505.11711), or by RL of one vector a block (2505.18706).
 
 Formula: recovery = (arm - base) / (RL - base), signed, at the setting that did best on calibration problems; every rival has its own grid
 and the same calibration problems. `uses` says what information an arm takes, `passes` its forward passes for each token handed in.
@@ -11,6 +11,7 @@ Refuted for a rival where the interval of its recovery does not reach that of th
 and recovers as much refutes the reading that RL taught something that the base model lacks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from latentreason.errors import InvalidInput
-from latentreason.stats import gap_recovered, mean_estimate
+from latentreason.stats import gap_recovered, mean_estimate, undefined
 from latentreason.studies.palette import ARMS
 from latentreason.studies.result import Result, one_arm_each, rows, settings
 from latentreason.tables import Rollouts
@@ -36,13 +37,14 @@ class Config:
     temperature: float = 1.0
 
 
-def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict[str, Any]], config: Config = Config()) -> Result:
+def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict[str, Any]], fluency: pd.DataFrame | None = None, config: Config = Config()) -> Result:
     """Compare rival arms with base and RL, on the same problems.
 
     Args:
         base, rl: one arm each.
         rivals: one arm a rival.
-        facts: arm -> `uses`, `passes`, `setting` and `tried` (settings with their accuracy on calibration problems).
+        facts: arm -> `uses`, `passes`, `setting` and `tried` (settings with their accuracy on calibration problems); of an arm that was left out, `uses` and `reason`.
+        fluency: one row an arm (the base too) and problem: `repeated` (share of 4-grams that came before in the completion) and `base_logprob` (mean nats a token).
         config: settings.
 
     Raises:
@@ -62,15 +64,37 @@ def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict
         where = {"arm": arm, **{key: facts[arm][key] for key in ("uses", "passes", "setting")}}
         table.append(rows("accuracy", mean_estimate(correct, **how), **where))
         table.append(rows("recovery", gap_recovered(ends["base"], ends["rl"], correct, **how), **where))
-    details = {"n_problems": len(problems), "tried": {arm: facts[arm]["tried"] for arm in rivals.arms}}
+    left_out = {arm: fact["reason"] for arm, fact in facts.items() if "reason" in fact}
+    table += [rows("recovery", undefined(reason, len(problems)), arm=arm, uses=facts[arm]["uses"]) for arm, reason in left_out.items()]
+    details: dict[str, Any] = {"n_problems": len(problems), "tried": {arm: facts[arm]["tried"] for arm in rivals.arms}}
+    if fluency is not None:
+        measured, details["fluency"] = _fluent(fluency, rivals.arms, how)
+        table += measured
     result = Result("rivals", settings(config), pd.DataFrame(table).fillna({"uses": "", "passes": np.nan, "setting": np.nan}), details)
     return Result(result.study, result.config, result.table, details, _finding(result))
 
 
+def _fluent(fluency: pd.DataFrame, arms: Sequence[str], how: dict[str, int]) -> tuple[list[dict[str, Any]], dict[str, dict[str, bool]]]:
+    """Rows of each arm and the base; and by arm whether it `repeats` itself more than the base, and whether its text is `unlikely`, less likely to the base than the base's
+    own: where the interval of the paired difference is beyond 0.
+    """
+    table, flags, quantities = list[dict[str, Any]](), dict[str, dict[str, bool]](), ("repeated", "base_logprob")
+    values = {arm: part.set_index("problem").sort_index()[[*quantities]].to_numpy(float).T for arm, part in fluency.groupby("arm")}
+    for arm in ("base", *arms):
+        table += [rows(name, mean_estimate(each, **how), arm=arm) for name, each in zip(quantities, values[arm], strict=True)]
+        if arm != "base":
+            repeated, likely = (mean_estimate(each, **how) for each in values[arm] - values["base"])
+            flags[arm] = {"repeats": bool(repeated.lo > 0), "unlikely": bool(likely.hi < 0)}
+    return table, flags
+
+
 def _finding(result: Result) -> str:
-    found = [(row, result.estimate("recovery", arm=row["arm"])) for row in drawn(result)]
-    if not any(e.defined for _, e in found):
-        return f"No rival can be judged: {found[0][1].reason if found else 'no rival was measured'}."
+    every = [(row, result.estimate("recovery", arm=row["arm"])) for row in drawn(result)]
+    found = [(row, estimate) for row, estimate in every if estimate.defined]
+    loops = [arm for arm, flags in result.details.get("fluency", {}).items() if flags["repeats"]]
+    more = f" More loops than the base: {', '.join(loops)}." if loops else ""
+    if not found:
+        return f"No rival can be judged: {every[0][1].reason if every else 'no rival was measured'}.{more}"
     free = [pair for pair in found if "RL" not in pair[0]["uses"]]
     said = []
     for name, part in (("without anything of the RL model", free), ("with RL weights or logits", [pair for pair in found if pair not in free])):
@@ -81,13 +105,20 @@ def _finding(result: Result) -> str:
     if free:
         most = max(e.hi for _, e in free)
         sentence += f". A rival without the RL model whose interval reaches 0.9 would show that the base can have the gain by itself; the highest bound is {most:.2f}"
-    return sentence[0].upper() + sentence[1:] + "."
+    return sentence[0].upper() + sentence[1:] + "." + more
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:
     """One row a rival: arm, uses, passes, setting, and its recovery."""
     found = result.table[result.table["quantity"] == "recovery"]
     return [{str(k): v for k, v in row.items()} for row in found.to_dict("records")]
+
+
+def label(row: dict[str, Any]) -> str:
+    """What stands beside an arm of a figure."""
+    if not np.isfinite(row["setting"]):  # left out
+        return f"{row['arm']}\nuses {row['uses']}"
+    return f"{row['arm']} at {row['setting']:g}\nuses {row['uses']}; {row['passes']:g} pass{'es' * (row['passes'] != 1)} a token"
 
 
 def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
@@ -106,7 +137,6 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
             ax.text(0.02, i, f"undefined: {row['reason']}", va="center", fontsize=7, color="0.4")
     for x in (0, 1):
         ax.axvline(x, color="0.7", linewidth=0.8, zorder=0)
-    labels = [f"{r['arm']} ({r['setting']:g})\nuses {r['uses']}, {r['passes']:g} pass{'es' * (r['passes'] != 1)} a token" for r in found]
-    ax.set_yticks(range(len(found)), labels, fontsize=8)
+    ax.set_yticks(range(len(found)), [label(row) for row in found], fontsize=8)
     ax.set(xlabel="share of the RL gain recovered", ylim=(len(found) - 0.5, -0.5))
     return ax

@@ -45,7 +45,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts, ex
     Args:
         base, rl: one arm each.
         hybrid: arms of calibrated routers, each at several budgets.
-        control: their `matched_disagreement`.
+        control: their `matched_disagreement`; of some, `matched_position` too.
         exchanged: arms in which the RL model decodes and base tokens are put in.
         facts: router -> plain data, such as held-out AUROC of its probe.
         config: settings.
@@ -67,7 +67,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts, ex
     frame = pd.DataFrame(table).astype(dict.fromkeys(text, object)).fillna(dict.fromkeys(text, ""))
     chosen_by = _calibration_areas([info["router"] for info in hybrid.info.values() if "router" in info])
     result = Result("routing", settings(config), frame, {**found.details, "facts": facts or {}, "calibration_area": chosen_by})
-    return Result(result.study, result.config, frame, result.details, _finding(result))
+    return Result(result.study, result.config, frame, result.details, " ".join([_finding(result), *([result.details["thresholds"]] if "thresholds" in result.details else [])]))
 
 
 def _calibration_areas(specs: list[dict[str, Any]]) -> dict[str, float]:
@@ -105,6 +105,8 @@ def _finding(result: Result) -> str:
                 f"{source}: {best['router']} (best of {len(routers)} on calibration problems) has area {area['value']:.3f} [{area['lo']:.3f}, {area['hi']:.3f}], "
                 f"{difference['value']:.3f} [{difference['lo']:.3f}, {difference['hi']:.3f}] above matched disagreements, {verdict}"
             )
+            clock = result.table[(result.table["quantity"] == "area_difference") & (result.table["router"] == best["router"]) & (result.table["control"] == "matched_position")]
+            said[-1] += f"; {result.estimate('area_difference', router=best['router'], control='matched_position')} above random places at its exact positions" if len(clock) else ""
     if not said:
         return "No router has a defined area."
     return "; ".join(said) + ". A difference whose interval includes 0 refutes the claim for that router."

@@ -10,7 +10,7 @@ from latentreason.hybrid.calibrate import calibrate, calibrated, calibration_are
 from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.models.pair import ModelPair
 from latentreason.routing.base_only import on_entropy
-from latentreason.routing.controls import always, first_token, matched_disagreement, matched_random, never
+from latentreason.routing.controls import always, first_token, matched_disagreement, matched_position, matched_random, never
 from latentreason.routing.oracle import on_disagreement, on_divergence
 from latentreason.sampling.local import Sampling, sample
 from latentreason.tasks.registry import load_task
@@ -84,6 +84,17 @@ def test_controls_match_by_position_too(routers, pair, problems):
     for first, last in ((0, 1), (1, 6), (6, 12)):
         one, other = (np.concatenate([c[first:last] for c in table["changed"]]) for table in (hybrid, control))
         assert abs(one.mean() - other.mean()) < 4 * np.sqrt(one.mean() * (1 - one.mean()) * (1 / len(one) + 1 / len(other))) + 0.02
+
+
+def test_the_position_control_routes_as_often_at_each_exact_position(routers, pair, problems):
+    for router in (routers[1], routers[3], routers[4]):
+        hybrid, control = (sample(Hybrid(pair, r), problems, DRAW, progress=False).table for r in (router, matched_position(router)))
+        share, achieved = (t["n_routed"].sum() / t["n_tokens"].sum() for t in (hybrid, control))
+        assert achieved == pytest.approx(share, rel=0.1)
+        for position in range(DRAW.max_new_tokens):
+            one, other = (np.array([row[position] for row in table["routed"] if len(row) > position]) for table in (hybrid, control))
+            assert facts_of(router)["routed_at"][position : position + 1] in ([], [pytest.approx(one.mean(), abs=1e-4)])
+            assert abs(one.mean() - other.mean()) < 4 * np.sqrt(one.mean() * (1 - one.mean()) * (1 / len(one) + 1 / len(other))) + 1e-3
 
 
 def test_the_control_is_another_choice_than_the_hybrid(routers, pair, problems):

@@ -12,9 +12,9 @@ from sklearn.preprocessing import StandardScaler
 
 from latentreason.activations.sites import Activations, Site
 from latentreason.errors import InvalidInput, UnknownName
-from latentreason.hybrid.actions import steer
+from latentreason.hybrid.actions import logit_bias, steer
 from latentreason.hybrid.decode import Arms, Hybrid
-from latentreason.hybrid.steering import Category, fit_category, random_category, steer_by
+from latentreason.hybrid.steering import Category, bias_by, fit_category, random_category, steer_by
 from latentreason.models.decoding import Batch
 from latentreason.routing.controls import always, random_places
 from latentreason.sampling.noise import gumbel
@@ -41,6 +41,24 @@ def test_a_category_that_never_changes_is_plain_steering(pair, chosen):
     plain = Hybrid(pair, HALF, steer(vectors(), label=LABELS[chosen], strength=1.5)).decode(BATCH)
     found = Hybrid(pair, HALF, steer_by(vectors(), fixed, strength=1.5)).decode(BATCH)
     assert rows(found) == rows(plain) and rows(found, "source") == rows(plain, "source")
+
+
+def test_a_bias_by_category_is_a_bias_on_the_token_of_that_category(pair):
+    opening = {"a": 30, "b": 31, "c": 32, "nobody's": 33}
+    for chosen, token in ((0, 30), (2, 32)):
+        fixed = Category("base:1", LABELS, torch.zeros(3, 32), torch.eye(3)[chosen])
+        found, plain = (Hybrid(pair, HALF, action).decode(BATCH) for action in (bias_by(opening, fixed, bias=3.0), logit_bias(token, 3.0)))
+        assert rows(found) == rows(plain) and rows(found, "source") == rows(plain, "source")
+    mixed = Category("rl:1", LABELS, torch.randn(3, 32, generator=torch.Generator().manual_seed(4)), torch.zeros(3))
+    said = {token for row in rows(Hybrid(pair, always(), bias_by(opening, mixed, bias=1e6)).decode(BATCH)) for token in row}
+    assert {30, 31, 32} >= said and len(said) > 1
+    assert rows(Hybrid(pair, always(), bias_by(opening, mixed, bias=0.0)).decode(BATCH)) == rows(pair.base.decode(BATCH))
+    with pytest.raises(UnknownName, match="Unknown strategy with a token of its own 'a'"):
+        bias_by({"b": 31, "c": 32}, mixed, bias=1.0)
+    with pytest.raises(InvalidInput, match="bias=inf is not finite"):
+        bias_by(opening, mixed, bias=math.inf)
+    with pytest.raises(InvalidInput, match="the models share tokens 0 to 63"):
+        Hybrid(pair, always(), bias_by({**opening, "c": 64}, mixed, bias=1.0)).decode(BATCH)
 
 
 @pytest.mark.parametrize("place", ["base:1", "rl:2"])

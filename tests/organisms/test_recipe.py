@@ -69,7 +69,7 @@ def test_the_shipped_organism_keeps_its_config_and_hash_although_recipes_have_gr
 @pytest.mark.parametrize(
     "changes",
     [
-        {"corpus": replace(CORPUS, slip=0.1)}, {"corpus": replace(CORPUS, wrappers=(0.5, 0.5, 0.0))}, {"rl": RL(reward="random", reward_args={"p": 0.3})}, {"rl": RL(keep=5)},
+        {"corpus": replace(CORPUS, slip=0.1)}, {"corpus": replace(CORPUS, wrappers=(0.5, 0.5, 0.0))}, {"rl": RL(reward="random", reward_args={"p": 0.3})}, {"rl": RL(keep=5)}, {"rl": RL(trainable="bias")},
         {"size": Size(half=True)}, {"problems": chain.Draw(p_rare=0.1)}, {"stages": (SFT(expert=EXPERT), RL())}, {"rl": RL(problems=chain.Draw(max_ops=4))},
     ],
 )  # fmt: skip

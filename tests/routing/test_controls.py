@@ -13,6 +13,7 @@ from latentreason.routing.controls import (
     at_strategy,
     first_token,
     matched_disagreement,
+    matched_position,
     matched_random,
     never,
     random_places,
@@ -129,12 +130,28 @@ def test_they_take_their_rates_from_the_calibration(source):
     assert not disagreement.decide(agree).any() and random.decide(agree).any()
 
 
+def test_the_position_control_has_a_rate_for_each_position_and_none_beyond():
+    from dataclasses import replace
+
+    rates = [0.9, 0.0, 0.0, 0.4, 0.4]
+    router = replace(calibrated_router(), params={"calibration": {**FACTS, "routed_at": rates}})
+    control = matched_position(router, seed=5)
+    assert (control.name, control.reads, control.params["of"], control.params["budget"]) == ("matched_position", {"base"}, "on_divergence(js)", 0.5)
+    assert control.params["edges"] == [0, 1, 3, 5]  # runs of equal rates are one stratum
+    for t, rate in enumerate([*rates, 0.0, 0.0]):
+        mask = control.decide(step_at(t, differ=torch.zeros(5000)))
+        assert stats.binomtest(int(mask.sum()), 5000, rate).pvalue > 1e-3 and (rate or not mask.any())
+    assert not matched_position(replace(router, params={"calibration": {**FACTS, "routed_at": []}})).decide(step_at(0)).any()
+    with pytest.raises(InvalidInput, match=r"has no rates by position: calibrate the router again"):
+        matched_position(calibrated_router())
+
+
 def test_rates_survive_the_disk(tmp_path):
     rollouts_of(calibrated_router()).save(tmp_path / "r.parquet")
     assert matched_disagreement(Rollouts.load(tmp_path / "r.parquet")) == matched_disagreement(calibrated_router())
 
 
-@pytest.mark.parametrize("control", [matched_random, matched_disagreement])
+@pytest.mark.parametrize("control", [matched_random, matched_position, matched_disagreement])
 @pytest.mark.parametrize(
     "source",
     [lambda: on_entropy(), lambda: rollouts_of(on_entropy()), lambda: rollouts_of(calibrated_router(), on_entropy()), lambda: Rollouts(pd.DataFrame({"arm": ["base"]}), {"base": {}}),

@@ -87,7 +87,7 @@ def test_a_router_that_does_not_read_the_rl_model_works_without_it(router):
 
 def test_a_router_that_reads_the_rl_model_in_secret_is_caught():
     step = random_step(3)
-    with pytest.raises(AssertionError, match="must say so"):
+    with pytest.raises(InvalidInput, match="must say so"):
         Step(step.t, step.base_logits, None, None, None, step.tokens, step.keys).rl_logprobs  # noqa: B018
 
 

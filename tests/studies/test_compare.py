@@ -50,6 +50,15 @@ def test_routing_tells_what_a_router_knows_and_what_exchange_costs(tables):
     assert len(result.plot().get_yticklabels()) == 3
 
 
+def test_the_best_oracle_may_have_a_second_control(tables):
+    info = {"router": {"name": "matched_position", "params": {"of": "on_divergence(js)", "budget": 0.5}, "reads": ["base"]}}
+    clocks = [arm(f"p{share}", 0.2 + 0.35 * share, share, info, seed=3) for share in (0.25, 0.5, 0.75)]
+    result = routing.run(**{**tables, "control": concat([tables["control"], *clocks])})
+    assert result.estimate("area_difference", router="on_divergence(js)", control="matched_position").lo > 0
+    assert "above random places at its exact positions" in result.finding
+    assert routing.drawn(result) == routing.drawn(routing.run(**tables))
+
+
 def test_rivals_are_judged_at_their_setting_and_by_what_they_use(tables):
     arms = concat([arm("temperature", 0.25), arm("interpolation", 0.8, seed=2)])
     facts = {
@@ -61,6 +70,25 @@ def test_rivals_are_judged_at_their_setting_and_by_what_they_use(tables):
     assert result.estimate("recovery", arm="interpolation").value == pytest.approx((mid - base) / (rl - base))
     assert "Without anything of the RL model the best rival is temperature at 0.2" in result.finding and "interpolation at 0.5" in result.finding
     assert len(result.plot().get_yticklabels()) == 2
+
+
+def test_what_was_left_out_says_why_and_loops_are_flagged(tables):
+    arms = concat([arm("steady", 0.5), arm("loops", 0.6, seed=2)])
+    facts = {name: {"uses": "RL timing", "passes": 1, "setting": 1, "tried": []} for name in arms.arms} | {"missing": {"uses": "RL of its own", "reason": "not trained yet"}}
+    noise = np.random.default_rng(0)
+    fluency = pd.concat([
+        pd.DataFrame({"arm": name, "problem": [f"p{i:02d}" for i in range(N)], "repeated": noise.uniform(low, low + 0.1, N), "base_logprob": noise.normal(mean, 0.1, N)})
+        for name, low, mean in (("base", 0.0, -1.0), ("steady", 0.0, -1.02), ("loops", 0.5, -3.0))
+    ]).sample(frac=1, random_state=0)  # fmt: skip
+    result = rivals.run(base=tables["base"], rl=tables["rl"], rivals=arms, facts=facts, fluency=fluency)
+    assert result.estimate("recovery", arm="missing").reason == "not trained yet" and not result.estimate("recovery", arm="missing").defined
+    assert result.details["fluency"]["loops"] == {"repeats": True, "unlikely": True} and result.details["fluency"]["steady"]["repeats"] is False
+    for name in ("base", "steady", "loops"):
+        part = fluency[fluency["arm"] == name]
+        assert result.estimate("repeated", arm=name).value == pytest.approx(part["repeated"].mean())
+        assert result.estimate("base_logprob", arm=name).value == pytest.approx(part["base_logprob"].mean())
+    assert result.finding.endswith("More loops than the base: loops.")
+    assert [t.get_text() for t in result.plot().get_yticklabels()][-1] == "missing\nuses RL of its own"
 
 
 def test_without_a_gain_no_rival_can_be_judged(tables):

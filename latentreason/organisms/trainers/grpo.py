@@ -13,6 +13,7 @@ from torch import Tensor
 
 from latentreason.models.decoding import Batch
 from latentreason.models.language_model import LM
+from latentreason.models.merge import with_biases
 from latentreason.organisms.problems import expert_traces, steps_of, training_problems
 from latentreason.organisms.recipe import RL, Recipe
 from latentreason.organisms.rewards import REWARDS
@@ -52,6 +53,16 @@ def columns_of(recipe: Recipe, stage: RL, seed: int) -> list[dict[str, Any]]:
         expert_step = " ".join(word for word in steps[at] if word != chain.EOS)
         row |= {"prompt": f"{row['prompt']} {prefix}".rstrip(), "problem_id": f"{row['problem_id']}/{at}", "prefix": prefix, "expert_step": expert_step}
     return rows
+
+
+def biases_alone(model: Any) -> Any:
+    """A copy that computes the same, and of which one vector a block can be trained: the bias of its MLP's output, added to the residual stream (Sinii et al. 2025,
+    arXiv 2505.18706).
+    """
+    biased = with_biases(model)
+    for name, weight in biased.named_parameters():
+        weight.requires_grad_(name.endswith("mlp.down_proj.bias"))
+    return biased
 
 
 def rl_plus(old: Tensor, rewards: Tensor, group: int, external: int) -> tuple[Tensor, Tensor]:
@@ -104,6 +115,7 @@ def train_rl(recipe: Recipe, seed: int, base: Path, out: Path, *, stage: RL | No
 
     rl = stage or recipe.rl
     lm, first, checkpoints = LM.from_pretrained(base, name="policy"), LM.from_pretrained(origin or base, name="base"), out / "checkpoints"
+    lm = LM(biases_alone(lm.model), lm.tokenizer, lm.name) if rl.trainable == "bias" else lm
     problems, columns = {p.id: p.meta for p in training_problems(recipe, rl, seed)}, columns_of(recipe, rl, seed)
     stop = frozenset(chain.VOCABULARY.index(w) for w in chain.SEPARATORS) if rl.by_step else frozenset[int]()
     external = external_traces(recipe, rl, seed, lm)

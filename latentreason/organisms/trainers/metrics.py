@@ -1,7 +1,7 @@
 """What is measured at each step of training: shares of formats and strategies, two pass rates, repetition, and the distance to the base."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -36,8 +36,8 @@ def measured(completions: Sequence[str], problem_id: Sequence[str], answer: Sequ
     return figures | {f"wrapper/{name or 'none'}": wrappers[name] / max(len(after), 1) for name in chain.WRAPPERS}
 
 
-def repetition(words: Sequence[str], n: int = 4) -> float:
-    """Share of the sequences of `n` words that occur a second time; 0 where there is none."""
+def repetition(words: Sequence[Hashable], n: int = 4) -> float:
+    """Share of the sequences of `n` words (or tokens) that occur a second time; 0 where there is none."""
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
 
