@@ -120,13 +120,13 @@ def _steering(run: Run) -> None:
     if tried:
         drawing = replace(run.sampling(run.config.calibration_samples), keep_tokens=False, max_rows=run.rows)
         table = run.sample("steering-tried", Arms([hybrid(name, *where) for name, where in tried.items()]), run.problems("calibration", run.config.calibration_problems), drawing).table
-        accuracy = table.groupby("arm")["correct"].mean().to_dict()
+        accuracy = {str(arm): float(value) for arm, value in table.groupby("arm")["correct"].mean().items()}
     hybrids = [Hybrid(pair, router, name=f"{short}, swap") for short, router in routers.items()]
     for arm, of in arms.items():
         mine = {name: where for name, where in tried.items() if where[0] == arm}
         where, size = mine[max(mine, key=lambda name: accuracy[name])][1:] if mine else of.grid[0]
         key = "layer" if isinstance(where, int) else "strategy"
-        grid = [{key: at, "setting": setting, "accuracy": float(accuracy[name])} for name, (_, at, setting) in mine.items()]
+        grid = [{key: at, "setting": setting, "accuracy": accuracy[name]} for name, (_, at, setting) in mine.items()]
         facts[arm] = {"uses": of.uses, "setting": size, key: where, **of.facts, "tried": grid}
         hybrids.append(hybrid(arm, arm, where, size))
     for short in routers:
