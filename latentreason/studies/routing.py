@@ -101,12 +101,14 @@ def _finding(result: Result) -> str:
             best = max(routers, key=lambda r: chosen_by.get(r["router"], -1.0))
             area, difference = best["area"], best["difference"]
             verdict = "so it matters which disagreements it swaps" if difference["lo"] > 0 else "so there is no evidence that it matters which"
+            beyond = f"{difference['value']:.3f} [{difference['lo']:.3f}, {difference['hi']:.3f}] above matched disagreements, {verdict}"
             said.append(
                 f"{source}: {best['router']} (best of {len(routers)} on calibration problems) has area {area['value']:.3f} [{area['lo']:.3f}, {area['hi']:.3f}], "
-                f"{difference['value']:.3f} [{difference['lo']:.3f}, {difference['hi']:.3f}] above matched disagreements, {verdict}"
+                + (beyond if np.isfinite(difference["value"]) else "with no curve of matched disagreements to compare it with")
             )
     if not said:
-        return "No router has a defined area."
+        why = next((reason for reason in result.table.loc[result.table["quantity"] == "area", "reason"] if reason), "no router was measured")
+        return f"No router has a defined area ({why}): give each several budgets, such as 0.25, 0.5 and 0.75."
     return "; ".join(said) + ". A difference whose interval includes 0 refutes the claim for that router."
 
 

@@ -102,5 +102,10 @@ def test_the_last_generation_and_the_controls_run_on_the_built_in_pair():
     assert tokens["venhoff_g1: random vectors"] != tokens["venhoff_g1"]
     with pytest.raises(InvalidInput, match="does not know 'c'; it knows a, b"):
         among(category, ("a", "c"))
+    count = at["strategy"].value_counts()
+    often = categorised(pair, rollouts, category, at_least=int(count.max()))
+    assert set(often["strategy"]) == set(count.index[count == count.max()]) and len(often) < len(at)
+    with pytest.raises(InvalidInput, match=f"No category has {count.max() + 1} disagreements; .* has {count.max()}: give more rollouts"):
+        categorised(pair, rollouts, category, at_least=int(count.max()) + 1)
     with pytest.raises(InvalidInput, match="at random reads nothing"):
         categorised(pair, rollouts, random_category(("a", "b")))
