@@ -136,34 +136,41 @@ category = {name: fit_category(capture_onsets(lm, own.arm(name), text.spans(own.
 print({name: f"category right on {c.accuracy:.2f} of held-out onsets" for name, c in category.items()})
 
 chosen = {name: found.at(layer) for name, found in sets.items()}
-arms = {  # what it uses: router, action at a strength
-    "RL timing, RL category, base-fitted vectors": (router, lambda s: steer_by(chosen["base-fitted"], category["rl"], strength=s)),
-    "RL timing, RL category, RL-fitted vectors": (router, lambda s: steer_by(chosen["RL-fitted"], category["rl"], strength=s)),
-    "RL timing, RL category, random vectors": (router, lambda s: steer_by(chosen["random twin"], category["rl"], strength=s)),
-    "RL timing, random category, base-fitted vectors": (router, lambda s: steer_by(chosen["base-fitted"], random_category(labels), strength=s)),
-    "RL timing, mean of base-fitted vectors": (router, lambda s: lr.steer(chosen["base-fitted"], strength=s)),
-    "base timing, base category, base-fitted vectors": (own_router, lambda s: steer_by(chosen["base-fitted"], category["base"], strength=s)),
+arms = {  # name: what it uses, router, action at a strength
+    "base vectors": ("RL timing, RL category, base-fitted vectors", router, lambda s: steer_by(chosen["base-fitted"], category["rl"], strength=s)),
+    "RL vectors": ("RL timing, RL category, RL-fitted vectors", router, lambda s: steer_by(chosen["RL-fitted"], category["rl"], strength=s)),
+    "random vectors": ("RL timing, RL category, random vectors", router, lambda s: steer_by(chosen["random twin"], category["rl"], strength=s)),
+    "random category": ("RL timing, random category, base-fitted vectors", router, lambda s: steer_by(chosen["base-fitted"], random_category(labels), strength=s)),
+    "mean vector": ("RL timing, mean of base-fitted vectors", router, lambda s: lr.steer(chosen["base-fitted"], strength=s)),
+    "base alone": ("base timing, base category, base-fitted vectors", own_router, lambda s: steer_by(chosen["base-fitted"], category["base"], strength=s)),
+    "swap": ("RL timing, RL token", router, lambda s: lr.swap()),
+    "swap, base timing": ("base timing, RL token", own_router, lambda s: lr.swap()),
 }
 
 # %%
 grid = (2.0,) if tiny else (1.0, 2.0, 4.0)
-tried = lr.sample(lr.Arms([lr.Hybrid(pair, r, act(s), f"{uses}|{s}") for uses, (r, act) in arms.items() for s in grid]), calibration, replace(sampling, keep_tokens=False))
+tried = lr.sample(lr.Arms([lr.Hybrid(pair, r, act(s), f"{name}|{s}") for name, (_, r, act) in arms.items() for s in grid]), calibration, replace(sampling, keep_tokens=False))
 accuracy = tried.table.groupby("arm")["correct"].mean()
-best = {uses: max(grid, key=lambda s: accuracy[f"{uses}|{s}"]) for uses in arms}
-
-test = lr.sample(lr.Arms([*ends, *(lr.Hybrid(pair, r, act(best[uses]), uses) for uses, (r, act) in arms.items()), lr.Hybrid(pair, router, name="RL timing, RL token (swap)"), lr.Hybrid(pair, own_router, name="base timing, RL token (swap)")]), problems, sampling)
+best = {name: max(grid, key=lambda s: accuracy[f"{name}|{s}"]) for name in arms if "swap" not in name}
 
 
-def recovered(found):
-    """Share of the gain, one row an arm; the arms are named by what they use."""
-    rest = lr.concat([found.arm(name) for name in found.arms if name not in ("base", "rl")])
-    passes = {name: 1 if name.startswith("base timing") and "swap" not in name else 2 for name in rest.arms}
-    facts = {name: {"uses": name, "passes": passes[name], "setting": best.get(name, 1.0), "tried": []} for name in rest.arms}
-    return lr.studies.rivals.run(base=found.arm("base"), rl=found.arm("rl"), rivals=rest, facts=facts)
+def recovered(hybrids, uses, sampling):
+    """Share of the gain of each hybrid, with what it uses and its forward passes a token."""
+    found = lr.sample(lr.Arms([*ends, *hybrids]), problems, sampling)
+    facts = {}
+    for hybrid in hybrids:
+        table, action = found.arm(hybrid.name).table, hybrid.action
+        again = len(action.params.get("strengths", [0])) * len(action.params.get("windows", [0])) if "again" in action.reads else 0
+        models = 1 if uses[hybrid.name].startswith("base timing") and again else 2
+        facts[hybrid.name] = {"uses": uses[hybrid.name], "passes": round(models + again * float(table["n_routed"].sum() / table["n_tokens"].sum()), 1), "setting": best.get(hybrid.name, 1.0), "tried": []}
+    return lr.studies.rivals.run(base=found.arm("base"), rl=found.arm("rl"), rivals=lr.concat([found.arm(h.name) for h in hybrids]), facts=facts)
 
 
-result = recovered(test)
-result.readable("accuracy", "recovery", by=["arm", "setting"])
+result = recovered([lr.Hybrid(pair, r, act(best.get(name, 1.0)), name) for name, (_, r, act) in arms.items()], {name: uses for name, (uses, *_) in arms.items()}, sampling)
+result.readable("accuracy", "recovery", by=["arm", "uses", "setting", "passes"])
+
+# %%
+result.plot()
 
 # %% [markdown]
 # Base-fitted vectors do what RL-fitted ones do, and random ones do nothing: the directions were there before RL. But *which* vector was read off
@@ -205,8 +212,13 @@ several, learned = (trained[name] for name in ("a vector a category", "and a lea
 first, last = venhoff_g1(pair, several.vectors, known, **small), venhoff_g3(pair, learned, category["rl"])
 without = published_without(first, several.vectors, lambda v: steer_best(v, known, **small))
 without |= {"g3": published_without(last, learned.vectors, lambda v: steer_by(v, among(category["rl"], v.labels), strength=learned.strength))["random vectors"]}
-presets = recovered(lr.sample(lr.Arms([*ends, first, last, *without.values()]), problems, greedy))
-presets.readable("accuracy", "recovery", by=["arm"])
+knows = "RL logits at every token"
+uses = {
+    "venhoff_g1": f"{knows}, RL-fitted vectors", "venhoff_g1: swap": "RL token at the same positions", "venhoff_g1: rerank": f"{knows}, no vectors", "venhoff_g1: random vectors": f"{knows}, random vectors",
+    "venhoff_g3": "RL tokens at every token, RL-fitted vectors", "venhoff_g3: random vectors": "RL tokens at every token, random vectors",
+}  # fmt: skip
+presets = recovered([first, last, *without.values()], uses, greedy)
+presets.readable("accuracy", "recovery", by=["arm", "uses", "passes"])
 
 # %%
 presets.plot()

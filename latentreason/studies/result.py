@@ -84,7 +84,7 @@ class Result:
         cells = chosen[list(by)].assign(quantity=chosen["quantity"], cell=estimates)
         order = cells[list(by)].drop_duplicates()
         wide = cells.set_index([*by, "quantity"])["cell"].unstack("quantity").reindex(columns=list(quantities)).reset_index()
-        return order.merge(wide, on=list(by), how="left").fillna("").rename_axis(columns=None)
+        return order.merge(wide, on=list(by), how="left").astype(object).fillna("").rename_axis(columns=None)
 
     def save(self, folder: str | Path, name: str = "") -> None:
         """Write `NAME.parquet` and `NAME.json` into a folder; the name is the study's unless given."""

@@ -125,10 +125,13 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
         if np.isfinite(d["value"]):
             ax.plot([d["lo"], d["hi"]], [i, i], color=colour)
             ax.plot([d["value"]], [i], "o", color=colour)
-    for source, colour in colours.items():
-        ax.plot([], [], "o-", color=colour, label=source)
+        else:
+            ax.text(0.02, i, "undefined: too few budgets of it or of its control", transform=ax.get_yaxis_transform(), va="center", fontsize=7, color="0.4")
+    for source in dict.fromkeys(row["timing_source"] for row in found):
+        ax.plot([], [], "o-", color=colours.get(source, ARMS["control"]), label=source)
     ax.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(found)), [f"{r['router']}\narea {r['area']['value']:.2f}" for r in found], fontsize=8)
     ax.set(xlabel="area minus that of matched disagreements", ylim=(len(found) - 0.5, -0.5))
-    ax.legend(frameon=False, fontsize=8)
+    if found:
+        ax.legend(frameon=False, fontsize=8)
     return ax
