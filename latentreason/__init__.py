@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Activations": "activations.sites",
+    "Arms": "hybrid.decode",
     "Estimate": "stats",
     "Grade": "tasks.grading",
     "Hybrid": "hybrid.decode",
@@ -35,6 +36,7 @@ _HOME = {
     "VectorSet": "vectors.steering_vector",
     "always": "routing.controls",
     "at_strategy": "routing.controls",
+    "by_threshold": "routing.router",
     "calibrated": "hybrid.calibrate",
     "capture": "activations.capture",
     "concat": "tables",
@@ -55,6 +57,7 @@ _HOME = {
     "on_divergence": "routing.oracle",
     "on_entropy": "routing.base_only",
     "on_margin": "routing.base_only",
+    "opposite": "routing.controls",
     "pass_at_k": "stats",
     "rerank": "hybrid.actions",
     "sample": "sampling.local",
@@ -84,7 +87,7 @@ if TYPE_CHECKING:  # the same names once more, for mypy and editors; tests/test_
         swap as swap,
     )
     from latentreason.hybrid.calibrate import calibrated as calibrated
-    from latentreason.hybrid.decode import Hybrid as Hybrid
+    from latentreason.hybrid.decode import Arms as Arms, Hybrid as Hybrid
     from latentreason.models.language_model import LM as LM
     from latentreason.models.pair import ModelPair as ModelPair
     from latentreason.models.prompts import Prompt as Prompt
@@ -96,9 +99,10 @@ if TYPE_CHECKING:  # the same names once more, for mypy and editors; tests/test_
         matched_disagreement as matched_disagreement,
         matched_random as matched_random,
         never as never,
+        opposite as opposite,
     )
     from latentreason.routing.oracle import on_disagreement as on_disagreement, on_divergence as on_divergence
-    from latentreason.routing.router import Router as Router, Step as Step
+    from latentreason.routing.router import Router as Router, Step as Step, by_threshold as by_threshold
     from latentreason.sampling.local import Sampling as Sampling, sample as sample
     from latentreason.stats import (
         Estimate as Estimate,

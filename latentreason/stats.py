@@ -53,7 +53,7 @@ class Estimate:
             return f"undefined ({self.reason})"
         finite = [x for x in (self.value, self.lo, self.hi) if math.isfinite(x)] or [0.0]
         width = max(finite) - min(finite)
-        decimals = min(max(2, 1 - math.floor(math.log10(width))), 6) if width > 0 else 2
+        decimals = min(max(2, 1 - math.floor(math.log10(width))), 6) if width > 1e-9 else 2  # equal but for rounding
         if self.value > 1 and all(x == round(x) for x in finite):  # a count, such as the k of a crossover
             decimals = 0
         interval = "" if math.isnan(self.lo) else f" [{self.lo:z.{decimals}f}, {self.hi:z.{decimals}f}]"

@@ -48,6 +48,7 @@ def numbers(estimate: Estimate) -> tuple[float, float, float]:
         (Estimate(-0.001, -0.2, 0.2, 40, "m"), "0.00 [-0.20, 0.20]"),
         (Estimate(16.0, 8.0, math.inf, 40, "m"), "16 [8, inf]"),
         (Estimate(1.0, 1.0, 1.0, 40, "m"), "1.00 [1.00, 1.00]"),
+        (Estimate(1.0, 1 - 1e-16, 1 + 2e-16, 40, "m"), "1.00 [1.00, 1.00]"),
         (Estimate(0.5, math.nan, math.nan, 1, "m", "one problem"), "0.50 (one problem)"),
         (Estimate(math.nan, math.nan, math.nan, 0, "none", "no problems"), "undefined (no problems)"),
     ],

@@ -38,9 +38,7 @@ def measure(
         both = concat([sample(replace(pair.base, name="base"), problems, drawn.alone("base"), progress=False), Rollouts(theirs.table.assign(arm="rl"))])
         ids = opening_tokens(both, language.spans(both))
     own = sample(Watched(pair.base, ids), problems, drawn.alone("base"), progress=False)
-    base, rl, twin_base, twin_rl = (choices(lm, traces, language) for lm, traces in ((pair.base, own), (pair.rl, theirs), (twin, own), (twin, theirs)))
-    edges = position_edges([base, rl])
-    base, rl = with_strata(base, edges), with_strata(rl, edges)
+    base, rl, twin_base, twin_rl = _read(pair, twin, own, theirs, language)
     names = np.array(sorted(p.id for p in problems))
     fitting = np.random.default_rng(seed).permutation(names)[: len(names) // 2].tolist()
     bar.update()
@@ -53,6 +51,26 @@ def measure(
     bar.update()
     bar.close()
     return tables
+
+
+def cosines(pair: ModelPair, base: Rollouts, rl: Rollouts, language: Language, *, seed: int = 0, **how: Any) -> pd.DataFrame:
+    """The table "cosine" alone, from traces that are there already; see `cosine_table`.
+
+    Args:
+        pair: the two models.
+        base, rl: each model's own traces, with tokens, on the same problems.
+        language: of the task.
+        seed: of halves, shuffles, bootstrap and the untrained twin.
+        how: further arguments of `cosine_table`.
+    """
+    return cosine_table(*_read(pair, untrained(pair.base, seed), base, rl, language), seed=seed, **how)
+
+
+def _read(pair: ModelPair, twin: LM, own: Rollouts, theirs: Rollouts, language: Language) -> tuple[Activations, Activations, Activations, Activations]:
+    """Activations at the choice points: of base and RL model on their own traces, with strata, and of the twin on both sets."""
+    base, rl, twin_base, twin_rl = (choices(lm, traces, language) for lm, traces in ((pair.base, own), (pair.rl, theirs), (twin, own), (twin, theirs)))
+    edges = position_edges([base, rl])
+    return with_strata(base, edges), with_strata(rl, edges), twin_base, twin_rl
 
 
 def untrained(lm: LM, seed: int) -> LM:

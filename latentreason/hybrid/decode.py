@@ -48,7 +48,7 @@ class Hybrid:
         pair: the two models.
         router: WHEN.
         action: WHAT, by default the RL model's token.
-        name: of the arm in tables; by default the router's, with its budget where it was calibrated.
+        name: of the arm in tables; by default the router's with its budget where it was calibrated, of a matched control also whose control it is.
         mode: "lockstep"; "lazy", for routers that read the base model alone (then `rl_logprob` and `divergence` are NaN where the RL model
             was not asked, and there is no `disagree`); or "speculative", for few rows at a time and routers that read logits and tokens.
         tempering: what the sampling's temperature is multiplied by, for the base model's tokens and for the action's; the noise is the same, and
@@ -81,8 +81,11 @@ class Hybrid:
     @property
     def arms(self) -> tuple[str, ...]:
         """One arm."""
-        calibration = self.router.params.get("calibration")
-        return (self.name or (f"{self.router.name}@{calibration['budget']:.2f}" if calibration else self.router.name),)
+        params, called = self.router.params, self.router.name
+        if "of" in params:  # a matched control is one of many: each router at each budget has its own
+            called = f"{called}({params['of']})"
+        budget = params.get("calibration", params).get("budget")
+        return (self.name or (called if budget is None else f"{called}@{budget:.2f}"),)
 
     @property
     def tokenizer(self) -> "PreTrainedTokenizerBase":

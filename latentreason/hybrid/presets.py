@@ -112,11 +112,17 @@ def among(category: Category, labels: Sequence[str]) -> Category:
     return replace(category, labels=tuple(labels), weights=category.weights[rows], bias=category.bias[rows])
 
 
-def categorised(pair: ModelPair, rollouts: Rollouts, category: Category) -> pd.DataFrame:
+def categorised(pair: ModelPair, rollouts: Rollouts, category: Category, *, at_least: int = 1) -> pd.DataFrame:
     """The disagreements of always-RL rollouts with the category that the activation before each falls into, in the column `strategy`.
 
+    Args:
+        pair: the two models.
+        rollouts: of Hybrid(pair, always()).
+        category: read off either model.
+        at_least: disagreements; categories with fewer are left out, so that `fit_optimised` finds each in all of its splits.
+
     Raises:
-        InvalidInput: a category at random, or rollouts of a model alone.
+        InvalidInput: a category at random, rollouts of a model alone, or no category with so many disagreements.
     """
     model, _, layer = category.place.partition(":")
     if not model:
@@ -124,7 +130,11 @@ def categorised(pair: ModelPair, rollouts: Rollouts, category: Category) -> pd.D
     at = disagreements(rollouts)
     hidden = capture(pair.rl if model == "rl" else pair.base, rollouts, Site(int(layer)), at=at).values[Site(int(layer))]
     best = (hidden @ category.weights.T + category.bias).argmax(-1)
-    return at.assign(strategy=[category.labels[i] for i in best.tolist()])
+    found = at.assign(strategy=[category.labels[i] for i in best.tolist()])
+    count = found["strategy"].map(found["strategy"].value_counts())
+    if len(found) and not (count >= at_least).any():
+        raise InvalidInput(f"No category has {at_least} disagreements; the most frequent one, {found['strategy'].mode()[0]!r}, has {int(count.max())}: give more rollouts, or a lower at_least.")
+    return found[count >= at_least].reset_index(drop=True)
 
 
 def published_without(hybrid: Hybrid, vectors: "VectorSet", action: Callable[["VectorSet"], Action], *, k: int = 5, seed: int = 0) -> dict[str, Hybrid]:

@@ -1,7 +1,7 @@
 """Result: what a study says, as data. Computing is separate from plotting: `plot` calls the study's own `plot`."""
 
 import html
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,9 @@ from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_NUMBERS = ["value", "lo", "hi", "n", "method", "reason"]
+"""The fields of an Estimate, in order."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,32 @@ class Result:
             raise InvalidInput(f"{len(rows)} rows of {self.study!r} have quantity={quantity!r} and {where}; the quantities are {sorted(self.table['quantity'].unique())}.")
         row = rows.iloc[0]
         return Estimate(float(row["value"]), float(row["lo"]), float(row["hi"]), int(row["n"]), row["method"], row["reason"])
+
+    def readable(self, *quantities: str, by: Sequence[str]) -> pd.DataFrame:
+        """Some estimates as a table to be read: a row for each combination of the columns `by`, a column a quantity, cells such as "0.53 [0.49, 0.57]".
+
+        Args:
+            quantities: in the order of the columns; what has no estimate is empty.
+            by: columns of the table that tell its rows apart.
+
+        Raises:
+            InvalidInput: a quantity or a column that the table lacks, or several estimates for one cell.
+        """
+        from latentreason.errors import InvalidInput
+
+        known = sorted(self.table["quantity"].unique())
+        if strange := [q for q in quantities if q not in known] or [c for c in by if c not in self.table]:
+            raise InvalidInput(f"The result of {self.study!r} has no {strange[0]!r}; its quantities are {known}, its columns {list(self.table)}.")
+        chosen = self.table[self.table["quantity"].isin(quantities)]
+        if (twice := chosen.duplicated(["quantity", *by])).any():
+            row = chosen[twice].iloc[0]
+            apart = [str(c) for c in self.table if c not in (*by, *_NUMBERS) and chosen[(chosen[["quantity", *by]] == row[["quantity", *by]]).all(axis=1)][c].nunique(dropna=False) > 1]
+            raise InvalidInput(f"{row['quantity']!r} has several estimates for one row of {list(by)}; add to `by` what tells them apart: {', '.join(apart)}.")
+        estimates = [str(Estimate(*values)) for values in chosen[_NUMBERS].itertuples(index=False, name=None)]
+        cells = chosen[list(by)].assign(quantity=chosen["quantity"], cell=estimates)
+        order = cells[list(by)].drop_duplicates()
+        wide = cells.set_index([*by, "quantity"])["cell"].unstack("quantity").reindex(columns=list(quantities)).reset_index()
+        return order.merge(wide, on=list(by), how="left").astype(object).fillna("").rename_axis(columns=None)
 
     def save(self, folder: str | Path, name: str = "") -> None:
         """Write `NAME.parquet` and `NAME.json` into a folder; the name is the study's unless given."""

@@ -122,7 +122,7 @@ def label(row: dict[str, Any]) -> str:
 
 
 def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
-    """Recovery of each rival with its interval, what it uses and its passes a token beside it."""
+    """Recovery of each rival with its interval, what it uses and its passes a token beside it; colour says whether it uses anything of the RL model."""
     import matplotlib.pyplot as plt
 
     if ax is None:
@@ -135,6 +135,9 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
             ax.plot([row["value"]], [i], "o", color=colour)
         else:
             ax.text(0.02, i, f"undefined: {row['reason']}", va="center", fontsize=7, color="0.4")
+    for who, colour in (("nothing of the RL model", ARMS["base"]), ("the RL model", ARMS["rl"])):
+        ax.plot([], [], "o-", color=colour, label=f"uses {who}")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=8)
     for x in (0, 1):
         ax.axvline(x, color="0.7", linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(found)), [label(row) for row in found], fontsize=8)

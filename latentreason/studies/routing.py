@@ -101,14 +101,16 @@ def _finding(result: Result) -> str:
             best = max(routers, key=lambda r: chosen_by.get(r["router"], -1.0))
             area, difference = best["area"], best["difference"]
             verdict = "so it matters which disagreements it swaps" if difference["lo"] > 0 else "so there is no evidence that it matters which"
+            beyond = f"{difference['value']:.3f} [{difference['lo']:.3f}, {difference['hi']:.3f}] above matched disagreements, {verdict}"
             said.append(
                 f"{source}: {best['router']} (best of {len(routers)} on calibration problems) has area {area['value']:.3f} [{area['lo']:.3f}, {area['hi']:.3f}], "
-                f"{difference['value']:.3f} [{difference['lo']:.3f}, {difference['hi']:.3f}] above matched disagreements, {verdict}"
+                + (beyond if np.isfinite(difference["value"]) else "with no curve of matched disagreements to compare it with")
             )
             clock = result.table[(result.table["quantity"] == "area_difference") & (result.table["router"] == best["router"]) & (result.table["control"] == "matched_position")]
             said[-1] += f"; {result.estimate('area_difference', router=best['router'], control='matched_position')} above random places at its exact positions" if len(clock) else ""
     if not said:
-        return "No router has a defined area."
+        why = next((reason for reason in result.table.loc[result.table["quantity"] == "area", "reason"] if reason), "no router was measured")
+        return f"No router has a defined area ({why}): give each several budgets, such as 0.25, 0.5 and 0.75."
     return "; ".join(said) + ". A difference whose interval includes 0 refutes the claim for that router."
 
 
@@ -125,10 +127,13 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
         if np.isfinite(d["value"]):
             ax.plot([d["lo"], d["hi"]], [i, i], color=colour)
             ax.plot([d["value"]], [i], "o", color=colour)
-    for source, colour in colours.items():
-        ax.plot([], [], "o-", color=colour, label=source)
+        else:
+            ax.text(0.02, i, "undefined: too few budgets of it or of its control", transform=ax.get_yaxis_transform(), va="center", fontsize=7, color="0.4")
+    for source in dict.fromkeys(row["timing_source"] for row in found):
+        ax.plot([], [], "o-", color=colours.get(source, ARMS["control"]), label=source)
     ax.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(found)), [f"{r['router']}\narea {r['area']['value']:.2f}" for r in found], fontsize=8)
     ax.set(xlabel="area minus that of matched disagreements", ylim=(len(found) - 0.5, -0.5))
-    ax.legend(frameon=False, fontsize=8)
+    if found:
+        ax.legend(frameon=False, fontsize=8)
     return ax

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 KEYS = ["arm", "problem", "sample"]
 PARTS = ("train", "select", "report")
-HIDDEN = 64
-"""Width of the coefficient network."""
+HIDDEN, NET_LR = 64, 1e-3
+"""Width of the coefficient network, and its learning rate."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +97,7 @@ def disagreements(rollouts: Rollouts) -> pd.DataFrame:
 
 def fit_optimised(
     lm: "LM", rollouts: Rollouts, at: pd.DataFrame, *, layer: int, strength: str = "one", bias: SteeringVector | None = None, seeds: Sequence[int] = (0, 1, 2), epochs: int = 10,
-    patience: int = 3, lr: float = 1e-2, batch: int = 32, most: int = 64,
+    patience: int = 3, lr: float = 0.05, batch: int = 32, most: int = 64,
 ) -> Fitted:  # fmt: skip
     """Train one vector for each strategy of `at`.
 
@@ -111,7 +111,8 @@ def fit_optimised(
             returned are the sums.
         seeds: of the initial vectors and of the order; the best on the split `select` is returned.
         epochs, patience: at most, and how many without a better `select` until it stops.
-        lr: of AdamW for vectors; a tenth of it for the coefficient network. Gradients are clipped at norm 1.
+        lr: of AdamW for vectors, as a share of the root mean square of the activations at the places: a vector has to grow to their size, which differs a
+            hundredfold between models. The coefficient network has a rate of its own, `NET_LR`. Gradients are clipped at norm 1.
         batch: completions a step.
         most: places of a completion at most, the first ones.
 
@@ -129,10 +130,11 @@ def fit_optimised(
             raise InvalidInput(f"No place of {[labels[i] for i in sorted(missing)]} is in the split {part!r} (60, 20, 20% of the problems): give more rollouts, or leave the category out.")
     held = None if bias is None else bias.vector.to(lm.device)
     plain = {part: _loss(lm, [r for r, s in zip(rows, split, strict=True) if s == part], layer, None, None, held, len(labels), batch) for part in PARTS}
+    rate = lr * _size(lm, [r for r, s in zip(rows, split, strict=True) if s == "train"][:batch], layer)
     found: list[dict[str, Any]] = [{"seed": -1, "epochs": 0, **plain, "chosen": False}]
     runs = []
     for seed in seeds:
-        table, net, record = _trained(lm, rows, split, layer, strength, held, len(labels), seed, epochs, patience, lr, batch)
+        table, net, record = _trained(lm, rows, split, layer, strength, held, len(labels), seed, epochs, patience, rate, batch)
         runs.append((table, net))
         found.append({"seed": seed, **record, "chosen": False})
     best = min(range(len(runs)), key=lambda i: found[i + 1]["select"])
@@ -200,7 +202,7 @@ def _trained(
     net = [start(HIDDEN, lm.d_model, std=lm.d_model**-0.5), start(HIDDEN, std=0.0), start(n, HIDDEN, std=0.01), start(n, std=0.0)] if strength == "learned" else None
     if net is not None:
         net[3].data += 0.5
-    optimizer = torch.optim.AdamW([{"params": [table], "lr": lr}, *([{"params": net, "lr": lr / 10}] if net is not None else [])], weight_decay=0.01)
+    optimizer = torch.optim.AdamW([{"params": [table], "lr": lr}, *([{"params": net, "lr": NET_LR}] if net is not None else [])], weight_decay=0.01)
     weights = [table, *(net or [])]
     best: tuple[float, int, list[Tensor]] = (float("inf"), 0, [])
     rng = np.random.default_rng(seed)
@@ -232,6 +234,19 @@ def _loss(lm: "LM", rows: list[_Row], layer: int, table: Tensor | None, net: lis
 def _mean(total: Float[Tensor, "label"], count: Float[Tensor, "label"]) -> Float[Tensor, ""]:
     """Mean within each category, then over those that occur."""
     return (total / count.clamp_min(1)).sum() / (count > 0).sum()
+
+
+@torch.no_grad()
+def _size(lm: "LM", rows: list[_Row], layer: int) -> float:
+    """Root mean square of a coordinate of the activations at the places."""
+    found: list[Tensor] = []
+    hook = blocks(lm)[layer].register_forward_hook(lambda module, args, output: found.append(hidden_of(output).float()))
+    try:
+        for row in rows:
+            lm.model(input_ids=torch.from_numpy(row.ids)[None].to(lm.device), use_cache=False)
+    finally:
+        hook.remove()
+    return float(torch.cat([hidden[0, row.place] for hidden, row in zip(found, rows, strict=True)]).square().mean().sqrt())
 
 
 def _sums(lm: "LM", rows: list[_Row], layer: int, table: Tensor | None, net: list[Tensor] | None, held: Tensor | None, n: int) -> tuple[Float[Tensor, "label"], Float[Tensor, "label"]]:

@@ -252,6 +252,16 @@ def test_arms_must_share_one_pair_and_have_names(pair):
         Arms([Hybrid(pair, never()), Hybrid(pair, never())])
 
 
+def test_controls_of_several_routers_and_budgets_have_names_of_their_own(pair):
+    def control(of, budget):
+        return random_places("matched_disagreement", [0], [0.5], disagreements=True, of=of, budget=budget)
+
+    arms = Arms([Hybrid(pair, control(of, budget)) for of in ("on_entropy", "on_divergence(js)") for budget in (0.25, 0.5)])
+    assert arms.arms[:2] == ("matched_disagreement(on_entropy)@0.25", "matched_disagreement(on_entropy)@0.50") and len(set(arms.arms)) == 4
+    assert Hybrid(pair, control("on_entropy", 0.5), name="mine").arms == ("mine",)
+    assert Hybrid(pair, random_places("places", [0], [0.5])).arms == ("places",)
+
+
 # --- through sample ----------------------------------------------------------------------------------------------------
 
 

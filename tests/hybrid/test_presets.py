@@ -92,7 +92,7 @@ def test_the_last_generation_and_the_controls_run_on_the_built_in_pair():
     assert len(at) == rollouts.table["n_changed"].sum() and set(at["strategy"]) == {"a", "b"}
     fitted = fit_optimised(pair.base, rollouts, at, layer=2, strength="learned", seeds=(0,), epochs=4)
     hybrid = venhoff_g3(pair, fitted, category)
-    assert fitted.table["report"].iloc[1] < fitted.table["report"].iloc[0]
+    assert fitted.table["report"].iloc[1] < 0.7 * fitted.table["report"].iloc[0]  # after a dozen steps: vectors have the size of the activations
     first = venhoff_g1(pair, fitted.vectors, category, strengths=(300.0,), windows=(1,))
     controls = published_without(first, fitted.vectors, lambda v: steer_best(v, category, strengths=(300.0,), windows=(1,)))
     arms = Arms([hybrid, first, *controls.values(), Hybrid(pair, always(), name="rl")])
@@ -102,5 +102,10 @@ def test_the_last_generation_and_the_controls_run_on_the_built_in_pair():
     assert tokens["venhoff_g1: random vectors"] != tokens["venhoff_g1"]
     with pytest.raises(InvalidInput, match="does not know 'c'; it knows a, b"):
         among(category, ("a", "c"))
+    count = at["strategy"].value_counts()
+    often = categorised(pair, rollouts, category, at_least=int(count.max()))
+    assert set(often["strategy"]) == set(count.index[count == count.max()]) and len(often) < len(at)
+    with pytest.raises(InvalidInput, match=f"No category has {count.max() + 1} disagreements; .* has {count.max()}: give more rollouts"):
+        categorised(pair, rollouts, category, at_least=int(count.max()) + 1)
     with pytest.raises(InvalidInput, match="at random reads nothing"):
         categorised(pair, rollouts, random_category(("a", "b")))

@@ -59,6 +59,16 @@ def test_the_best_oracle_may_have_a_second_control(tables):
     assert routing.drawn(result) == routing.drawn(routing.run(**tables))
 
 
+def test_routers_without_a_curve_are_said_to_lack_one(tables):
+    def at(share):
+        return {k: concat([t.arm(a) for a in t.arms if a.endswith(f"@{share}")]) for k, t in tables.items() if k in ("hybrid", "control")}
+
+    alone = routing.run(base=tables["base"], rl=tables["rl"], **at(0.5))
+    assert alone.finding.startswith("No router has a defined area (") and "0.25, 0.5 and 0.75" in alone.finding
+    uncompared = routing.run(**{**tables, "control": at(0.5)["control"]})
+    assert "nan" not in uncompared.finding and "no curve of matched disagreements to compare it with" in uncompared.finding
+
+
 def test_rivals_are_judged_at_their_setting_and_by_what_they_use(tables):
     arms = concat([arm("temperature", 0.25), arm("interpolation", 0.8, seed=2)])
     facts = {

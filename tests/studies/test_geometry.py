@@ -19,7 +19,7 @@ from latentreason.files import read_table, write_json
 from latentreason.geometry.cosines import ByProblem, centred, cosine, cosine_table
 from latentreason.geometry.decoders import Dose, Doses, Points, Watched, logodds, logprob, read_again
 from latentreason.geometry.doses import CONTENT, DECODED, STRENGTHS, _behaviour
-from latentreason.geometry.measure import choices, measure, position_edges, untrained, with_strata
+from latentreason.geometry.measure import choices, cosines, measure, position_edges, untrained, with_strata
 from latentreason.geometry.probes import HeldOut, auroc_table
 from latentreason.hybrid.actions import logit_bias, steer
 from latentreason.hybrid.decode import Arms, Hybrid
@@ -505,6 +505,14 @@ def test_the_same_seed_gives_the_same_tables(pair: ModelPair, tables: Path, monk
     again = measure(pair, load_task("chain", split="fit", limit=16, seed=0), LANGUAGE, **settings)
     for name in ("cosine", "auroc"):
         pd.testing.assert_frame_equal(again[name], read_table(tables / f"geometry_{name}.parquet"), check_dtype=False, atol=1e-6)
+
+
+def test_cosines_alone_are_those_of_the_whole_measurement(pair: ModelPair, tables: Path) -> None:
+    problems, sampling = load_task("chain", split="fit", limit=16, seed=0), Sampling(n=SMALL.n_samples, seed=SMALL.seed)
+    own, theirs = (sample(lm, problems, sampling, progress=False) for lm in (pair.base, pair.rl))
+    how = {"min_spans": SMALL.min_spans, "n_halves": SMALL.n_halves, "n_shuffles": SMALL.n_shuffles, "n_boot": SMALL.n_boot}
+    found = cosines(pair, own, theirs, LANGUAGE, seed=SMALL.seed, **how)
+    pd.testing.assert_frame_equal(found, read_table(tables / "geometry_cosine.parquet"), check_dtype=False, atol=1e-6)
 
 
 def test_a_pair_that_has_learnt_nothing_gives_reasons_instead_of_numbers(tmp_path: Path) -> None:

@@ -75,6 +75,18 @@ def test_trained_vectors_say_what_planted_ones_made_the_model_say(lm, case):
     assert all(torch.equal(a, b) for a, b in zip(before, lm.model.parameters(), strict=True)) and hooks == [len(m._forward_hooks) for m in lm.model.modules()]
 
 
+def test_the_step_of_a_vector_is_a_share_of_the_size_of_the_activations(lm, case):
+    rows = optimised._rows(case[0], case[1], 64)[:4]
+    with torch.no_grad():
+        hidden = [lm.model(torch.tensor(r.ids)[None], output_hidden_states=True).hidden_states[LAYER + 1][0, r.place] for r in rows]
+    size = float(torch.cat(hidden).square().mean().sqrt())
+    assert optimised._size(lm, rows, LAYER) == pytest.approx(size, rel=1e-5)
+    short = {"layer": LAYER, "seeds": (0,), "epochs": 1, "batch": 100}  # one step of Adam moves each coordinate by its rate
+    far, near = (fit_optimised(lm, *case[:2], **short, lr=lr).vectors["a", Site(LAYER)].scale for lr in (2.0, 1.0))
+    rows = [r for r, s in zip(optimised._rows(*case[:2], 64), optimised._split([r.problem for r in optimised._rows(*case[:2], 64)]), strict=True) if s == "train"]
+    assert far / lm.d_model**0.5 == pytest.approx(2 * optimised._size(lm, rows[:100], LAYER), rel=0.1) and far > 1.9 * near
+
+
 def test_the_gradient_is_that_of_finite_differences(lm, case):
     rows = optimised._rows(case[0], case[1], 64)[:3]
     table = torch.randn(2, lm.d_model, generator=torch.Generator().manual_seed(1)).requires_grad_()
