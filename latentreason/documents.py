@@ -41,8 +41,9 @@ def of_seeds(results: Path) -> str:
     folders = {"seed 0": results, **{f"seed {folder.name.removeprefix('seed-')}": folder for folder in sorted(results.glob("seed-*"))}}
     table = pd.concat([headline(load_results(folder)).set_index("quantity")["text"].rename(seed) for seed, folder in folders.items()], axis=1).fillna("-")
     table = table[table.index.str.startswith(HEADLINE)]
-    for name, cost in {"minutes on two cores": lambda s: f"{sum(v for k, v in s.items() if k != 'peak_gigabytes') / 60:.0f}", "peak memory, GB": lambda s: f"{s['peak_gigabytes']:.1f}"}.items():
-        table.loc[name] = [cost(read_json(folder / "run.json")["seconds"]) for folder in folders.values()]
+    seconds = [read_json(folder / "run.json")["seconds"] for folder in folders.values()]
+    table.loc["minutes on two cores"] = [f"{sum(v for k, v in s.items() if k != 'peak_gigabytes') / 60:.0f}" for s in seconds]
+    table.loc["peak memory, GB"] = [f"{s['peak_gigabytes']:.1f}" for s in seconds]
     lines = [f"| {quantity} | {' | '.join(row)} |" for quantity, row in zip(table.index, table.to_numpy(), strict=True)]
     return "\n".join([f"| quantity | {' | '.join(table.columns)} |", "|---" * (len(folders) + 1) + "|", *lines])
 
