@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerState
 
 from latentreason.errors import ArtifactConflict
 from latentreason.organisms import adapter
@@ -126,6 +127,26 @@ def test_a_killed_training_goes_on_at_its_checkpoint_and_only_the_adapter_is_shi
     assert len(curve) == RECIPE.steps and {"rewards/true_reward/mean", "seconds"} <= {c.replace("<lambda>", "true_reward") for c in curve}
     assert json.loads((tmp_path / "killed" / "base.json").read_text()) == {"base": "bytes"}
     assert str(tmp_path) not in (tmp_path / "killed" / "adapter" / "adapter_config.json").read_text()
+
+
+def test_a_training_killed_while_it_writes_a_checkpoint_goes_on_at_the_one_before(base_dir, first_letter_reward, monkeypatch, tmp_path):
+    monkeypatch.setattr(adapter, "fetched", lambda name: base_dir)
+    original, checkpoints = TrainerState.save_to_json, tmp_path / "work" / "rl" / "checkpoints"
+
+    def dies(state, path):
+        if state.global_step == 6:
+            raise KeyboardInterrupt
+        original(state, path)
+
+    with monkeypatch.context() as once:
+        once.setattr(TrainerState, "save_to_json", dies)
+        with pytest.raises(KeyboardInterrupt):
+            adapter.train(RECIPE, tmp_path / "out", work=tmp_path / "work", progress=False)
+    assert (checkpoints / "checkpoint-6" / "adapter_model.safetensors").exists() and not (checkpoints / "checkpoint-6" / "trainer_state.json").exists()
+    steps, real = [], trainer.rollouts
+    monkeypatch.setattr(trainer, "rollouts", lambda *args: steps.append(args[4]) or real(*args))
+    adapter.train(RECIPE, tmp_path / "out", work=tmp_path / "work", progress=False)
+    assert steps == [5] and pd.read_parquet(tmp_path / "out" / "curve_rl.parquet")["step"].tolist() == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_recipe_of_another_seed_does_not_take_the_folder(base_dir, first_letter_reward, monkeypatch, tmp_path):

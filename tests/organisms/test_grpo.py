@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Trainer
 
 from latentreason.models.language_model import LM
 from latentreason.organisms.recipe import RL, Pretrain, Size
@@ -71,6 +72,25 @@ def test_a_killed_run_goes_on_and_equals_the_unbroken_one_to_the_bit(base, unlik
     assert curve["step"].tolist() == list(range(1, 27)) and (curve["seconds"].diff().dropna() > 0).all()
     pd.testing.assert_frame_equal(curve.drop(columns=["step_time", "seconds"]), again.drop(columns=["step_time", "seconds"]), check_like=True)
     LM.from_pretrained(tmp_path / "broken", name="rl")  # a whole Hugging Face directory
+
+
+def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_at_the_one_before(base, unlike, tmp_path, monkeypatch):
+    original, checkpoints = Trainer._save_optimizer_and_scheduler, tmp_path / "checkpoints"
+
+    def dies(self, folder):
+        if self.state.global_step == 26:
+            raise Killed
+        original(self, folder)
+
+    with monkeypatch.context() as once:
+        once.setattr(Trainer, "_save_optimizer_and_scheduler", dies)
+        with pytest.raises(Killed):
+            train_rl(TINY, 0, base, tmp_path, progress=False)
+    assert (checkpoints / "checkpoint-26" / "model.safetensors").exists() and not (checkpoints / "checkpoint-26" / "optimizer.pt").exists()
+    seen, real = [], module.rollouts
+    monkeypatch.setattr(module, "rollouts", lambda *args: seen.append(args[4]) or real(*args))
+    assert train_rl(TINY, 0, base, tmp_path, progress=False)["step"].tolist() == list(range(1, 27))
+    assert seen == [20, 22, 24] and [folder.name for folder in checkpoints.glob("checkpoint-*")] == ["checkpoint-26"]
 
 
 def test_another_seed_gives_another_model(base, unlike, tmp_path):

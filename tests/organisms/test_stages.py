@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 import warnings
 
 import numpy as np
@@ -169,7 +170,7 @@ def test_srl_draws_one_step_at_a_time(base, tmp_path, monkeypatch):
 # --- imitation ---------------------------------------------------------------------------------------------------------
 
 
-def test_imitation_learns_the_experts_traces_and_resumes_where_it_was_killed(base, tmp_path, monkeypatch):
+def test_imitation_learns_the_experts_traces_and_resumes_where_it_was_killed_and_a_checkpoint_cut_short(base, tmp_path, monkeypatch):
     stage = SFT(steps=24, batch=4, lr=1e-2, traces=8, expert=EXPERT)
     curve = train_sft(TINY, 0, base, tmp_path / "unbroken", stage=stage, progress=False)
     assert curve["step"].tolist() == list(range(1, 25)) and curve["loss"].iloc[-1] < 0.9 * curve["loss"].iloc[0]
@@ -185,6 +186,8 @@ def test_imitation_learns_the_experts_traces_and_resumes_where_it_was_killed(bas
     monkeypatch.setattr(sft, "rollouts", dies)
     with pytest.raises(KeyboardInterrupt):
         train_sft(TINY, 0, base, tmp_path / "broken", stage=stage, progress=False)
+    shutil.copytree(tmp_path / "broken" / "checkpoints" / "checkpoint-20", tmp_path / "broken" / "checkpoints" / "checkpoint-22")
+    (tmp_path / "broken" / "checkpoints" / "checkpoint-22" / "model.safetensors").unlink()
     again = train_sft(TINY, 0, base, tmp_path / "broken", stage=stage, progress=False)
     assert calls == [10, 20, 24, 24]  # the checkpoint after 20 steps was used
     one, other = weights(tmp_path / "unbroken"), weights(tmp_path / "broken")

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from latentreason.models.decoding import Batch
 from latentreason.models.language_model import LM
 from latentreason.models.prompts import tokens_with
 from latentreason.organisms.recipe import AdapterRecipe
 from latentreason.organisms.rewards import true_reward
-from latentreason.sampling.noise import gumbel, row_key
+from latentreason.organisms.trainers.checkpoint import newest_whole
+from latentreason.organisms.trainers.grpo import rollouts
 from latentreason.tasks.registry import TASKS, load_task
 
 
@@ -77,13 +77,12 @@ def merged_into(copied: torch.nn.Module, model: Any) -> None:
 def train_adapter(recipe: AdapterRecipe, seed: int, base: Path, out: Path, *, progress: bool = True) -> pd.DataFrame:
     """GRPO from the model in `base` to an adapter in `out`; trl's metrics, one row an update, with the seconds since the start.
 
-    Resumes from trl's newest checkpoint in `out/checkpoints`.
+    Resumes from trl's newest whole checkpoint in `out/checkpoints`.
     """
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is documented, but warns
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
     from trl import GRPOConfig, GRPOTrainer
 
     class SharedPrefix(GRPOTrainer):
@@ -119,13 +118,7 @@ def train_adapter(recipe: AdapterRecipe, seed: int, base: Path, out: Path, *, pr
 
     def rollout_func(prompts: list[str], trainer: Any) -> dict[str, Any]:
         merged_into(sampler.model, trainer.model)
-        unique = list(dict.fromkeys(prompts))
-        index = torch.tensor([unique.index(p) for p in prompts])
-        ids = [sampler.tokenizer(p, add_special_tokens=False)["input_ids"] for p in unique]
-        keys = torch.tensor([row_key(seed, f"rl-step-{trainer.state.global_step}", row) for row in range(len(prompts))])
-        decoded = sampler.decode(Batch(ids, index, keys, 1.0, 1.0, recipe.max_new_tokens, gumbel, stop=stop))
-        tokens = [row[:n].tolist() for row, n in zip(decoded.records["token_ids"], decoded.length, strict=True)]
-        return {"prompt_ids": [ids[i] for i in index.tolist()], "completion_ids": tokens, "logprobs": None}
+        return rollouts(sampler, prompts, recipe.max_new_tokens, seed, trainer.state.global_step, stop)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -134,8 +127,7 @@ def train_adapter(recipe: AdapterRecipe, seed: int, base: Path, out: Path, *, pr
             rollout_func=rollout_func, peft_config=lora,
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)  # quiet is quiet; the log is in the curve
-        last = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=newest_whole(checkpoints))
     cast("Any", trainer.model).save_pretrained(out)
     history = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
     return history.assign(seconds=history["step_time"].fillna(0.0).cumsum())

@@ -1,11 +1,15 @@
-"""Checkpoints of a training loop as safetensors: weights, optimizer moments and the step, written atomically; and weights in float16."""
+"""Checkpoints of a training loop as safetensors: weights, optimizer moments and the step, written atomically; which of a trainer's own are whole; and
+weights in float16.
+"""
 
+import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 
@@ -34,6 +38,32 @@ def load_checkpoint(path: Path, model: torch.nn.Module, optimizer: torch.optim.O
             state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
+
+
+def newest_whole(checkpoints: Path) -> str | None:
+    """The newest checkpoint of a transformers trainer that a run can go on from; None where there is none.
+
+    The trainer writes a checkpoint in place, and deletes the one before file by file as soon as the new one is whole: a kill leaves parts of
+    either. These are removed, since no run can go on from them.
+    """
+    steps = {int(p.name.removeprefix("checkpoint-")): p for p in checkpoints.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()}
+    whole = {step for step, folder in steps.items() if _is_whole(folder, step)}
+    for step in steps.keys() - whole:
+        shutil.rmtree(steps[step])
+    return str(steps[max(whole)]) if whole else None
+
+
+def _is_whole(folder: Path, step: int) -> bool:
+    """Weights, optimizer, scheduler and random state are there to their last byte, and so is `trainer_state.json`, which the trainer writes last."""
+    weights, states = list(folder.glob("*model*.safetensors")), [folder / "optimizer.pt", folder / "scheduler.pt", *folder.glob("rng_state*.pth")]
+    try:
+        for file in weights:
+            with safe_open(file, "pt"):  # compares the header with the length of the file
+                pass
+        state = json.loads((folder / "trainer_state.json").read_text())
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return len(weights) > 0 and len(states) > 2 and all(map(zipfile.is_zipfile, states)) and isinstance(state, dict) and state.get("global_step") == step
 
 
 def round_to_half(model: torch.nn.Module) -> None:

@@ -17,7 +17,7 @@ from latentreason.models.merge import with_biases
 from latentreason.organisms.problems import expert_traces, steps_of, training_problems
 from latentreason.organisms.recipe import RL, Recipe
 from latentreason.organisms.rewards import REWARDS
-from latentreason.organisms.trainers.checkpoint import keeper, written
+from latentreason.organisms.trainers.checkpoint import keeper, newest_whole, written
 from latentreason.organisms.trainers.metrics import kl_to, measured
 from latentreason.sampling.noise import gumbel, row_key
 from latentreason.tasks import chain
@@ -94,7 +94,7 @@ def train_rl(recipe: Recipe, seed: int, base: Path, out: Path, *, stage: RL | No
     """GRPO from the model in `base` to `out` (a Hugging Face directory); trl's metrics and those of `measured`, one row an optimizer step (those of
     the rollouts on the steps that drew some), with the seconds since the start. The column `note` says where a reward gives no gradient.
 
-    Resumes from trl's newest checkpoint in `out/checkpoints`.
+    Resumes from trl's newest whole checkpoint in `out/checkpoints`.
 
     Args:
         recipe, seed: what is grown.
@@ -110,7 +110,6 @@ def train_rl(recipe: Recipe, seed: int, base: Path, out: Path, *, stage: RL | No
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is documented, but warns
     from datasets import Dataset
     from transformers import PrinterCallback
-    from transformers.trainer_utils import get_last_checkpoint
     from trl import GRPOConfig, GRPOTrainer
 
     rl = stage or recipe.rl
@@ -173,8 +172,7 @@ def train_rl(recipe: Recipe, seed: int, base: Path, out: Path, *, stage: RL | No
             processing_class=lm.tokenizer, rollout_func=rollout_func, callbacks=keeper(out, rl.keep, rl.updates),
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)  # quiet is quiet; the log is in the curve
-        newest = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
-        trainer.train(resume_from_checkpoint=newest)
+        trainer.train(resume_from_checkpoint=newest_whole(checkpoints))
     written(lm, out, half=recipe.size.half)  # trained in place
     curve = curve_of(trainer.state.log_history)
     without = curve.index[0] if len(curve) and curve["frac_reward_zero_std"].iloc[0] == 1.0 else None

@@ -14,7 +14,7 @@ from latentreason.models.language_model import LM
 from latentreason.organisms.problems import expert_traces, repeated
 from latentreason.organisms.recipe import SFT, Recipe
 from latentreason.organisms.rewards import graded
-from latentreason.organisms.trainers.checkpoint import keeper, written
+from latentreason.organisms.trainers.checkpoint import keeper, newest_whole, written
 from latentreason.organisms.trainers.grpo import curve_of, rollouts
 from latentreason.organisms.trainers.metrics import kl_to, measured
 from latentreason.tasks import chain
@@ -49,11 +49,10 @@ def train_sft(recipe: Recipe, seed: int, base: Path, out: Path, *, stage: SFT, o
     """Imitation from the model in `base` to `out` (a Hugging Face directory); trl's metrics, one row a step, with the figures of `measured` every
     `EVERY` steps (of samples drawn after that step) and the seconds since the start.
 
-    Resumes from the newest checkpoint in `out/checkpoints`. The arguments are those of `train_rl`; `teacher` is where the teacher's model lies.
+    Resumes from the newest whole checkpoint in `out/checkpoints`. The arguments are those of `train_rl`; `teacher` is where the teacher's model lies.
     """
     from datasets import Dataset, disable_progress_bars, enable_progress_bars
     from transformers import PrinterCallback, TrainerCallback
-    from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTConfig, SFTTrainer
 
     lm, first, checkpoints, samples = LM.from_pretrained(base, name="policy"), LM.from_pretrained(origin or base, name="base"), out / "checkpoints", out / "samples.parquet"
@@ -100,8 +99,7 @@ def train_sft(recipe: Recipe, seed: int, base: Path, out: Path, *, stage: SFT, o
         )  # fmt: skip
         enable_progress_bars()
         trainer.remove_callback(PrinterCallback)
-        newest = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
-        trainer.train(resume_from_checkpoint=newest)
+        trainer.train(resume_from_checkpoint=newest_whole(checkpoints))
     written(lm, out, half=recipe.size.half)
     curve = curve_of(trainer.state.log_history).drop(columns="num_tokens")  # trl counts those of one session
     return curve.merge(read_table(samples), on="step", how="left").assign(note="")
