@@ -20,11 +20,17 @@
 # %%
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 
 import latentreason as lr
+from latentreason.hybrid.calibrate import calibrate  # many at once; `lr.calibrated` is for one
+
+plt.rcParams["figure.dpi"] = 80
+sample, calibrate = (partial(f, progress=False) for f in (lr.sample, calibrate))
 
 tiny = bool(os.environ.get("LATENTREASON_TINY"))
 n_problems, n_calibration, n = (4, 4, 1) if tiny else (50, 30, 4)
@@ -34,7 +40,9 @@ problems = lr.load_task("chain", split="test", limit=n_problems, seed=0)
 calibration = lr.load_task("chain", split="calibration", limit=n_calibration, seed=0)
 sampling = lr.Sampling(n=n, max_new_tokens=32 if tiny else 96)
 
-ends = lr.sample(lr.Arms([lr.Hybrid(pair, lr.never(), name="base"), lr.Hybrid(pair, lr.always(), name="rl")]), problems, sampling)
+ends = sample(
+    lr.Arms([lr.Hybrid(pair, lr.never(), name="base"), lr.Hybrid(pair, lr.always(), name="rl")]), problems, sampling
+)
 base, rl = ends.arm("base"), ends.arm("rl")
 print({name: round(float(ends.arm(name).table["correct"].mean()), 3) for name in ends.arms})
 
@@ -64,12 +72,14 @@ def on_regret(threshold=1.0):
 # budget says nothing. Thresholds come from calibration problems. `opposite` routes where a score is *lowest* first.
 
 # %%
-from latentreason.hybrid.calibrate import calibrate  # several routers and budgets in one search; `lr.calibrated` is for one
-
 budgets = (0.5,) if tiny else (0.25, 0.5, 0.75)
 candidates = [lr.on_divergence("js"), on_regret(), lr.on_entropy(), lr.opposite(lr.on_divergence("js"))]
 routers = calibrate(candidates, pair, calibration, budgets, sampling=sampling, quick=tiny)
-pd.DataFrame([{"router": r.name, "reads": ", ".join(sorted(r.reads)), "threshold": r.params["threshold"], **{k: r.params["calibration"][k] for k in ("budget", "share_of_D")}} for r in routers]).round(3)
+known = [
+    {"router": r.name, "reads": ", ".join(sorted(r.reads)), "threshold": r.params["threshold"], **r.params["calibration"]}
+    for r in routers
+]
+pd.DataFrame(known)[["router", "reads", "threshold", "budget", "share_of_D"]].round(3)
 
 # %% [markdown]
 # Each router stands beside two controls with its own budget: `matched_disagreement` changes as many tokens at random places where the two
@@ -77,8 +87,12 @@ pd.DataFrame([{"router": r.name, "reads": ", ".join(sorted(r.reads)), "threshold
 # and only does not know *which* of them matter.
 
 # %%
-hybrid = lr.sample(lr.Arms([lr.Hybrid(pair, router) for router in routers]), problems, sampling)
-control = lr.sample(lr.Arms([lr.Hybrid(pair, twin(router)) for router in routers for twin in (lr.matched_disagreement, lr.matched_random)]), problems, sampling)
+hybrid = sample(lr.Arms([lr.Hybrid(pair, router) for router in routers]), problems, sampling)
+control = sample(
+    lr.Arms([lr.Hybrid(pair, twin(router)) for router in routers for twin in (lr.matched_disagreement, lr.matched_random)]),
+    problems,
+    sampling,
+)
 
 # %% [markdown]
 # The roles exchanged, with the same router: the RL model decodes, and the base model's tokens are put in where the two differ most. What is
@@ -87,12 +101,14 @@ control = lr.sample(lr.Arms([lr.Hybrid(pair, twin(router)) for router in routers
 # %%
 turned = pair.exchanged()
 back = calibrate([lr.on_divergence("js")], turned, calibration, budgets, sampling=sampling, quick=tiny)
-exchanged = lr.sample(lr.Arms([lr.Hybrid(turned, router) for router in back]), problems, sampling)
+exchanged = sample(lr.Arms([lr.Hybrid(turned, router) for router in back]), problems, sampling)
 
 # %%
 result = lr.studies.routing.run(base=base, rl=rl, hybrid=hybrid, control=control, exchanged=exchanged)
-at_half = result.readable("changed_of_D", "accuracy", "recovery", by=["router", "control", "timing_source", "arm"]).query("arm.str.endswith('@0.50')")
-at_half.drop(columns="arm")
+at_half = result.readable("changed_of_D", "accuracy", "recovery", by=["router", "control", "timing_source", "arm"]).query(
+    "arm.str.endswith('@0.50')"
+)
+at_half.drop(columns="arm").reset_index(drop=True)
 
 # %% [markdown]
 # ## Base alone against the RL model live
@@ -116,21 +132,27 @@ result.readable("lost", by=["arm", "budget"])
 # have let it? `watched` records their scores at every token.
 
 # %%
-js, entropy = (next(r for r in routers if r.name == name and r.params["calibration"]["budget"] == 0.5) for name in ("on_divergence(js)", "on_entropy"))
-seen = lr.sample(lr.Arms([lr.Hybrid(pair, lr.always())], watched=[js, entropy]), problems, sampling)
+halves = {r.name: r for r in routers if r.params["calibration"]["budget"] == 0.5}
+js, entropy = halves["on_divergence(js)"], halves["on_entropy"]
+seen = sample(lr.Arms([lr.Hybrid(pair, lr.always())], watched=[js, entropy]), problems, sampling)
 tokens = seen.table.explode(["token_ids", "base_token_ids", "changed", "score:0", "score:1"])
 tokens = tokens[tokens["changed"].astype(bool)]
 word = pair.base.tokenizer.convert_ids_to_tokens
-said = pd.DataFrame({
-    "js": tokens["score:0"] > js.params["threshold"],
-    "entropy": tokens["score:1"] > entropy.params["threshold"],
-    "base to RL": [f"{word(int(b))} to {word(int(r))}" for b, r in zip(tokens["base_token_ids"], tokens["token_ids"], strict=True)],
-})
+said = pd.DataFrame(
+    {
+        "js": tokens["score:0"] > js.params["threshold"],
+        "entropy": tokens["score:1"] > entropy.params["threshold"],
+        "base to RL": [
+            f"{word(int(b))} to {word(int(r))}" for b, r in zip(tokens["base_token_ids"], tokens["token_ids"], strict=True)
+        ],
+    }
+)
 by_pair = said.groupby("base to RL").agg(tokens=("js", "size"), js=("js", "mean"), entropy=("entropy", "mean"))
 by_pair.sort_values("tokens", ascending=False).head(10).round(2)
 
 # %% [markdown]
-# The columns `js` and `entropy` are the share of these tokens that each router lets through. Now one problem that one of them gets right
+# The columns `js` and `entropy` are the share of these tokens that each router lets through: both see the choice of a format, and both let most of the
+# `split`s of the format `code` pass by at this budget, about which the base model is sure. Now one problem that one of them gets right
 # and the other does not, side by side:
 
 # %%
@@ -154,7 +176,7 @@ def rl_passes(hybrid):
     passes = []
     counter = pair.rl.model.register_forward_pre_hook(lambda *_: passes.append(1))
     try:
-        rows = [lr.sample(hybrid, [p], replace(sampling, n=1), progress=False).table for p in problems[: 2 if tiny else 8]]
+        rows = [sample(hybrid, [p], replace(sampling, n=1)).table for p in problems[: 2 if tiny else 8]]
     finally:
         counter.remove()
     return [row["token_ids"][0].tolist() for row in rows], len(passes)
@@ -165,7 +187,15 @@ for router, mode in ((entropy, "lazy"), (js, "speculative")):
     plain, in_step = rl_passes(lr.Hybrid(pair, router))
     other, fewer = rl_passes(lr.Hybrid(pair, router, mode=mode))
     assert other == plain, f"{mode} decoding must not change a token"
-    rows.append({"router": router.name, "mode": mode, "tokens": sum(map(len, plain)), "RL passes, lockstep": in_step, "RL passes in this mode": fewer})
+    rows.append(
+        {
+            "router": router.name,
+            "mode": mode,
+            "tokens": sum(map(len, plain)),
+            "RL passes, lockstep": in_step,
+            "RL passes in this mode": fewer,
+        }
+    )
 pd.DataFrame(rows)
 
 # %% [markdown]
@@ -182,7 +212,10 @@ for rival in (r for r in RIVALS if r.name in ("temperature", "logit_delta", "int
     setting, tried = tuned(replace(rival, grid=rival.grid[:2]) if tiny else rival, pair, calibration, sampling)
     drawn.append(lr.Rollouts(rival.draw(pair, problems, sampling, setting).table.assign(arm=rival.name)))
     facts[rival.name] = {"uses": rival.uses, "passes": rival.passes, "setting": setting, "tried": tried}
-for name, uses in (("on_divergence(js)", "RL logits at every token"), ("on_entropy", "RL tokens where the base is uncertain")):
+for name, uses in (
+    ("on_divergence(js)", "RL logits at every token"),
+    ("on_entropy", "RL tokens where the base is uncertain"),
+):
     drawn.append(hybrid.arm(f"{name}@{budgets[-1]:.2f}"))
     facts[drawn[-1].arms[0]] = {"uses": uses, "passes": 2, "setting": budgets[-1], "tried": []}
 rivals = lr.studies.rivals.run(base=base, rl=rl, rivals=lr.concat(drawn), facts=facts)
@@ -203,8 +236,8 @@ print(full.finding)
 full.plot()
 
 # %% [markdown]
-# So the base model's uncertainty does know which tokens matter, though less well than the two models together; `opposite`, which takes a
-# score's other end, is the refutation that these routers pass.
+# So something in the base model alone knows which tokens matter: its uncertainty, and better than that a probe of its own state for where a strategy is
+# about to open. Refuted are `on_nearest` and `opposite`: they do worse than as many disagreements at random. What the roles exchanged lose:
 
 # %%
 full.readable("lost", by=["arm"])

@@ -21,22 +21,30 @@
 # %%
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
 import latentreason as lr
+from latentreason.hybrid.calibrate import calibrate
 from latentreason.stats import mean_estimate
+
+plt.rcParams["figure.dpi"] = 80
+sample, calibrate = (partial(f, progress=False) for f in (lr.sample, calibrate))
 
 tiny = bool(os.environ.get("LATENTREASON_TINY"))
 n_fit, n_problems, n = (20, 4, 2) if tiny else (60, 40, 4)
 
 pair = lr.ModelPair.from_organism("activation")
-fit, calibration, problems = (lr.load_task("chain", split=split, limit=limit, seed=0) for split, limit in (("fit", n_fit), ("calibration", n_problems // 2), ("test", n_problems)))
-sampling = lr.Sampling(n=n, max_new_tokens=40 if tiny else 96)
+fit, calibration, problems = (
+    lr.load_task("chain", split=split, limit=limit, seed=0)
+    for split, limit in (("fit", n_fit), ("calibration", n_problems // 2), ("test", n_problems))
+)
+sampling = lr.Sampling(n=n, max_new_tokens=28 if tiny else 96)
 ends = [lr.Hybrid(pair, lr.never(), name="base"), lr.Hybrid(pair, lr.always(), name="rl")]
-own = lr.sample(lr.Arms(ends), fit, sampling)  # each model's own traces, to fit on
+own = sample(lr.Arms(ends), fit, sampling)  # each model's own traces, to fit on
 text = lr.language("chain", pair.base.tokenizer)
 
 # %% [markdown]
@@ -45,9 +53,18 @@ text = lr.language("chain", pair.base.tokenizer)
 # cosine between the vectors of two halves of the problems; a vector far below 1 is noise, and so is every cosine with it.
 
 # %%
-vectors = {name: lr.fit_vectors(lm, own.arm(name), text.spans(own.arm(name))) for name, lm in (("base", pair.base), ("rl", pair.rl))}
+vectors = {
+    name: lr.fit_vectors(lm, own.arm(name), text.spans(own.arm(name))) for name, lm in (("base", pair.base), ("rl", pair.rl))
+}
 middle = pair.base.n_layers // 2
-pd.DataFrame([{"fitted on": name, "strategy": v.label, "n": v.n, "scale": v.scale, "split_half": v.info["split_half"]} for name, found in vectors.items() for v in found.at(middle).values() if ":" not in v.label]).round(2)
+pd.DataFrame(
+    [
+        {"fitted on": name, "strategy": v.label, "n": v.n, "scale": v.scale, "split_half": v.info["split_half"]}
+        for name, found in vectors.items()
+        for v in found.at(middle).values()
+        if ":" not in v.label
+    ]
+).round(2)
 
 # %% [markdown]
 # Is the base model's vector the RL model's? A cosine alone is no evidence: what goes with a strategy (the format of the trace, the position)
@@ -66,8 +83,16 @@ def of(quantity, kind):
 
 
 cosine, null = of("cosine_within", "base_rl"), of("cosine_within", "shuffled")
-interval = cosine.apply(lambda r: f"{r['value']:.2f} [{r['lo']:.2f}, {r['hi']:.2f}]" if pd.notna(r["value"]) else r["reason"], axis=1)
-pd.DataFrame({"cosine, base and RL": interval, "shuffles, 95th percentile": null["hi"].round(2), "reliability, base": of("reliability_within", "base")["value"].round(2), "reliability, RL": of("reliability_within", "rl")["value"].round(2)})
+interval = cosine.apply(
+    lambda r: f"{r['value']:.2f} [{r['lo']:.2f}, {r['hi']:.2f}]" if pd.notna(r["value"]) else r["reason"], axis=1
+)
+reliability = {
+    f"reliability, {name}": of("reliability_within", kind)["value"].round(2)
+    for name, kind in (("base", "base"), ("RL", "rl"))
+}
+pd.DataFrame({"cosine, base and RL": interval, "shuffles, 95th percentile": null["hi"].round(2), **reliability}).astype(
+    object
+).fillna("")
 
 # %% [markdown]
 # ## Which layer?
@@ -82,9 +107,18 @@ label = "split"
 
 def opened(arms, on):
     """How often the strategy is opened in a trace, and accuracy, by arm."""
-    found = lr.sample(lr.Arms(arms), on, sampling)
+    found = sample(lr.Arms(arms), on, sampling)
     found = lr.Rollouts(found.table.assign(opened=found.table["text"].str.count(label)))
-    return pd.DataFrame([{"arm": name, "opened": mean_estimate(found.arm(name).per_problem("opened").to_numpy()), "accuracy": mean_estimate(found.arm(name).per_problem().to_numpy(float))} for name in found.arms])
+    return pd.DataFrame(
+        [
+            {
+                "arm": name,
+                "opened": mean_estimate(found.arm(name).per_problem("opened").to_numpy()),
+                "accuracy": mean_estimate(found.arm(name).per_problem().to_numpy(float)),
+            }
+            for name in found.arms
+        ]
+    )
 
 
 def steered(chosen, strength, name):
@@ -93,14 +127,24 @@ def steered(chosen, strength, name):
 
 layers = range(pair.base.n_layers)
 sets = {"base-fitted": vectors["base"], "RL-fitted": vectors["rl"], "random twin": vectors["base"].random_like(0)}
-sweep = opened([ends[0], *(steered(chosen.at(layer), 1.0, f"{name}|{layer}") for name, chosen in sets.items() for layer in layers)], calibration)
+sweep = opened(
+    [ends[0], *(steered(chosen.at(layer), 1.0, f"{name}|{layer}") for name, chosen in sets.items() for layer in layers)],
+    calibration,
+)
 
 from latentreason.studies.palette import ARMS
 
 _, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
 for shift, (name, colour) in enumerate(zip(sets, (ARMS["base"], ARMS["rl"], ARMS["control"]), strict=True)):
     row = [sweep.set_index("arm")["opened"][f"{name}|{layer}"] for layer in layers]
-    ax.errorbar([layer + 0.08 * (shift - 1) for layer in layers], [e.value for e in row], [[e.value - e.lo for e in row], [e.hi - e.value for e in row]], fmt="o-", color=colour, label=name)
+    ax.errorbar(
+        [layer + 0.08 * (shift - 1) for layer in layers],
+        [e.value for e in row],
+        [[e.value - e.lo for e in row], [e.hi - e.value for e in row]],
+        fmt="o-",
+        color=colour,
+        label=name,
+    )
 ax.axhline(sweep["opened"][0].value, color="0.6", linestyle=":", label="not steered")
 ax.set(xlabel="layer", xticks=list(layers), ylabel=f"{label}s opened a trace", title="strength 1")
 ax.legend(frameon=False, fontsize=8)
@@ -111,71 +155,130 @@ print("chosen: layer", layer)
 # ## How strong, and beside what?
 # Strength 1 is the mean gap between "with" and "without". `steer_persistent` adds the vector to the last tokens together. The plainest rival is
 # a **logit bias** on the word that opens the strategy: a vector that does no more than the bias says where the word is written, not how the
-# strategy is represented. More splits are not more right answers: see the last column.
+# strategy is represented. More splits need not be more right answers: see the last column.
 
 # %%
 doses = [steered(vectors["base"].at(layer), strength, f"base-fitted, {strength:g}") for strength in (0.25, 0.5, 1.0, 2.0)]
-doses += [steered(vectors["rl"].at(layer), 1.0, "RL-fitted, 1"), steered(sets["random twin"].at(layer), 1.0, "random twin, 1")]
-doses += [lr.Hybrid(pair, lr.at_strategy(), lr.steer_persistent(vectors["base"].at(layer), label=label, strength=1.0, window=8), "base-fitted, 1, window of 8")]
-doses += [lr.Hybrid(pair, lr.at_strategy(), lr.logit_bias(text.tokens[label], nats), f"logit bias, {nats:g} nats") for nats in (1.0, 3.0)]
+doses += [
+    steered(vectors["rl"].at(layer), 1.0, "RL-fitted, 1"),
+    steered(sets["random twin"].at(layer), 1.0, "random twin, 1"),
+]
+doses += [
+    lr.Hybrid(
+        pair,
+        lr.at_strategy(),
+        lr.steer_persistent(vectors["base"].at(layer), label=label, strength=1.0, window=8),
+        "base-fitted, 1, window of 8",
+    )
+]
+doses += [
+    lr.Hybrid(pair, lr.at_strategy(), lr.logit_bias(text.tokens[label], nats), f"logit bias, {nats:g} nats")
+    for nats in (1.0, 3.0)
+]
 opened([ends[0], *doses], problems)
 
 # %% [markdown]
 # ## How much of the gain?
 # Now without the grammar: the router is `on_divergence("js")` at three quarters of D, and the vector is that of the **category** that an activation
-# falls into, read off the RL model (an oracle) or off the base. Strengths are chosen on calibration problems, for controls as well.
+# falls into, read off the RL model (an oracle) or off the base. Strengths are chosen on calibration problems, for controls as well. The column
+# `uses` says where timing, category and vectors come from.
 
 # %%
 from latentreason.hybrid.steering import fit_category, random_category, steer_by
 from latentreason.vectors.contrast import capture_onsets
 
-router = lr.calibrated(lr.on_divergence("js"), pair, calibration, changed=0.75, sampling=sampling, quick=True)
-own_router = lr.calibrated(lr.on_entropy(), pair, calibration, changed=0.75, sampling=sampling, quick=True)
+when, own_when = calibrate(
+    [lr.on_divergence("js"), lr.on_entropy()], pair, calibration, [0.75], sampling=sampling, quick=True
+)
 labels = tuple(label for label in vectors["base"].labels if label in vectors["rl"].labels)
-category = {name: fit_category(capture_onsets(lm, own.arm(name), text.spans(own.arm(name)), layers=middle), layer=middle, model=name, labels=labels) for name, lm in (("base", pair.base), ("rl", pair.rl))}
+category = {
+    name: fit_category(
+        capture_onsets(lm, own.arm(name), text.spans(own.arm(name)), layers=middle), layer=middle, model=name, labels=labels
+    )
+    for name, lm in (("base", pair.base), ("rl", pair.rl))
+}
 print({name: f"category right on {c.accuracy:.2f} of held-out onsets" for name, c in category.items()})
 
 chosen = {name: found.at(layer) for name, found in sets.items()}
 arms = {  # name: what it uses, router, action at a strength
-    "base vectors": ("RL timing, RL category, base-fitted vectors", router, lambda s: steer_by(chosen["base-fitted"], category["rl"], strength=s)),
-    "RL vectors": ("RL timing, RL category, RL-fitted vectors", router, lambda s: steer_by(chosen["RL-fitted"], category["rl"], strength=s)),
-    "random vectors": ("RL timing, RL category, random vectors", router, lambda s: steer_by(chosen["random twin"], category["rl"], strength=s)),
-    "random category": ("RL timing, random category, base-fitted vectors", router, lambda s: steer_by(chosen["base-fitted"], random_category(labels), strength=s)),
-    "mean vector": ("RL timing, mean of base-fitted vectors", router, lambda s: lr.steer(chosen["base-fitted"], strength=s)),
-    "base alone": ("base timing, base category, base-fitted vectors", own_router, lambda s: steer_by(chosen["base-fitted"], category["base"], strength=s)),
-    "swap": ("RL timing, RL token", router, lambda s: lr.swap()),
-    "swap, base timing": ("base timing, RL token", own_router, lambda s: lr.swap()),
+    "base vectors": (
+        "RL timing, RL category, base-fitted vectors",
+        when,
+        lambda s: steer_by(chosen["base-fitted"], category["rl"], strength=s),
+    ),
+    "RL vectors": (
+        "RL timing, RL category, RL-fitted vectors",
+        when,
+        lambda s: steer_by(chosen["RL-fitted"], category["rl"], strength=s),
+    ),
+    "random vectors": (
+        "RL timing, RL category, random vectors",
+        when,
+        lambda s: steer_by(chosen["random twin"], category["rl"], strength=s),
+    ),
+    "random category": (
+        "RL timing, random category, base-fitted vectors",
+        when,
+        lambda s: steer_by(chosen["base-fitted"], random_category(labels), strength=s),
+    ),
+    "mean vector": ("RL timing, mean of base-fitted vectors", when, lambda s: lr.steer(chosen["base-fitted"], strength=s)),
+    "base alone": (
+        "base timing, base category, base-fitted vectors",
+        own_when,
+        lambda s: steer_by(chosen["base-fitted"], category["base"], strength=s),
+    ),
+    "swap": ("RL timing, RL token", when, lambda s: lr.swap()),
+    "swap, base timing": ("base timing, RL token", own_when, lambda s: lr.swap()),
 }
 
 # %%
 grid = (2.0,) if tiny else (1.0, 2.0, 4.0)
-tried = lr.sample(lr.Arms([lr.Hybrid(pair, r, act(s), f"{name}|{s}") for name, (_, r, act) in arms.items() for s in grid]), calibration, replace(sampling, keep_tokens=False))
+tried = sample(
+    lr.Arms([lr.Hybrid(pair, r, act(s), f"{name}|{s}") for name, (_, r, act) in arms.items() for s in grid]),
+    calibration,
+    replace(sampling, keep_tokens=False),
+)
 accuracy = tried.table.groupby("arm")["correct"].mean()
 best = {name: max(grid, key=lambda s: accuracy[f"{name}|{s}"]) for name in arms if "swap" not in name}
 
 
 def recovered(hybrids, uses, sampling):
     """Share of the gain of each hybrid, with what it uses and its forward passes a token."""
-    found = lr.sample(lr.Arms([*ends, *hybrids]), problems, sampling)
+    found = sample(lr.Arms([*ends, *hybrids]), problems, sampling)
     facts = {}
     for hybrid in hybrids:
         table, action = found.arm(hybrid.name).table, hybrid.action
-        again = len(action.params.get("strengths", [0])) * len(action.params.get("windows", [0])) if "again" in action.reads else 0
+        again = (
+            len(action.params.get("strengths", [0])) * len(action.params.get("windows", [0]))
+            if "again" in action.reads
+            else 0
+        )
         models = 1 if uses[hybrid.name].startswith("base timing") and again else 2
-        facts[hybrid.name] = {"uses": uses[hybrid.name], "passes": round(models + again * float(table["n_routed"].sum() / table["n_tokens"].sum()), 1), "setting": best.get(hybrid.name, 1.0), "tried": []}
-    return lr.studies.rivals.run(base=found.arm("base"), rl=found.arm("rl"), rivals=lr.concat([found.arm(h.name) for h in hybrids]), facts=facts)
+        facts[hybrid.name] = {
+            "uses": uses[hybrid.name],
+            "passes": round(models + again * float(table["n_routed"].sum() / table["n_tokens"].sum()), 1),
+            "setting": best.get(hybrid.name, 1.0),
+            "tried": [],
+        }
+    return lr.studies.rivals.run(
+        base=found.arm("base"), rl=found.arm("rl"), rivals=lr.concat([found.arm(h.name) for h in hybrids]), facts=facts
+    )
 
 
-result = recovered([lr.Hybrid(pair, r, act(best.get(name, 1.0)), name) for name, (_, r, act) in arms.items()], {name: uses for name, (uses, *_) in arms.items()}, sampling)
+result = recovered(
+    [lr.Hybrid(pair, r, act(best.get(name, 1.0)), name) for name, (_, r, act) in arms.items()],
+    {name: uses for name, (uses, *_) in arms.items()},
+    sampling,
+)
 result.readable("accuracy", "recovery", by=["arm", "uses", "setting", "passes"])
 
 # %%
 result.plot()
 
 # %% [markdown]
-# Base-fitted vectors do what RL-fitted ones do, and random ones do nothing: the directions were there before RL. But *which* vector was read off
-# the RL model. With a category at random, or the base's own, the gain is gone. Had the last row of the base's own timing and category come
-# near the first, "the base has it all, and knows when" would stand; it does not.
+# Base-fitted vectors recover a large part of the gain and random ones of the same norms nothing: the directions were there before RL. But *which* vector
+# is added was read off the RL model. With a category at random the gain is gone, and with the base's own, too, though the base's own *timing* loses
+# little where the RL model gives the token. Had "base alone" come near the first row, the base model would have had all of it; on this pair that is refuted.
 #
 # ## Vectors trained on the RL model's tokens
 # `fit_optimised` moves a vector by gradient until the base model says what the RL model says where the two disagree. Problems are split: to
@@ -186,8 +289,10 @@ result.plot()
 from latentreason.hybrid.presets import among, categorised, published_without, steer_best, venhoff_g1, venhoff_g3
 from latentreason.vectors.optimised import fit_optimised
 
-places = categorised(pair, own.arm("rl"), category["rl"], at_least=15 if tiny else 50)  # rarer ones fall to the likeliest of these
-how = {"layer": middle, "seeds": (0,) if tiny else (0, 1), "epochs": 1 if tiny else 4}
+places = categorised(
+    pair, own.arm("rl"), category["rl"], at_least=15 if tiny else 50
+)  # rarer ones fall to the likeliest of these
+how = {"layer": middle, "seeds": (0,) if tiny else (0, 1), "epochs": 1 if tiny else 6}
 trained = {
     "one vector": fit_optimised(pair.base, own.arm("rl"), places.assign(strategy="bias"), **how),
     "a vector a category": fit_optimised(pair.base, own.arm("rl"), places, **how),
@@ -211,7 +316,11 @@ greedy = replace(sampling, n=1, temperature=0.0)
 several, learned = (trained[name] for name in ("a vector a category", "and a learned strength"))
 first, last = venhoff_g1(pair, several.vectors, known, **small), venhoff_g3(pair, learned, category["rl"])
 without = published_without(first, several.vectors, lambda v: steer_best(v, known, **small))
-without |= {"g3": published_without(last, learned.vectors, lambda v: steer_by(v, among(category["rl"], v.labels), strength=learned.strength))["random vectors"]}
+without |= {
+    "g3": published_without(
+        last, learned.vectors, lambda v: steer_by(v, among(category["rl"], v.labels), strength=learned.strength)
+    )["random vectors"]
+}
 knows = "RL logits at every token"
 uses = {
     "venhoff_g1": f"{knows}, RL-fitted vectors", "venhoff_g1: swap": "RL token at the same positions", "venhoff_g1: rerank": f"{knows}, no vectors", "venhoff_g1: random vectors": f"{knows}, random vectors",
@@ -222,6 +331,10 @@ presets.readable("accuracy", "recovery", by=["arm", "uses", "passes"])
 
 # %%
 presets.plot()
+
+# %% [markdown]
+# The trained vectors matter: random ones do next to nothing. Yet the RL model's choice among five tokens of the base model does the same with no vector
+# at all, and asks no more of the RL model. So the presets show that the base model can be pushed into the RL model's words, not that it knew when.
 
 # %% [markdown]
 # ## At full size
