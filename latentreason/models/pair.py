@@ -13,7 +13,7 @@ from latentreason.files import read_json
 from latentreason.models.adapters import is_adapter, with_adapter
 from latentreason.models.language_model import LM, shown
 from latentreason.models.smollm2 import fetched
-from latentreason.store import open_artifact
+from latentreason.store import Manifest, open_artifact
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class ModelPair:
         Raises:
             UnknownName: no such organism.
             CorruptArtifact: a file of it, or of the model that it stands on, is missing, cut short or edited.
-            InvalidInput: the model that it stands on has not been fetched.
+            InvalidInput: the model that it stands on has not been fetched, or is not the one that its adapter was trained on.
         """
         pair = cls.from_folder(organism_dir(name), name)
         if verbose:
@@ -139,10 +139,12 @@ class ModelPair:
     def from_folder(cls, folder: str | Path, name: str) -> "ModelPair":
         """The pair in the folder of an organism; raises as `from_organism`."""
         folder = Path(folder)
-        open_artifact(folder)
+        manifest = open_artifact(folder)
         if (folder / "adapter").is_dir():
             base = _named(folder, "base", '{"base": "smollm2"}, or the name of another model that can be fetched')
-            pair = cls.from_pretrained(fetched(base), adapter=folder / "adapter", merge=True, verbose=False)  # faster, and the rivals mix weights
+            path = fetched(base)
+            _refuse_other_base(manifest, base, path)
+            pair = cls.from_pretrained(path, adapter=folder / "adapter", merge=True, verbose=False)  # faster, and the rivals mix weights
         elif (folder / "base").is_dir():
             pair = cls.from_pretrained(folder / "base", folder / "rl", verbose=False)
         else:
@@ -158,6 +160,14 @@ def _named(folder: Path, key: str, fix: str) -> str:
     if not (isinstance(facts, dict) and isinstance(facts.get(key), str)):
         raise CorruptArtifact(f"{folder / 'base.json'} names no base. Fix: {fix}.")
     return str(facts[key])
+
+
+def _refuse_other_base(adapter: Manifest, base: str, path: Path) -> None:
+    """Raises InvalidInput where the adapter's manifest says that it was trained on other weights than those in `path`, whose hashes are verified."""
+    found = open_artifact(path, verify=False).files["model.safetensors"]["sha256"]
+    for model in adapter.models:
+        if model.get("id") == base and model.get("weights_sha256", found) != found:
+            raise InvalidInput(f"The adapter of {adapter.name!r} was trained on {base!r} with weights of sha256 {model['weights_sha256']}; those in {path} have {found}. Put that base there, or train the adapter again on this one: `latentreason organisms train {adapter.name}`.")
 
 
 def _called(source: Any) -> str:

