@@ -83,7 +83,7 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
     if leaked := sum(split_of(p.id) == "test" for p in problems):
         raise InvalidInput(f"{leaked} of {len(problems)} problems belong to the test split by their hash, which calibration must not see: pass load_task(..., split='calibration').")
     bar = tqdm(total=4 if quick else ROUNDS + 6, desc="calibrate", disable=not progress)
-    positions = sampling.max_new_tokens + max(len(render(p, pair.base.tokenizer, sampling.prompt)) for p in problems)
+    positions = sampling.max_new_tokens + max(len(render(p, pair.base.writer, sampling.prompt)) for p in problems)
     rows = sampling.max_rows or SHARED * rows_that_fit(Hybrid(pair, always()), positions)
 
     def decode(arms: Sequence[Router], keep_tokens: bool = True, watched: Sequence[Router] = ()) -> list[pd.DataFrame]:

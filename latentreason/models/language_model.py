@@ -26,6 +26,7 @@ class LM:
         name: what tables and messages call the model.
         revision: commit or hash of the weights, where known.
         n_vocab: number of real tokens; rows of the logits beyond it are padding and are cut off.
+        shared: what writes the prompts in place of `tokenizer`: a `ModelPair` gives its RL model the base's, so that both see the same ones.
     """
 
     model: "PreTrainedModel" = field(repr=False)
@@ -33,6 +34,7 @@ class LM:
     name: str
     revision: str | None = None
     n_vocab: int = 0
+    shared: "PreTrainedTokenizerBase | None" = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         check_generates(self.model, self.name)
@@ -107,6 +109,11 @@ class LM:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return int(2 * self.n_layers * heads * width * self.model.dtype.itemsize)
+
+    @property
+    def writer(self) -> "PreTrainedTokenizerBase":
+        """The tokenizer that writes its prompts: its own, but for the RL model of a pair."""
+        return self.tokenizer if self.shared is None else self.shared
 
     @property
     def lms(self) -> "tuple[LM, ...]":

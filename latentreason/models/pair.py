@@ -1,7 +1,7 @@
 """ModelPair: a base model and its RL model, with proof that they share their tokens."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ class ModelPair:
     """Two models that share token ids. Padded vocabulary rows may differ; real tokens may not.
 
     Attributes:
-        base, rl: the models.
+        base, rl: the models. Prompts of both are written by the base's tokenizer (`LM.shared`), text is read and ended by each one's own.
         name: of the pair.
         renamed_special: added tokens (`<|im_start|>` and the like) may have other names in the two tokenizers; their ids are then
             exchanged as they are, and text is read with the base's names. Distilled models need it.
@@ -45,6 +45,8 @@ class ModelPair:
             raise VocabMismatch(f"{self.base.name!r} and {self.rl.name!r} differ in {len(differ)} real tokens, so their ids cannot be exchanged. First (base id / RL id): {first}. Use two models with one tokenizer{'; or, since all of these are added tokens, renamed_special=True' if special else ''}.")
         if self.base.device != self.rl.device:
             raise InvalidInput(f"{self.base.name!r} is on {self.base.device}, {self.rl.name!r} on {self.rl.device}, but the two decode in step. Load both on one device, as in device_map={{'': 'cuda:0'}}, or spread each over all with device_map='auto'.")
+        if self.rl.shared is not self.base.writer:  # the LM that was passed stays as it is
+            object.__setattr__(self, "rl", replace(self.rl, shared=self.base.writer))
 
     def __repr__(self) -> str:
         """One line: parameters, dtype and device of both, real and padded vocabulary, agreement of the tokenizers."""
@@ -55,11 +57,11 @@ class ModelPair:
         shared = f" ({shown(own)} of its own)" if own < sum(w.numel() for w in weights) else ""
         rows = f"{base.n_rows}" if base.n_rows == rl.n_rows else f"{base.n_rows} and {rl.n_rows}"
         unlike = [what for what in ("chat_template", "bos_token", "eos_token") if getattr(base.tokenizer, what) != getattr(rl.tokenizer, what)]
-        agree = "tokenizers agree" + (f" but for {', '.join(unlike)}" if unlike else "")
+        agree = "tokenizers agree" + (f" but for {', '.join(unlike)}" if unlike else "") + ("; templates differ: prompts are the base's" if "chat_template" in unlike else "")
         return f"{self.name}: {base.summary}; {rl.summary}{shared}; {min(base.n_vocab, rl.n_vocab)} real tokens, padded to {rows}; {agree}"
 
     def exchanged(self) -> "ModelPair":
-        """The same two models with their roles exchanged: the RL model decodes, and the base model's tokens are put in."""
+        """The same two models with their roles exchanged: the RL model decodes, and the base model's tokens are put in. Prompts stay the same."""
         return ModelPair(self.rl, self.base, f"{self.name}, exchanged", self.renamed_special)
 
     @classmethod

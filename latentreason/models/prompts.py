@@ -3,7 +3,7 @@
 One prompt serves both models of a pair unless you ask for two: what a study compares is then models, not prompts. Example::
 
     lr.sample(pair.base, problems, lr.Sampling(prompt=lr.Prompt("few_shot")))
-    lr.sample(pair.rl, problems, lr.Sampling(prompt=lr.Prompt("boxed", chat=True)))      # the prompt as a factor
+    lr.sample(pair.rl, problems, lr.Sampling(rl_prompt=lr.Prompt("boxed", chat=True)))   # the prompt as a factor, in the RL model's own template
 """
 
 import re
@@ -102,7 +102,7 @@ def _style(task: str, prompt: Prompt) -> tuple[str, str]:
 
 def _chat_template(tokenizer: "PreTrainedTokenizerBase") -> str:
     if not tokenizer.chat_template:
-        raise InvalidInput("This model's tokenizer has no chat template: use Prompt(chat=False), as for any base model.")
+        raise InvalidInput("This model's tokenizer has no chat template: use Prompt(chat=False), as for any base model; an RL model that has one gets it with Sampling(rl_prompt=...).")
     return str(tokenizer.get_chat_template())
 
 

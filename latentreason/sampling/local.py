@@ -40,9 +40,9 @@ class Sampling:
         max_rows: rows decoded at once; changes memory and speed, not what is sampled. None: as many as `rows_that_fit`.
         keep_tokens: keep what is known token by token; without it the table has one number a rollout and a sweep of many
             arms fits into memory.
-        prompt: how a problem is put to the model, the same for all arms that are sampled together.
-        rl_prompt: how it is put to the RL model of a hybrid (a factor of its own, for an RL model that knows only its chat template); None
-            for the same. Grading goes by `prompt`.
+        prompt: how a problem is put to the models of a pair: written by the base's tokenizer (BOS, chat template), so that all arms see the same one.
+        rl_prompt: how it is put to the RL model instead, alone or in a hybrid (a factor of its own, for an RL model that knows only its
+            chat template), written by the RL model's own tokenizer; None for the same. A hybrid is graded by `prompt`.
     """
 
     n: int = 16
@@ -66,8 +66,8 @@ class Sampling:
             raise InvalidInput("Greedy decoding gives the same completion each time: use n=1, or a temperature above 0.")
 
     def alone(self, model: str) -> "Sampling":
-        """The same for "base" or "rl" by itself, under its own prompt."""
-        return replace(self, prompt=(self.rl_prompt if model == "rl" else None) or self.prompt, rl_prompt=None)
+        """The same for "base" or "rl" by itself: `rl_prompt` is for the RL model alone."""
+        return self if model == "rl" else replace(self, rl_prompt=None)
 
 
 GREEDY = Sampling(n=1, temperature=0.0)
@@ -127,26 +127,26 @@ def sample(model: Decodes, problems: list[Problem], sampling: Sampling = Samplin
         raise InvalidInput("The list of problems is empty; load some with load_task.")
     if len({p.id for p in problems}) < len(problems):
         raise InvalidInput("A problem stands in the list twice; its samples would be identical copies.")
-    if sampling.rl_prompt is not None and len(getattr(model, "lms", ())) < 2:
-        raise InvalidInput("rl_prompt is for a Hybrid, and this model is alone: give sampling.alone('rl'), or 'base'.")
-    prompts = {p.id: render(p, model.tokenizer, sampling.prompt) for p in problems}
-    said = _facts(model, problems, sampling)
+    lms: tuple[LM, ...] = getattr(model, "lms", ())
+    writer = lms[0].writer if lms else model.tokenizer
+    if sampling.rl_prompt is not None and len(lms) < 2:
+        if not lms or lms[0].shared is None:
+            raise InvalidInput("rl_prompt is for the RL model of a pair, alone or in a Hybrid, and this is another model: give sampling.alone('base').")
+        writer, sampling = lms[0].tokenizer, replace(sampling, prompt=sampling.rl_prompt, rl_prompt=None)
+    prompts = {p.id: render(p, writer, sampling.prompt) for p in problems}
+    own = None if sampling.rl_prompt is None else {p.id: render(p, lms[1].tokenizer, sampling.rl_prompt) for p in problems}
+    said = {"prompt": facts(problems, writer, sampling.prompt)}
+    said |= {} if sampling.rl_prompt is None else {"rl_prompt": facts(problems, lms[1].tokenizer, sampling.rl_prompt)}
     info = {arm: {**getattr(model, "info", {}).get(arm, {}), **said} for arm in model.arms}
     bar = tqdm(total=len(problems), desc=f"sample {model.arms[0] if len(model.arms) == 1 else f'{len(model.arms)} arms'}", unit="problem", disable=not progress)
     tables = []
-    for table in _tables(model, problems, prompts, sampling, out):
+    for table in _tables(model, problems, prompts, own, said, sampling, out):
         tables.append(table)
         bar.update(table["problem"].nunique())
     bar.close()
     rows = pd.concat(tables, ignore_index=True)  # in the order of decoding, which is by length of prompt
     arm, problem = (rows[column].map({name: i for i, name in enumerate(order)}) for column, order in (("arm", model.arms), ("problem", prompts)))
     return Rollouts(rows.iloc[np.lexsort((rows["sample"], problem, arm))].reset_index(drop=True), info)
-
-
-def _facts(model: Decodes, problems: list[Problem], sampling: Sampling) -> dict[str, Any]:
-    """What is said of the prompts."""
-    asked = {"prompt": sampling.prompt, **({"rl_prompt": sampling.rl_prompt} if sampling.rl_prompt else {})}
-    return {name: facts(problems, model.tokenizer, prompt) for name, prompt in asked.items()}
 
 
 def _chunks(ordered: list[Problem], prompts: dict[str, list[int]], size: int) -> list[list[Problem]]:
@@ -161,8 +161,9 @@ def _chunks(ordered: list[Problem], prompts: dict[str, list[int]], size: int) ->
     return chunks
 
 
-def _tables(model: Decodes, problems: list[Problem], prompts: dict[str, list[int]], sampling: Sampling, out: str | Path | None) -> Iterator[pd.DataFrame]:
-    """Chunk by chunk; with `out`, what is there is read, and what is not is decoded and written."""
+def _tables(model: Decodes, problems: list[Problem], prompts: dict[str, list[int]], own: dict[str, list[int]] | None, said: dict[str, Any],
+            sampling: Sampling, out: str | Path | None) -> Iterator[pd.DataFrame]:  # fmt: skip
+    """Chunk by chunk; with `out`, what is there is read, and what is not is decoded and written. `own`: prompts of the RL model; `said`: facts of both."""
     from latentreason.files import read_table
     from latentreason.store import Parts, config_hash
 
@@ -170,8 +171,7 @@ def _tables(model: Decodes, problems: list[Problem], prompts: dict[str, list[int
     if out is not None:
         config = {"arms": model.arms, "info": getattr(model, "info", {}), "problems": {p.id: p.question for p in problems}}
         # the ids, too: a chat template may put the date into its prompts
-        said = _facts(model, problems, sampling)
-        config |= {"prompts": config_hash({"facts": said["prompt"], "ids": prompts}), **({"rl_prompt": said["rl_prompt"]} if sampling.rl_prompt else {})}
+        config |= {"prompts": config_hash({"facts": said["prompt"], "ids": prompts}), **{key: said[key] for key in said if key == "rl_prompt"}}
         parts = Parts(Path(out), {**config, "sampling": {k: v for k, v in asdict(sampling).items() if k != "max_rows" and not (k == "rl_prompt" and v is None)}})
         for index in parts.done():
             table = read_table(parts.file(index))
@@ -184,21 +184,21 @@ def _tables(model: Decodes, problems: list[Problem], prompts: dict[str, list[int
     rows = sampling.max_rows or rows_that_fit(model, longest + sampling.max_new_tokens)
     size = max(1, rows // (sampling.n * len(model.arms)))
     for i, chunk in enumerate(_chunks(ordered, prompts, size), index):
-        table = _decode_chunk(model, chunk, prompts, sampling)
+        table = _decode_chunk(model, chunk, prompts, own, sampling)
         if parts is not None:
             parts.write(i, table)
         yield table
 
 
-def _decode_chunk(model: Decodes, problems: list[Problem], prompts: dict[str, list[int]], sampling: Sampling) -> pd.DataFrame:
+def _decode_chunk(model: Decodes, problems: list[Problem], prompts: dict[str, list[int]], own: dict[str, list[int]] | None, sampling: Sampling) -> pd.DataFrame:
     samples = range(sampling.first_sample, sampling.first_sample + sampling.n)
     keys = torch.tensor([row_key(sampling.seed, p.id, s) for p in problems for s in samples])
     index = torch.arange(len(problems)).repeat_interleave(sampling.n)
     task = TASKS.get(problems[0].task)
     text = (task.stop if task is not None else "") if sampling.stop is None else sampling.stop
     stop = tokens_with(model.tokenizer, text) if text else frozenset[int]()
-    own = None if sampling.rl_prompt is None else [render(p, model.tokenizer, sampling.rl_prompt) for p in problems]
-    batch = Batch([prompts[p.id] for p in problems], index, keys, sampling.temperature, sampling.top_p, sampling.max_new_tokens, gumbel, own, stop=stop)
+    theirs = None if own is None else [own[p.id] for p in problems]
+    batch = Batch([prompts[p.id] for p in problems], index, keys, sampling.temperature, sampling.top_p, sampling.max_new_tokens, gumbel, theirs, stop=stop)
     return to_table(model, model.decode(batch), problems, prompts, sampling)
 
 

@@ -85,7 +85,7 @@ def test_the_line_of_a_pair_says_parameters_dtype_device_vocabulary_and_agreemen
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     pair = ModelPair.from_pretrained(tmp_path / "base", tmp_path / "tuned")
-    line = "base-tuned: base 32.0K parameters, float32, cpu; rl 33.0K parameters, bfloat16, cpu; 64 real tokens, padded to 64 and 80; tokenizers agree but for chat_template"
+    line = "base-tuned: base 32.0K parameters, float32, cpu; rl 33.0K parameters, bfloat16, cpu; 64 real tokens, padded to 64 and 80; tokenizers agree but for chat_template; templates differ: prompts are the base's"
     said = capsys.readouterr()
     assert repr(pair) == line and said.err.splitlines()[-1] == line and said.out == ""
     ModelPair.from_pretrained(tmp_path / "base", tmp_path / "base", verbose=False)

@@ -128,5 +128,5 @@ def test_the_rl_model_of_a_hybrid_may_have_a_prompt_of_its_own(byte_tokenizer, t
     assert (facts["prompt"]["style"], facts["rl_prompt"]["style"]) == ("plain", "boxed")
     with pytest.raises(ArtifactConflict):
         said(Hybrid(pair, always()), own.alone("base"), out=tmp_path)
-    with pytest.raises(InvalidInput, match=r"rl_prompt is for a Hybrid.*sampling\.alone\('rl'\)"):
-        sample(pair.rl, PROBLEMS, own, progress=False)
+    with pytest.raises(InvalidInput, match=r"rl_prompt is for the RL model of a pair.*sampling\.alone\('base'\)"):
+        sample(pair.base, PROBLEMS, own, progress=False)
