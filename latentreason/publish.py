@@ -11,12 +11,14 @@ import pandas as pd
 from latentreason.errors import InvalidInput
 from latentreason.figures.figures import FIGURES, load_results, make_figures
 from latentreason.figures.report import headline, write_report
-from latentreason.files import copy_tree, read_json, read_table, write_json, write_table
+from latentreason.files import copy_tree, read_json, read_table, write_bytes, write_json, write_table
 from latentreason.reproduce import RunConfig, run_name
 from latentreason.store import SCHEMA, code_version, config_hash, environment, open_artifact, sha256
 from latentreason.studies.recompute import CLAIMS, OF_THEIR_OWN, RESULTS, recompute, recompute_zoo
 from latentreason.studies.result import Result
 from latentreason.tasks.registry import load_task
+
+_OF_CLAIMS = ("passk_likelihood.parquet", *(OF_THEIR_OWN[name] for name in CLAIMS))
 
 
 def finish(folder: Path, config: RunConfig) -> Path:
@@ -29,12 +31,21 @@ def finish(folder: Path, config: RunConfig) -> Path:
 
 
 def publish(folder: Path, artifacts: Path) -> None:
-    """Copy tables, results, figures and report of a finished run to the committed places; of a run with another seed than 0, tables and results, to `seed-N` there."""
+    """Copy tables, results, figures and report of a finished run to the committed places; of a run with another seed than 0, tables and results, to `seed-N` there.
+
+    Tables of the job `claims` stay there where the run has none.
+    """
     seed = read_json(folder / "run.json")["config"]["seed"]
     target = artifacts / "results" / run_name(folder) / (f"seed-{seed}" if seed else "")
+    claimed = [file for name in _OF_CLAIMS if (file := target / "tables" / name).is_file() and not (folder / "tables" / name).is_file()]
+    kept = {file.name: file.read_bytes() for file in claimed}
     copy_tree(folder / "tables", target / "tables")
+    for name, content in kept.items():
+        write_bytes(target / "tables" / name, content)
     for file in (*folder.glob("*.parquet"), *(folder / f"{n}.json" for n in load_results(folder) if n in RESULTS), folder / "run.json"):
         shutil.copyfile(file, target / file.name)
+    if kept and (target / "tables" / "passk.parquet").is_file():  # it reads what `claims` measured, too
+        recompute(target / "tables", ["passk"])["passk"].save(target, "passk")
     if not seed:
         make_figures(target, figures_of(target))
         shutil.copyfile(folder / "report.html", target / "report.html")
@@ -61,7 +72,7 @@ def publish_claims(folder: Path, artifacts: Path) -> None:
     target = artifacts / "results" / run_name(folder) / (f"seed-{seed}" if seed else "")
     tables = target / "tables"
     tables.mkdir(parents=True, exist_ok=True)
-    for file in [folder / "tables" / name for name in ("passk_likelihood.parquet", *(OF_THEIR_OWN[n] for n in CLAIMS))]:
+    for file in [folder / "tables" / name for name in _OF_CLAIMS]:
         if file.is_file():
             shutil.copyfile(file, tables / file.name)
     names = [name for name in CLAIMS if (tables / OF_THEIR_OWN[name]).is_file()] + (["passk"] if (tables / "passk.parquet").is_file() else [])

@@ -49,7 +49,7 @@ def _draw_rivals(numbers: dict[str, Any]) -> "Drawing":
     dots(ax, [{**row, "label": rivals.label(row), "colour": ARMS["rl"] if "RL" in row["uses"] else ARMS["base"]} for row in rows])
     for x in (0, 1):
         ax.axvline(x, color="0.7", linewidth=0.8, zorder=0)
-    ax.set(xlabel="share of the RL gain recovered, (arm - base) / (RL - base)")
+    ax.set(xlabel="share of the RL gain recovered")
     return figure
 
 
