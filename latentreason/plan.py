@@ -20,6 +20,7 @@ from latentreason.config import load_config
 from latentreason.errors import InvalidInput, unknown_name
 from latentreason.geometry.doses import CONTENT, DECODED, POINTS, STRENGTHS
 from latentreason.hybrid.calibrate import PARTS, ROUNDS, TRIED
+from latentreason.models.adapters import is_adapter
 from latentreason.models.pair import organism_dirs
 from latentreason.models.prompts import Prompt, render
 from latentreason.models.size import PairSize, at_hand, sources, tokenizer_of
@@ -205,7 +206,9 @@ def overview() -> str:
         config = load_config(RunConfig, file)
         planned = plan(config, local=False)
         total = planned.stages.iloc[-1]
-        prompt = f"{config.style or next(iter(TASKS[config.task].styles))}{', chat' if config.chat else ''}"
+        prompt = _told(config.style or next(iter(TASKS[config.task].styles)), config.chat)
+        if config.rl_prompt is not None:
+            prompt += f"; RL: {_told(config.rl_prompt.style or next(iter(TASKS[config.task].styles)), config.rl_prompt.chat)}"
         device = "-" if planned.memory is None else f"{planned.memory / 1e9:.0f} GB"
         reads = f"{total['base_passes'] / 1e6:,.0f} M, {total['rl_passes'] / 1e6:,.0f} M"
         cells = [
@@ -214,6 +217,10 @@ def overview() -> str:
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _told(style: str, chat: bool | None) -> str:
+    return f"{style}, chat" if chat else style
 
 
 def _row(size: PairSize, itemsize: int, positions: int) -> int:
@@ -245,17 +252,19 @@ def _problems(config: RunConfig, local: bool) -> Callable[[str, int], int]:
 
 
 def _prompts(config: RunConfig, size: PairSize, local: bool) -> Callable[[str | None], int]:
-    """Tokens of the longest prompt, by style; what `[model]` says where tokenizer or problems are not at hand."""
+    """Tokens of the longest prompt of either model, by style; what `[model]` says where tokenizer or problems are not at hand."""
     task = TASKS[config.task]
     if not local or (task.fixed and benchmarks.at_hand(config.task) is None):
         return lambda style: size.prompt_tokens
-    tokenizer = tokenizer_of(sources(config.pair, config.revisions)[0])
+    base, rl = sources(config.pair, config.revisions)
+    tokenizer = tokenizer_of(base)
+    own = [] if config.rl_prompt is None else [(tokenizer if is_adapter(rl.path) else tokenizer_of(rl), config.rl_prompt)]
     limits = {"test": max(config.n_problems, config.passk_problems, config.trace_problems), "calibration": 2 * config.calibration_problems, "fit": config.geometry_problems}
     asked: list[Problem] = [p for split, limit in limits.items() for p in load_task(config.task, split=split, limit=limit, seed=config.seed)]
 
     def longest(style: str | None) -> int:
         prompt = Prompt(style or config.style, bool(config.chat), config.system)
-        return max(len(render(problem, tokenizer, prompt)) for problem in asked)
+        return max(len(render(problem, writer, how)) for writer, how in [(tokenizer, prompt), *own] for problem in asked)
 
     return cache(longest)
 

@@ -1,11 +1,15 @@
 """Each notebook runs from top to bottom, in its tiny mode, and says what its paired script says."""
 
+import os
 from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from latentreason.errors import InvalidInput
+from latentreason.models.smollm2 import fetched
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.py"))
 
@@ -15,7 +19,26 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.py"))
 def test_notebook_runs(script: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LATENTREASON_TINY", "1")
     notebook = jupytext.read(script)
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    executed(notebook, tmp_path, timeout=300)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("LATENTREASON_SLOW"), reason="takes about eight minutes: LATENTREASON_SLOW=1 runs it")
+def test_your_own_pair_runs_on_smollm2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    try:
+        fetched()
+    except InvalidInput as missing:
+        pytest.skip(str(missing))
+    monkeypatch.delenv("LATENTREASON_TINY", raising=False)
+    notebook = jupytext.read(next(script for script in NOTEBOOKS if script.stem.startswith("02_")))
+    executed(notebook, tmp_path, timeout=1800)
+    said = "".join(output.get("text", "") + str(output.get("data", "")) for cell in notebook.cells for output in cell.get("outputs", []))
+    assert "smollm2-arith: base 134.5M parameters" in said  # not the random pair that stands in
+
+
+def executed(notebook: nbformat.NotebookNode, folder: Path, timeout: int) -> None:
+    """Execute it in place; `timeout` seconds for a cell."""
+    NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
 
 
 @pytest.mark.parametrize("script", NOTEBOOKS, ids=lambda p: p.stem)

@@ -34,7 +34,8 @@ ARCHITECTURES = {  # base -> width, width of the feed-forward layers, heads, tie
     "Qwen/Qwen2.5-0.5B": (896, 4864, 14, True), "Qwen/Qwen2.5-1.5B": (1536, 8960, 12, True), "Qwen/Qwen2.5-Math-1.5B": (1536, 8960, 12, True),
     "Qwen/Qwen2.5-7B": (3584, 18944, 28, False), "Qwen/Qwen2.5-Math-7B": (3584, 18944, 28, False), "Qwen/Qwen2.5-14B": (5120, 13824, 40, False),
     "Qwen/Qwen2.5-32B": (5120, 27648, 40, False), "meta-llama/Llama-3.1-8B": (4096, 14336, 32, False), "mistralai/Mistral-7B-v0.1": (4096, 14336, 32, False),
-    "mistralai/Mistral-Small-24B-Base-2501": (5120, 32768, 32, False), "smollm2-arith": (576, 1536, 9, True),
+    "mistralai/Mistral-Small-24B-Base-2501": (5120, 32768, 32, False), "deepseek-ai/deepseek-math-7b-base": (4096, 11008, 32, False),
+    "smollm2-arith": (576, 1536, 9, True),
 }  # fmt: skip
 
 
@@ -253,3 +254,10 @@ def test_a_dry_run_prints_the_plan_and_loads_nothing(monkeypatch: pytest.MonkeyP
     assert own.exit_code == 0 and "activation on chain: at most" in own.output and "geometry" not in own.output
     assert not list(tmp_path.glob("artifacts*"))
     assert "--pair orz-7b --dry-run" in runner.invoke(app, ["reproduce", "--help"]).output
+
+
+def test_distilled_pairs_ask_their_rl_model_in_its_own_chat_template() -> None:
+    for name in [name for name in configs() if name.startswith(("deepseek-r1-distill", "qwq"))]:
+        drawn = sampling(load_config(RunConfig, configs()[name]), 2)
+        assert (drawn.prompt, drawn.rl_prompt) == (Prompt("boxed"), Prompt("boxed", chat=True)), name
+        assert drawn.alone("base").rl_prompt is None and drawn.alone("rl") == drawn

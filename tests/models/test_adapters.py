@@ -140,7 +140,7 @@ def test_a_lora_pair_costs_the_memory_of_one_model(make_tiny, tiny_tokenizer, tm
     adapter = save_adapter(model, tmp_path / "adapter")
 
     def copies(**options) -> float:
-        """Bytes of all distinct tensors of the pair, in sizes of the model. (benchmarks/memory measures the process.)"""
+        """Bytes of all distinct tensors of the pair, in sizes of the model."""
         pair = ModelPair.from_pretrained(model, adapter=adapter, tokenizer=tiny_tokenizer, verbose=False, **options)
         storages = [w.untyped_storage() for lm in (pair.base, pair.rl) for name, w in lm.model.named_parameters() if "lora_" not in name]
         held = {storage.data_ptr(): storage.nbytes() for storage in storages}
