@@ -16,7 +16,8 @@ from latentreason.files import read_json, write_bytes
 from latentreason.organisms.about import markdown
 from latentreason.plan import overview
 from latentreason.studies.recompute import CLAIMS
-from latentreason.studies.result import sampled
+from latentreason.studies.result import Result, sampled
+from latentreason.studies.rivals import drawn
 
 HEADLINE = (
     "base accuracy", "RL accuracy", "D (share", "best oracle router", "best oracle: area", "best oracle: recovery at", "best base-only router",
@@ -54,10 +55,18 @@ def of_study(results: Path, study: str) -> str:
     return "\n".join(f"- **{name}**: {said}" for name, said in found) or "No result is committed yet."
 
 
+def of_arms(results: Path, where: str) -> str:
+    """The arms of a result of the study `rivals`, such as "activation/trained"."""
+    pair, name = where.split("/")
+    lines = [f"| {r['arm']} | {r['uses']} | {r['setting']:g} | {r['passes']:g} | {r['value']:.3f} [{r['lo']:.3f}, {r['hi']:.3f}] |" for r in drawn(Result.load(results / pair, name))]
+    return "\n".join(["| arm | uses | setting | passes a token | share of the gain |", "|---|---|---|---|---|", *lines])
+
+
 BLOCKS: dict[str, Callable[[Path, str], str]] = {
     "headline of": lambda results, pair: of_pair(results / pair),
     "seeds of": lambda results, pair: of_seeds(results / pair),
     "finding of": of_study,
+    "arms of": of_arms,
     "benchmark": lambda results, name: (results / "benchmarks" / f"{name}.md").read_text(encoding="utf-8").rstrip("\n"),
     "table of": lambda results, what: {"organisms": markdown, "configurations": overview}[what](),
 }
