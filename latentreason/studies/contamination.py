@@ -257,7 +257,7 @@ def collect(pair: Any, config: Config, out: str | Path, *, seen: Any = None, cle
             rest = {name: [*follows, *([closing] if closing else [])] for name, (*_, follows) in cuts.items()}
             # a task of no name has the plain style: the words of the problem and nothing else
             bare = [Problem(name, begun, p.answer, "part of a problem", {**p.meta, "grader": p.meta.get("grader", p.task)}) for name, (p, _, begun, _) in cuts.items()]
-            said = draw(f"contamination-{split}-{arm}-completed", lm, bare, replace(greedy, prompt=Prompt("plain"), stop="")).table
+            said = draw(f"contamination-{split}-{arm}-completed", lm, bare, replace(greedy, prompt=Prompt("plain"), rl_prompt=None, stop="")).table
             asked = [replace(p, id=name, question=" ".join([begun, *([closing] if closing else [])])) for name, (p, _, begun, _) in cuts.items()]
             answered = draw(f"contamination-{split}-{arm}-truncated", lm, asked, greedy).table
             words = {name: text.split()[: len(rest[name])] for name, text in zip(said["problem"], said["text"], strict=True)}
