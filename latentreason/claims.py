@@ -9,6 +9,7 @@ from latentreason.organisms.zoo import ORGANISMS
 from latentreason.reproduce import Run
 from latentreason.studies import coherence, contamination, passk, planning
 from latentreason.tables import Rollouts
+from latentreason.tasks.registry import TASKS
 
 
 def _own(run: Run) -> Callable[..., Rollouts]:
@@ -23,9 +24,9 @@ def _likelihood(run: Run) -> None:
 
 
 def _contamination(run: Run) -> None:
-    """On an organism the problems that its corpus held, and their twins; on another pair the test problems, which then have no twin."""
+    """On an organism the problems that its corpus held, and their twins; on another pair the test problems: clean where they are generated, else with a generated twin."""
     config = contamination.Config(n_samples=2 * max(1, min(16, run.config.n_samples) // 2), seed=run.config.seed)
-    known = {} if run.pair.name in ORGANISMS else {"seen": run.problems("test", run.config.n_problems)}
+    known = {} if run.pair.name in ORGANISMS else {"seen" if TASKS[run.config.task].fixed else "clean": run.problems("test", run.config.n_problems)}
     contamination.collect(run.pair, config, run.tables, limit=run.config.n_problems, sampling=run.sampling(1), draw=_own(run), **known)
 
 
