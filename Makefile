@@ -44,5 +44,6 @@ bench: $(STAMP)  ## every benchmark against its peers, as docs/benchmarks.md sho
 	$(BIN)/python -m benchmarks.sampling --out $(BENCH)/sampling.json
 	$(BIN)/python -m benchmarks.activations --model $(SMOL) --repeats 21 --out $(BENCH)/activations.json
 	PYTHONPATH=$(PEERS) $(BIN)/python -m benchmarks.vectors --model $(SMOL) --pairs 32 --out $(BENCH)/vectors.json
+	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.hybrid --out $(BENCH)/hybrid.json
 	$(BIN)/python -m benchmarks.hybrid --pair $(SMOL) --out $(BENCH)/hybrid_smollm2.json

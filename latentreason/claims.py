@@ -8,6 +8,13 @@ from collections.abc import Callable
 from latentreason.organisms.zoo import ORGANISMS
 from latentreason.reproduce import Run
 from latentreason.studies import coherence, contamination, passk, planning
+from latentreason.tables import Rollouts
+from latentreason.tasks.registry import TASKS
+
+
+def _own(run: Run) -> Callable[..., Rollouts]:
+    """`Run.sample` for one model alone, which is asked in the prompt of its own if the run gives it one."""
+    return lambda name, model, problems, how: run.sample(name, model, problems, how.alone("rl" if model is run.pair.rl else "base"))
 
 
 def _likelihood(run: Run) -> None:
@@ -17,20 +24,20 @@ def _likelihood(run: Run) -> None:
 
 
 def _contamination(run: Run) -> None:
-    """On an organism the problems that its corpus held, and their twins; on another pair the test problems, which then have no twin."""
+    """On an organism the problems that its corpus held, and their twins; on another pair the test problems: clean where they are generated, else with a generated twin."""
     config = contamination.Config(n_samples=2 * max(1, min(16, run.config.n_samples) // 2), seed=run.config.seed)
-    known = {} if run.pair.name in ORGANISMS else {"seen": run.problems("test", run.config.n_problems)}
-    contamination.collect(run.pair, config, run.tables, limit=run.config.n_problems, sampling=run.sampling(1), draw=run.sample, **known)
+    known = {} if run.pair.name in ORGANISMS else {"seen" if TASKS[run.config.task].fixed else "clean": run.problems("test", run.config.n_problems)}
+    contamination.collect(run.pair, config, run.tables, limit=run.config.n_problems, sampling=run.sampling(1), draw=_own(run), **known)
 
 
 def _coherence(run: Run) -> None:
     config = coherence.Config(n_samples=run.config.n_samples, seed=run.config.seed)
-    coherence.collect(run.pair, config, run.tables, problems=run.problems("test", run.config.passk_problems), sampling=run.sampling(1), draw=run.sample)
+    coherence.collect(run.pair, config, run.tables, problems=run.problems("test", run.config.passk_problems), sampling=run.sampling(1), draw=_own(run))
 
 
 def _planning(run: Run) -> None:
     config = planning.Config(n_samples=max(2, run.config.passk_samples // 2), seed=run.config.seed)
-    planning.collect(run.pair, config, run.tables, problems=run.problems("test", run.config.passk_problems), sampling=run.sampling(1), draw=run.sample)
+    planning.collect(run.pair, config, run.tables, problems=run.problems("test", run.config.passk_problems), sampling=run.sampling(1), draw=_own(run))
 
 
 STAGES: dict[str, Callable[[Run], None]] = {"likelihood": _likelihood, "contamination": _contamination, "coherence": _coherence, "planning": _planning}

@@ -105,10 +105,10 @@ def _routing(run: Run) -> None:
     arms = Arms([Hybrid(run.pair, router, name=name) for name, router in routers.items()])
     run.sample("routing", arms, test, drawing).save(run.tables / "routing.parquet")
 
-    turned = run.pair.exchanged()
-    swapped = calibrate([on_divergence("js")], turned, problems, budgets, sampling=sampling, progress=run.progress)
+    turned = run.pair.exchanged()  # under the shared prompt: rl_prompt is for the RL model, which decodes here
+    swapped = calibrate([on_divergence("js")], turned, problems, budgets, sampling=sampling.alone("base"), progress=run.progress)
     arms = Arms([Hybrid(turned, r, name=f"exchanged@{r.params['calibration']['budget']:.2f}") for r in swapped])
-    run.sample("exchanged", arms, test, drawing).save(run.tables / "routing_exchanged.parquet")
+    run.sample("exchanged", arms, test, drawing.alone("base")).save(run.tables / "routing_exchanged.parquet")
     write_json(run.tables / "routing.json", facts)
 
 

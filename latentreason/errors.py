@@ -71,8 +71,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     Unknown task 'chian'. Did you mean 'chain'? Known: chain.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    begun = [known for known in names if name and known.startswith(name)]  # of `aime` there are two
+    near = begun if 0 < len(begun) < 4 else difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return UnknownName(f"Unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
 
 

@@ -41,3 +41,8 @@ def test_every_error_belongs_to_the_family_and_keeps_its_message(error):
 )
 def test_errors_are_also_the_builtin_that_a_caller_would_expect(name, builtin):
     assert issubclass(getattr(errors, name), builtin)
+
+
+def test_a_name_that_two_begin_with_suggests_both():
+    assert str(unknown_name("task", "aime", ["gsm8k", "aime25", "aime24"])).startswith("Unknown task 'aime'. Did you mean 'aime24' or 'aime25'? Known:")
+    assert "Did you mean" not in str(unknown_name("task", "", ["gsm8k"]))

@@ -14,11 +14,17 @@ from latentreason import claims, compare, reproduce as job, steered
 from latentreason.figures.figures import check_figures, load_results
 from latentreason.files import read_json, read_table, write_json
 from latentreason.hybrid import calibrate
+from latentreason.models.language_model import LM
+from latentreason.models.pair import ModelPair
 from latentreason.models.prompts import Prompt
 from latentreason.publish import finish, finish_claims
+from latentreason.sampling.local import Sampling, sample
+from latentreason.studies import contamination
 from latentreason.studies.recompute import recompute
 from latentreason.tables import Rollouts, Spans
 from latentreason.tasks import arith
+from latentreason.tasks.problem import Problem
+from latentreason.tasks.registry import TASKS, TWINS, load_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -136,12 +142,35 @@ def test_text_with_strategies_but_no_tokens_for_them_is_steered_by_vectors_alone
 
 def test_the_studies_that_draw_traces_of_their_own_run_on_text(folders: str, tmp_path: Path) -> None:
     folder = tmp_path / "base-rl-0"
-    job.reproduce(replace(SMALL, pair=folders), folder, stages=claims.STAGES, progress=False)
+    job.reproduce(replace(SMALL, pair=folders, rl_prompt=Prompt("few_shot_steps")), folder, stages=claims.STAGES, progress=False)
     assert set(finish_claims(folder)) == {"contamination", "coherence", "planning"}
     results = load_results(folder)
     alone = results["contamination"].estimate("accuracy", split="seen minus clean", arm="change")
-    assert alone.reason == "the split has no clean twin" and results["contamination"].details["problems"] == {"seen": 4, "clean": 0}
+    assert alone.reason == "no problem is known to have been seen" and results["contamination"].details["problems"] == {"seen": 0, "clean": 4}  # arith is generated
     noise = results["coherence"].details  # random bytes: counted, not dropped
     assert noise["checker"].startswith("arithmetic") and all(sum(of.values()) == 3 * 2 for of in noise["status"].values())
     assert set(results["planning"].details["domains"]) <= set(arith.FAMILIES)
     assert check_figures(folder, folder / "figures") == []
+
+
+def test_a_benchmark_is_compared_with_a_generated_task_of_its_kind(folders: str, tmp_path: Path) -> None:
+    pytest.importorskip("reasoning_gym")
+    pair, few = ModelPair.named(folders), contamination.Config(shares=(0.6,), n_samples=2, n_boot=50)
+    seen = [Problem(f"{i}" * 16, f"Ann has {i} pens and Bob has {i + 2} pens. How many pens have they?", f"{2 * i + 2}", "gsm8k", {"grader": "math"}) for i in range(2)]
+    short = Sampling(n=1, max_new_tokens=4)
+
+    def draw(name: str, model: LM, problems: list[Problem], how: Sampling) -> Rollouts:
+        return sample(model, problems, how, progress=False)
+
+    table = contamination.collect(pair, few, tmp_path, seen=seen, sampling=short, draw=draw)
+    asked = {p.id for p in load_task("gsm_symbolic", split="test", limit=2, seed=0)}
+    assert set(table.query("split == 'clean'")["problem"]) == asked and set(table["task"]) == {"gsm8k"} and set(table["twin"]) == {"gsm_symbolic"}
+    result = contamination.run(table=table, config=few)
+    assert result.details["problems"] == {"seen": 2, "clean": 2} and result.details["twin"] == "gsm_symbolic"
+    assert result.finding.endswith("Clean problems are of the generated task gsm_symbolic.")
+    alone = contamination.collect(pair, few, tmp_path, seen=seen, clean=[], sampling=short, draw=draw)
+    assert set(alone["split"]) == {"seen"} and "Clean problems" not in contamination.run(table=alone, config=few).finding
+
+
+def test_every_benchmark_has_a_generated_twin() -> None:
+    assert set(TWINS) == {name for name, task in TASKS.items() if task.fixed} and not any(TASKS[twin].fixed for twin in TWINS.values())

@@ -10,7 +10,7 @@ import torch
 
 from latentreason.errors import NonFinite
 from latentreason.models.decoding import Batch, Decoded, decode, sampled
-from latentreason.models.loading import adopted, check_generates, load
+from latentreason.models.loading import adopted, check_generates, commit, load
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,7 +64,7 @@ class LM:
         """
         if isinstance(source, str | Path):
             model, tokenizer = load(source, revision=revision, dtype=dtype, device_map=device_map, gguf_file=gguf_file, trust_remote_code=trust_remote_code, tokenizer=tokenizer)
-            name = name or str(source)
+            name, revision = name or str(source), commit(source, revision) or revision
         else:
             model = adopted(source, tokenizer, dtype, device_map, gguf_file)
         lm = cls(model, tokenizer, name or model.name_or_path or type(model).__name__, getattr(model.config, "_commit_hash", None) or revision)

@@ -7,6 +7,7 @@ caller says so. What cannot be used is refused with one message that says the fi
 import copy
 import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,8 @@ def load(source: str | Path, *, revision: str | None, dtype: torch.dtype | str, 
         weights["quantization_config"] = GgufConfig(dequantize=True)  # plain weights: they can be saved, merged and read
     try:
         tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(source, **options)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(source, **options, **weights, output_loading_info=True)
+        with _no_bar():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(source, **options, **weights, output_loading_info=True)
     except Exception as error:  # of many kinds where a file is damaged
         damage = str(error) if isinstance(error, SafetensorError) else gguf_damage(path / gguf_file) if gguf_file is not None else None
         if damage is not None:
@@ -63,6 +65,28 @@ def load(source: str | Path, *, revision: str | None, dtype: torch.dtype | str, 
     check_generates(model, str(source))
     check_causal(model, str(source))
     return model, tokenizer
+
+
+@contextmanager
+def _no_bar() -> Iterator[None]:
+    """Without the bar of transformers over the weights: loading says one line. Bars of downloads, which are of the hub, stay."""
+    from transformers.utils import logging
+
+    before = logging.set_tqdm_hook(lambda _, args, kwargs: logging.EmptyTqdm(*args, **kwargs))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
+
+
+def commit(source: str | Path, revision: str | None) -> str | None:
+    """Which commit a hub id that was loaded stands for, by the cache; None of a local directory."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(source).exists():
+        return None
+    file = try_to_load_from_cache(str(source), "config.json", revision=revision)
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 def adopted(model: Any, tokenizer: Any, dtype: torch.dtype | str, device_map: Any, gguf_file: str | None) -> Any:
@@ -157,7 +181,7 @@ def _refusal(source: str, error: Exception) -> LatentReasonError:
         return InvalidInput(f"{nothing}. The hub has no such repository, or it is private: check the id, or run `hf auth login`.")
     if of(LocalEntryNotFoundError, OfflineModeIsEnabled):
         where = "HF_HUB_OFFLINE=1 forbids asking the hub" if HF_HUB_OFFLINE else "the hub cannot be reached"
-        return InvalidInput(f"{nothing} that is cached. It is not in the cache of this machine and {where}: run `hf download {source}` where there is a network.")
+        return InvalidInput(f"{nothing} that is cached. It is not in the cache of this machine and {where}: run `hf download {source}` where there is a network (a gated one wants `hf auth login` there first).")
     if "for this kind of AutoModel" in text:
         return InvalidInput(f"{source!r} is no causal language model ({text.split(' for this kind')[0]}). Give a decoder-only one; encoders and encoder-decoders cannot be used.")
     if isinstance(error, ImportError):

@@ -7,7 +7,8 @@ Formula: a problem is cut after 40, 60 and 80% of its words. `exact_match`: the 
 `rouge_l`: harmonic mean of precision and recall of the longest common subsequence with them (Lin 2004); `answer_completed`: that continuation
 gives the answer; `answer_truncated`: the cut problem, asked in the task's own prompt, is answered rightly; `min_k`: mean log-probability of the
 least likely 20% of the tokens (Shi et al. 2024, arXiv 2310.16789), of the question, and of the gold answer given at once. Each on
-problems that the corpus held (seen) and on others of the same kind (clean). `behaviour`: total variation distance of the shares of the strategies,
+problems that the corpus held (seen) and on others of the same kind (clean): of a benchmark, where nobody gives others, problems of a generated task
+(`TWINS` beside `TASKS`), asked like its own, and the finding names it. `behaviour`: total variation distance of the shares of the strategies,
 half of the base samples against the other half of the RL samples; its control is base against base.
 
 One table, three groups: `score` (accuracy), `memory`, `behaviour`. A behaviour that changes as much on clean problems, where the score does not, is not what the score measures.
@@ -91,9 +92,11 @@ def run(*, table: pd.DataFrame, config: Config = Config()) -> Result:
     else:
         none = undefined("no strategy was found in the traces of one of the models", sum(map(len, problems.values())))
         found += [rows("behaviour", none, group="behaviour", split=split, arm="change", share=1.0) for split in (*SPLITS, BOTH)]
-    details = {"n_problems": sum(map(len, problems.values())), "problems": {split: len(ids) for split, ids in problems.items()}, "n_samples": config.n_samples}
+    details: dict[str, Any] = {"n_problems": sum(map(len, problems.values())), "problems": {split: len(ids) for split, ids in problems.items()}, "n_samples": config.n_samples}
+    twin = str(frame["twin"].iloc[0]) if "twin" in frame else ""  # older tables know of none
+    details |= {"twin": twin} if twin else {}
     result = Result("contamination", asdict(config), pd.DataFrame(found), details)
-    return Result(result.study, result.config, result.table, details, _finding(result))
+    return Result(result.study, result.config, result.table, details, _finding(result) + (f" Clean problems are of the generated task {twin}." if twin else ""))
 
 
 def _compared(measure: str, draws: dict[tuple[str, str], np.ndarray], problems: dict[str, list[str]], arms: Sequence[str], *, share: float) -> list[dict[str, Any]]:
@@ -211,14 +214,15 @@ def collect(pair: Any, config: Config, out: str | Path, *, seen: Any = None, cle
         pair: a ModelPair.
         config: settings.
         out: the folder of a run's tables.
-        seen, clean: lists of problems that training held, and of others of the same kind; None for both: those of the organism's recipe. One alone
-            is measured, and not compared.
+        seen, clean: lists of problems that training held, and of others of the same kind; None for both: those of the organism's recipe. Where `clean` is
+            None, a benchmark is compared with as many problems of its generated twin (`TWINS`). One alone, or beside [], is measured and not compared.
         limit: how many of the recipe's, at most.
         sampling: how score and behaviour are drawn, but for the number of samples.
         draw: (name, model, problems, sampling) -> Rollouts, by default `sample`.
 
     Raises:
         InvalidInput: no problems are given, and the pair is no organism of the zoo; or an odd number of samples.
+        MissingDependency: the generated twin needs an optional package.
     """
     from latentreason.files import write_table
     from latentreason.models.prompts import Prompt, render
@@ -229,6 +233,7 @@ def collect(pair: Any, config: Config, out: str | Path, *, seen: Any = None, cle
     from latentreason.strategies.language import language
     from latentreason.tasks.overlap import cut, rouge_l
     from latentreason.tasks.problem import Problem
+    from latentreason.tasks.registry import TWINS, load_task
 
     sampling = sampling or Sampling()
     draw = draw or (lambda name, model, problems, how: sample(model, problems, how))
@@ -240,6 +245,9 @@ def collect(pair: Any, config: Config, out: str | Path, *, seen: Any = None, cle
         recipe = ORGANISMS[pair.name]
         seen = problems_of(recipe, split="seen", limit=limit) if recipe.corpus.n_seen else None
         clean = problems_of(recipe, split="clean", limit=limit)
+    twin = TWINS.get(seen[0].task, "") if seen and clean is None else ""
+    if twin:  # of the benchmark's task from here on: one prompt, one grader
+        clean = [replace(p, task=seen[0].task) for p in load_task(twin, split="test", limit=len(seen), seed=sampling.seed)]
     sets: dict[str, list[Problem]] = {name: given for name, given in zip(SPLITS, (seen, clean), strict=True) if given}
     if not sets or len({p.task for problems in sets.values() for p in problems}) > 1:
         raise InvalidInput("Give problems of one task: at least one of seen= and clean= must hold some.")
@@ -257,7 +265,7 @@ def collect(pair: Any, config: Config, out: str | Path, *, seen: Any = None, cle
             rest = {name: [*follows, *([closing] if closing else [])] for name, (*_, follows) in cuts.items()}
             # a task of no name has the plain style: the words of the problem and nothing else
             bare = [Problem(name, begun, p.answer, "part of a problem", {**p.meta, "grader": p.meta.get("grader", p.task)}) for name, (p, _, begun, _) in cuts.items()]
-            said = draw(f"contamination-{split}-{arm}-completed", lm, bare, replace(greedy, prompt=Prompt("plain"), stop="")).table
+            said = draw(f"contamination-{split}-{arm}-completed", lm, bare, replace(greedy, prompt=Prompt("plain"), rl_prompt=None, stop="")).table
             asked = [replace(p, id=name, question=" ".join([begun, *([closing] if closing else [])])) for name, (p, _, begun, _) in cuts.items()]
             answered = draw(f"contamination-{split}-{arm}-truncated", lm, asked, greedy).table
             words = {name: text.split()[: len(rest[name])] for name, text in zip(said["problem"], said["text"], strict=True)}
@@ -281,7 +289,7 @@ def collect(pair: Any, config: Config, out: str | Path, *, seen: Any = None, cle
             for measure, texts in _scored(problems, bodies, task, tokenizer, lambda p: render(p, tokenizer, sampling.prompt)).items():
                 numbers = token_logprobs(lm, [texts[p.id] for p in problems])
                 add(split, arm, measure, {p.id: float(np.sort(of)[: max(1, round(config.k * len(of)))].mean()) for p, of in zip(problems, numbers, strict=True)})
-    table = pd.DataFrame(found, columns=list(COLUMNS)).assign(pair=pair.name, task=task)[["pair", "task", *COLUMNS]]
+    table = pd.DataFrame(found, columns=list(COLUMNS)).assign(pair=pair.name, task=task, twin=twin)[["pair", "task", "twin", *COLUMNS]]
     write_table(Path(out) / "contamination.parquet", table)
     return table
 

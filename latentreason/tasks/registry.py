@@ -40,6 +40,11 @@ TASKS: dict[str, Task] = {
 }
 """Name -> task."""
 
+TWINS = {"gsm8k": "gsm_symbolic", "math500": "simple_equations", "aime24": "simple_equations", "aime25": "simple_equations"}
+"""Benchmark -> generated task of the same kind, whose problems can stand in no corpus. Of gsm8k it is a close one; competition problems have
+none as hard as they are. Generated tasks need none.
+"""
+
 
 def load_task(name: str, *, split: str = "test", limit: int | None = 100, seed: int = 0, source: str | Path | None = None) -> list[Problem]:
     """Problems of a task.

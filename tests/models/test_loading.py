@@ -204,8 +204,28 @@ def test_a_hub_id_that_is_not_cached_says_how_to_get_it_when_offline():
         LM.from_pretrained("nobody/nothing")
     assert str(caught.value) == (
         "No model at 'nobody/nothing': give a local directory with config.json, or a hub id that is cached. It is not in the cache of this machine "
-        "and HF_HUB_OFFLINE=1 forbids asking the hub: run `hf download nobody/nothing` where there is a network."
+        "and HF_HUB_OFFLINE=1 forbids asking the hub: run `hf download nobody/nothing` where there is a network (a gated one wants `hf auth login` there first)."
     )
+
+
+def test_a_hub_id_loads_from_a_filled_cache_offline(save, make_tiny, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    commit, repository = "a1b2c3d4" * 5, tmp_path / "cache" / "models--someone--tiny"  # as `hf download` lays it out
+    (repository / "snapshots").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    save(make_tiny("llama", 1)).rename(repository / "snapshots" / commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("socket.socket.connect", None)  # nothing may ask
+    assert constants.HF_HUB_OFFLINE
+    for revision in (None, "main", commit):
+        lm = LM.from_pretrained("someone/tiny", revision=revision)
+        assert lm.revision == commit and torch.equal(lm.model.lm_head.weight, make_tiny("llama", 1).lm_head.weight)
+    pair = ModelPair.from_pretrained("someone/tiny", "someone/tiny", verbose=False)
+    assert pair.name == "tiny-tiny" and pair.rl.revision == commit
+    with pytest.raises(InvalidInput, match="not in the cache of this machine"):
+        LM.from_pretrained("someone/tiny", revision="another")
 
 
 class Hub(BaseHTTPRequestHandler):

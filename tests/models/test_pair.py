@@ -5,6 +5,7 @@ import importlib.resources
 
 import pytest
 import torch
+from transformers.utils.logging import tqdm as transformers_tqdm
 
 from latentreason.errors import InvalidInput, LatentReasonError, NonFinite, UnknownName, VocabMismatch
 from latentreason.models import pair as pair_module
@@ -35,6 +36,13 @@ def test_real_tokens_that_differ_are_listed_with_both_ids(make_lm, make_tiny, ti
         "'base' and 'rl' differ in 4 real tokens, so their ids cannot be exchanged. First (base id / RL id): "
         "'w5' (5 / 7), 'w7' (7 / 5), 'new' (None / 60), 'w60' (60 / None). Use two models with one tokenizer."
     )
+
+
+def test_one_ordinary_token_that_differs_is_enough_for_a_refusal(make_lm, make_tiny, tiny_tokenizer):
+    other = retokenized(tiny_tokenizer, {"w33": "another"})
+    for allowed in (False, True):
+        with pytest.raises(VocabMismatch, match=r"differ in 2 real tokens.*'another' \(None / 33\), 'w33' \(33 / None\)\. Use two models with one tokenizer\.$"):
+            ModelPair(make_lm("llama"), LM(make_tiny("llama", 1), other, "rl"), renamed_special=allowed)
 
 
 def test_ten_tokens_are_shown_at_most(make_lm, make_tiny, tiny_tokenizer):
@@ -84,12 +92,15 @@ def test_the_line_of_a_pair_says_parameters_dtype_device_vocabulary_and_agreemen
     for name, model, tokenizer in (("base", make_tiny("llama"), tiny_tokenizer), ("tuned", wide, chat)):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
+    capsys.readouterr()  # saving has a bar
     pair = ModelPair.from_pretrained(tmp_path / "base", tmp_path / "tuned")
     line = "base-tuned: base 32.0K parameters, float32, cpu; rl 33.0K parameters, bfloat16, cpu; 64 real tokens, padded to 64 and 80; tokenizers agree but for chat_template; templates differ: prompts are the base's"
     said = capsys.readouterr()
-    assert repr(pair) == line and said.err.splitlines()[-1] == line and said.out == ""
+    assert repr(pair) == line and said.err == f"{line}\n" and said.out == ""  # and no bar of transformers
     ModelPair.from_pretrained(tmp_path / "base", tmp_path / "base", verbose=False)
-    assert "parameters" not in capsys.readouterr().err
+    assert capsys.readouterr() == ("", "")
+    list(transformers_tqdm([1]))
+    assert "1/1" in capsys.readouterr().err  # which has its bars again
     per_layer = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64 + 2 * 32
     assert sum(w.numel() for w in make_tiny("llama").parameters()) == 3 * per_layer + 2 * 64 * 32 + 32 == 31_968
 
