@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from latentreason.errors import unknown_name
+from latentreason.errors import InvalidInput, unknown_name
 from latentreason.figures.figures import load_results
 from latentreason.figures.report import headline
 from latentreason.files import read_json, write_bytes
 from latentreason.organisms.about import markdown
 from latentreason.plan import overview
+from latentreason.reproduce import STAGES
 from latentreason.studies.recompute import CLAIMS
 from latentreason.studies.result import Result, sampled
 from latentreason.studies.rivals import drawn
@@ -43,7 +44,7 @@ def of_seeds(results: Path) -> str:
     table = pd.concat([headline(load_results(folder)).set_index("quantity")["text"].rename(seed) for seed, folder in folders.items()], axis=1).fillna("-")
     table = table[table.index.str.startswith(HEADLINE)]
     seconds = [read_json(folder / "run.json")["seconds"] for folder in folders.values()]
-    table.loc["minutes on two cores"] = [f"{sum(v for k, v in s.items() if k != 'peak_gigabytes') / 60:.0f}" for s in seconds]
+    table.loc["minutes"] = [f"{sum(s.get(stage, 0.0) for stage in STAGES) / 60:.0f}" for s in seconds]
     table.loc["peak memory, GB"] = [f"{s['peak_gigabytes']:.1f}" for s in seconds]
     lines = [f"| {quantity} | {' | '.join(row)} |" for quantity, row in zip(table.index, table.to_numpy(), strict=True)]
     return "\n".join([f"| quantity | {' | '.join(table.columns)} |", "|---" * (len(folders) + 1) + "|", *lines])
@@ -80,6 +81,7 @@ def with_blocks(text: str, results: Path) -> str:
 
     Raises:
         UnknownName: a block of a kind that nobody makes.
+        InvalidInput: a mark without its other end.
     """
 
     def made(found: re.Match[str]) -> str:
@@ -88,6 +90,8 @@ def with_blocks(text: str, results: Path) -> str:
             raise unknown_name("block of a document", kind, BLOCKS)
         return f"<!-- {kind} {what} -->\n{BLOCKS[kind](results, what)}\n<!-- end of {kind} {what} -->"
 
+    if alone := re.findall(r"<!-- .*? -->", _MARKED.sub("", text)):
+        raise InvalidInput(f"The mark {alone[0]} has no other end: a block stands between <!-- NAME --> and <!-- end of NAME -->, each on a line of its own.")
     return _MARKED.sub(made, text)
 
 

@@ -99,22 +99,22 @@ def _collected(recipe: Recipe, seed: int, tables: Path, config: Judging, runs: P
     old = {name: (table["organism"] == recipe.name) & (table["seed"] == seed) for name, table in stacked.items()}
     folder, why = weights_of(recipe, seed)
     if folder is None:
-        return "" if all(rows.any() for rows in old.values()) else why
+        return "" if all(rows.any() for rows in old.values()) and "another recipe" not in why else why
     config = fitted(config, recipe)
     pair, case = ModelPair.from_folder(folder, recipe.name), case_of(recipe, config, seed)
     key = config_hash(identity(pair, case, config))
     if all(rows.any() for rows in old.values()) and set(stacked[STACKED[1]].loc[old[STACKED[1]], "key"]) == {key}:
         return ""
-    out = runs / f"{recipe.name}-{seed}-{key[:8]}"
+    out, file = runs / f"{recipe.name}-{seed}-{key[:8]}", tables / "verdicts_truths.parquet"
+    stated = read_table(file).set_index("organism")["truth"].to_dict() if file.is_file() else {}  # of recipes of one's own
+    truths = stated | {name: each.truth or "" for name, each in {**ORGANISMS, recipe.name: recipe}.items()}
+    judged = dict.fromkeys([*stacked[STACKED[0]]["organism"], recipe.name])
+    write_table(file, pd.DataFrame({"organism": list(judged), "truth": [truths.get(name, "") for name in judged]}))  # first: without it a verdict has nothing to be right about
     for name, new in zip(STACKED, collect(pair, case, config, out, progress=progress), strict=True):
         rows = new.assign(key=key) if name == STACKED[1] else new
         rows.insert(0, "organism", recipe.name)
         rows.insert(1, "seed", seed)
         both = rows if stacked[name].empty else pd.concat([stacked[name][~old[name]], rows], ignore_index=True)
         write_table(tables / f"{name}.parquet", both.sort_values(["organism", "seed"], kind="stable"))
-    judged, file = read_table(tables / f"{STACKED[0]}.parquet")["organism"].unique(), tables / "verdicts_truths.parquet"
-    stated = read_table(file).set_index("organism")["truth"].to_dict() if file.is_file() else {}  # of recipes of one's own
-    truths = stated | {name: each.truth or "" for name, each in {**ORGANISMS, recipe.name: recipe}.items()}
-    write_table(file, pd.DataFrame({"organism": judged, "truth": [truths.get(name, "") for name in judged]}))
     shutil.rmtree(out / "parts", ignore_errors=True)
     return ""

@@ -11,7 +11,7 @@ import pandas as pd
 from latentreason.errors import InvalidInput
 from latentreason.figures.figures import FIGURES, load_results, make_figures
 from latentreason.figures.report import headline, write_report
-from latentreason.files import copy_tree, read_json, read_table, write_bytes, write_json, write_table
+from latentreason.files import copy_tree, read_json, read_table, write_json, write_table
 from latentreason.reproduce import RunConfig, run_name
 from latentreason.store import SCHEMA, code_version, config_hash, environment, open_artifact, sha256
 from latentreason.studies.recompute import CLAIMS, OF_THEIR_OWN, RESULTS, recompute, recompute_zoo
@@ -33,15 +33,16 @@ def finish(folder: Path, config: RunConfig) -> Path:
 def publish(folder: Path, artifacts: Path) -> None:
     """Copy tables, results, figures and report of a finished run to the committed places; of a run with another seed than 0, tables and results, to `seed-N` there.
 
-    Tables of the job `claims` stay there where the run has none.
+    Tables of the job `claims` stay there where the run has none and they are of the same weights.
     """
     seed = read_json(folder / "run.json")["config"]["seed"]
     target = artifacts / "results" / run_name(folder) / (f"seed-{seed}" if seed else "")
-    claimed = [file for name in _OF_CLAIMS if (file := target / "tables" / name).is_file() and not (folder / "tables" / name).is_file()]
-    kept = {file.name: file.read_bytes() for file in claimed}
+    before = read_json(target / "run.json").get("weights") if (target / "run.json").is_file() else None
+    same = before == read_json(folder / "run.json")["weights"]
+    kept = [name for name in _OF_CLAIMS if same and (target / "tables" / name).is_file() and not (folder / "tables" / name).is_file()]
+    for name in kept:
+        shutil.copyfile(target / "tables" / name, folder / "tables" / name)
     copy_tree(folder / "tables", target / "tables")
-    for name, content in kept.items():
-        write_bytes(target / "tables" / name, content)
     for file in (*folder.glob("*.parquet"), *(folder / f"{n}.json" for n in load_results(folder) if n in RESULTS), folder / "run.json"):
         shutil.copyfile(file, target / file.name)
     if kept and (target / "tables" / "passk.parquet").is_file():  # it reads what `claims` measured, too

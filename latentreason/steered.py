@@ -182,9 +182,7 @@ def _trained_arms(run: Run) -> tuple[list[Hybrid], dict[str, Any]]:
     said = run.sample("trained-always", Hybrid(pair, always(), name="always"), fit, drawn)
     how: dict[str, Any] = {"epochs": config.trained_epochs or 10, "seeds": (0, 1, 2) if (config.trained_epochs or 10) > 1 else (0,)}
     category = fit_category(capture_onsets(pair.rl, own, run.language.spans(own), layers=middle), layer=middle, model="rl", seed=config.seed)
-    at, fits = categorised(pair, said, category), dict[tuple[int, str], Fitted]()
-    often = at["strategy"].value_counts()
-    at = at[at["strategy"].isin(often.index[often >= FEWEST])]  # rarer ones fall to the likeliest of the others
+    at, fits = categorised(pair, said, category, at_least=FEWEST), dict[tuple[int, str], Fitted]()
     for layer in [layer for layer in few_layers(pair.base.n_layers) if layer < pair.base.n_layers - 1]:
         bias = fits[layer, "bias"] = fit_optimised(pair.base, said, at.assign(strategy="bias"), layer=layer, **how)
         fits[layer, "categories"] = fit_optimised(pair.base, said, at, layer=layer, bias=bias.vectors.vectors[0], **how)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from latentreason.documents import with_blocks, write_docs
-from latentreason.errors import UnknownName
+from latentreason.errors import InvalidInput, UnknownName
 from latentreason.files import read_json, write_json
 from latentreason.organisms.about import markdown, reasons
 from latentreason.organisms.zoo import ORGANISMS
@@ -66,3 +66,8 @@ def test_a_finding_takes_its_place_and_nothing_else_moves(tmp_path: Path) -> Non
 def test_a_block_that_nobody_makes_is_refused() -> None:
     with pytest.raises(UnknownName, match="headline of"):
         with_blocks("<!-- headlines of activation -->\n<!-- end of headlines of activation -->", RESULTS)
+
+
+def test_a_mark_without_its_other_end_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="finding of passk"):
+        with_blocks("<!-- finding of passk -->\nold\n<!-- end of finding of pask -->\n", RESULTS)

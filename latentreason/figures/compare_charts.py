@@ -46,7 +46,7 @@ def _rivals(result: Result) -> dict[str, Any]:
 def _draw_rivals(numbers: dict[str, Any]) -> "Drawing":
     rows = numbers["rivals"]
     figure, (ax,) = canvas(9.0, 1.2 + 0.55 * max(3, len(rows)))
-    dots(ax, [{**row, "label": rivals.label(row), "colour": ARMS["rl"] if "RL" in row["uses"] else ARMS["base"]} for row in rows])
+    dots(ax, [{**row, "label": rivals.label(row), "colour": rivals.COLOURS[rivals.knows(row)]} for row in rows])
     for x in (0, 1):
         ax.axvline(x, color="0.7", linewidth=0.8, zorder=0)
     ax.set(xlabel="share of the RL gain recovered")

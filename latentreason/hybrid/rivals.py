@@ -133,7 +133,7 @@ def bias_vector(biased: ModelPair) -> Rival:
     return Rival(BIAS_VECTOR, (0.5, 0.75, 1.0, 1.25, 1.5), draw, BIAS_USES, 1)
 
 
-BIAS_VECTOR, BIAS_USES = "RL-trained bias vector", "a training of its own, with its labels"
+BIAS_VECTOR, BIAS_USES = "RL-trained bias vector", "an RL training of its own"
 
 
 def tuned(rival: Rival, pair: ModelPair, problems: list[Problem], sampling: Sampling) -> tuple[float, list[dict[str, float]]]:

@@ -84,7 +84,7 @@ class LazyReader:
         if packed:
             ids, positions = self.ids[distinct[row], at][None], (at - pad[row])[None]
             mask = _own_prefix(row, at, pad, end, lm.model.dtype)
-            keep = ((end - start).cumsum(0)[:, None] + torch.arange(-n, 0, device=self.device)).flatten().to(lm.device)
+            keep = ((end - start).cumsum(0)[:, None] + torch.arange(-n, 0, device=self.device)).flatten().cpu()  # the last states may live on another device than the first layer
         else:
             ids, positions = self.ids[distinct, begin:end], torch.arange(begin, end, device=self.device)[None] - pad[:, None]
             mask = seen(end, pad)

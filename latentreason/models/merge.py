@@ -68,7 +68,9 @@ def with_biases(model: Any) -> Any:
     config = copy.deepcopy(model.config)
     config.mlp_bias = True
     with torch.random.fork_rng(devices=[]):
-        biased = type(model)(config).to(model.device, model.dtype)
+        biased = type(model)(config).to(model.device)
+    for weight in biased.parameters():
+        weight.data = weight.data.to(model.dtype)  # not the buffers: the frequencies of the positions stay in float32
     missing = biased.load_state_dict(model.state_dict(), strict=False).missing_keys
     with torch.no_grad():
         for name in missing:

@@ -93,7 +93,7 @@ def matched_position(hybrid: "Rollouts | Router", *, seed: int = 0) -> Router:
     `matched_random` has one rate for each of a few strata (the first token, then fifths), so it spreads its places evenly within one. Here
     every position has a rate of its own: where the router always routes the seventh token and never the eighth, so does this control. What the router
     recovers beyond it is not in the position. Like `matched_random` it matches the routed rate, looks at no model, and routes where the two models'
-    tokens agree as well; so it changes fewer tokens than `matched_disagreement`, and has a place of its own on the x axis.
+    tokens agree as well; so it may change fewer tokens than the router, or more, and has a place of its own on the x axis: compare areas.
 
     Raises:
         InvalidInput: as `matched_random`; or the calibration is older than this control and has no rates by position.

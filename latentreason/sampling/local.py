@@ -171,7 +171,7 @@ def _tables(model: Decodes, problems: list[Problem], prompts: dict[str, list[int
     if out is not None:
         config = {"arms": model.arms, "info": getattr(model, "info", {}), "problems": {p.id: p.question for p in problems}}
         # the ids, too: a chat template may put the date into its prompts
-        config |= {"prompts": config_hash({"facts": said["prompt"], "ids": prompts}), **{key: said[key] for key in said if key == "rl_prompt"}}
+        config |= {"prompts": config_hash({"facts": said["prompt"], "ids": prompts}), **({"rl_prompt": config_hash({"facts": said["rl_prompt"], "ids": own})} if own else {})}
         parts = Parts(Path(out), {**config, "sampling": {k: v for k, v in asdict(sampling).items() if k != "max_rows" and not (k == "rl_prompt" and v is None)}})
         for index in parts.done():
             table = read_table(parts.file(index))
@@ -180,7 +180,7 @@ def _tables(model: Decodes, problems: list[Problem], prompts: dict[str, list[int
             yield table
         index += bool(parts.done())
     ordered = sorted(problems, key=lambda p: (len(prompts[p.id]), p.id))
-    longest = max((len(prompts[p.id]) for p in problems), default=0)
+    longest = max((len(ids[p.id]) for ids in (prompts, own or prompts) for p in problems), default=0)
     rows = sampling.max_rows or rows_that_fit(model, longest + sampling.max_new_tokens)
     size = max(1, rows // (sampling.n * len(model.arms)))
     for i, chunk in enumerate(_chunks(ordered, prompts, size), index):

@@ -11,7 +11,7 @@ Refuted for a rival where the interval of its recovery does not reach that of th
 and recovers as much refutes the reading that RL taught something that the base model lacks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -95,9 +95,9 @@ def _finding(result: Result) -> str:
     more = f" More loops than the base: {', '.join(loops)}." if loops else ""
     if not found:
         return f"No rival can be judged: {every[0][1].reason if every else 'no rival was measured'}.{more}"
-    free = [pair for pair in found if "RL" not in pair[0]["uses"]]
+    free, own, informed = ([pair for pair in found if knows(pair[0]) == what] for what in KNOWS)
     said = []
-    for name, part in (("without anything of the RL model", free), ("with RL weights or logits", [pair for pair in found if pair not in free])):
+    for name, part in (("without anything of the RL model", free), ("with an RL training of its own", own), ("with RL weights or logits", informed)):
         if part:
             row, best = max(part, key=lambda pair: pair[1].value)
             said.append(f"{name} the best rival is {row['arm']} at {row['setting']:g} ({best} of the gain)")
@@ -108,10 +108,22 @@ def _finding(result: Result) -> str:
     return sentence[0].upper() + sentence[1:] + "." + more
 
 
+KNOWS = ("nothing of the RL model", "an RL training of its own", "the RL model")
+"""What an arm may know of RL. The first alone speaks of what the base has by itself; only the last has seen this RL model."""
+
+
+def knows(row: Mapping[str, Any]) -> str:
+    """Which of `KNOWS` holds for an arm, by what it says that it uses."""
+    return row["uses"] if row["uses"] in KNOWS else KNOWS[2] if "RL" in row["uses"] else KNOWS[0]
+
+
 def drawn(result: Result) -> list[dict[str, Any]]:
     """One row a rival: arm, uses, passes, setting, and its recovery."""
     found = result.table[result.table["quantity"] == "recovery"]
     return [{str(k): v for k, v in row.items()} for row in found.to_dict("records")]
+
+
+COLOURS = dict(zip(KNOWS, (ARMS["base"], ARMS["hybrid"], ARMS["rl"]), strict=True))
 
 
 def label(row: dict[str, Any]) -> str:
@@ -129,15 +141,15 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
         _, ax = plt.subplots(figsize=(8.0, 4.4), layout="constrained")
     found = drawn(result)
     for i, row in enumerate(found):
-        colour = ARMS["rl"] if "RL" in row["uses"] else ARMS["base"]
+        colour = COLOURS[knows(row)]
         if np.isfinite(row["value"]):
             ax.plot([row["lo"], row["hi"]], [i, i], color=colour)
             ax.plot([row["value"]], [i], "o", color=colour)
         else:
             ax.text(0.02, i, f"undefined: {row['reason']}", va="center", fontsize=7, color="0.4")
-    for who, colour in (("nothing of the RL model", ARMS["base"]), ("the RL model", ARMS["rl"])):
-        ax.plot([], [], "o-", color=colour, label=f"uses {who}")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=8)
+    for who in dict.fromkeys(knows(row) for row in found):
+        ax.plot([], [], "o-", color=COLOURS[who], label=f"uses {who}")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
     for x in (0, 1):
         ax.axvline(x, color="0.7", linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(found)), [label(row) for row in found], fontsize=8)
