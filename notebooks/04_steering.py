@@ -279,6 +279,8 @@ result.plot()
 # Base-fitted vectors recover a large part of the gain and random ones of the same norms nothing: the directions were there before RL. But *which* vector
 # is added was read off the RL model. With a category at random the gain is gone, and with the base's own, too, though the base's own *timing* loses
 # little where the RL model gives the token. Had "base alone" come near the first row, the base model would have had all of it; on this pair that is refuted.
+# Nor does a vector say how a strategy is represented: a plain logit bias on the word of the same category is the arm that it would have to exceed, and in
+# the full-size table below it does not.
 #
 # ## Vectors trained on the RL model's tokens
 # `fit_optimised` moves a vector by gradient until the base model says what the RL model says where the two disagree. Problems are split: to
