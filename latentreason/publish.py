@@ -62,7 +62,7 @@ def publish_claims(folder: Path, artifacts: Path) -> None:
     target = artifacts / "results" / run_name(folder) / (f"seed-{seed}" if seed else "")
     tables = target / "tables"
     tables.mkdir(parents=True, exist_ok=True)
-    for file in [folder / "tables" / name for name in ("passk_likelihood.parquet", *(OF_THEIR_OWN[n] for n in CLAIMS))]:
+    for file in [folder / "tables" / name for name in ("passk_likelihood.parquet", "taxonomy_scores.parquet", *(OF_THEIR_OWN[n] for n in CLAIMS))]:
         if file.is_file():
             shutil.copyfile(file, tables / file.name)
     names = [name for name in CLAIMS if (tables / OF_THEIR_OWN[name]).is_file()] + (["passk"] if (tables / "passk.parquet").is_file() else [])

@@ -63,7 +63,7 @@ def test_the_main_job_runs_on_text_and_says_why_nothing_can_be_told(folders: str
 def test_the_studies_that_draw_traces_of_their_own_run_on_text(folders: str, tmp_path: Path) -> None:
     folder = tmp_path / "base-rl-0"
     job.reproduce(replace(SMALL, pair=folders), folder, stages=claims.STAGES, progress=False)
-    assert set(finish_claims(folder)) == {"contamination", "coherence", "planning"}
+    assert set(finish_claims(folder)) == {"contamination", "coherence", "planning", "taxonomy"}
     results = load_results(folder)
     alone = results["contamination"].estimate("accuracy", split="seen minus clean", arm="change")
     assert alone.reason == "the split has no clean twin" and results["contamination"].details["problems"] == {"seen": 4, "clean": 0}
