@@ -106,7 +106,8 @@ def _counted(
     table = pd.DataFrame({"strategy": labels[held], "category": found.label(spans)[held]})
     about |= {"n": len(found), "n_problems": int(spans.index["problem"][held].nunique())}
     titles = dict(zip(found.table["category"], found.table["title"], strict=True))
-    counts = [{**about, "strategy": s, "category": c, "title": titles[c], "count": int(count), "reason": ""} for (s, c), count in table.groupby(["strategy", "category"]).size().items()]
+    sizes_of = table.groupby(["strategy", "category"], as_index=False).size().to_dict("records")
+    counts = [{**about, "strategy": r["strategy"], "category": r["category"], "title": titles[r["category"]], "count": int(r["size"]), "reason": ""} for r in sizes_of]
     return counts, [{**about, **row} for row in found.scores.drop(columns=["n_problems", "n_held_out"]).to_dict("records")]
 
 

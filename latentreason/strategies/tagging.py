@@ -62,8 +62,8 @@ def tag(
     if "text" not in table:
         raise InvalidInput("The rollouts have no text to tag. Pass them as sampled, before .slim().")
     if callable(strategies):
-        spans = tag(rollouts, None if tokenizer is None else EVERY, tokenizer=tokenizer, problems=problems)
-        return Spans(spans.table.assign(strategy=list(strategies(rollouts, spans))))
+        unnamed = tag(rollouts, None if tokenizer is None else EVERY, tokenizer=tokenizer, problems=problems)
+        return Spans(unnamed.table.assign(strategy=list(strategies(rollouts, unnamed))))
     if strategies is not None:
         if tokenizer is None or "token_ids" not in table:
             raise InvalidInput("Rules find characters; to turn them into tokens, pass tokenizer=lm.tokenizer and rollouts with token_ids.")

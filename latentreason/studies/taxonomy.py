@@ -64,19 +64,20 @@ def run(*, table: pd.DataFrame, scores: pd.DataFrame, config: Config = Config())
         raise InvalidInput("The table has no rows of the kind 'model': controls alone say nothing. Give what taxonomy.collect wrote.")
     by_seed: dict[Key, dict[int, float]] = {}
     n, reasons = dict[Key, int](), dict[Key, str]()
-    for (*about, seed), part in frame.groupby([*ABOUT, "split"], sort=True):
+    for (*about, split), part in frame.groupby([*ABOUT, "split"], sort=True):
         key: Key = tuple(about)
+        seed = int(str(split))
         n[key], reasons[key] = int(part["n_problems"].iloc[0]), str(part["reason"].iloc[0])
         counts = _matrix(part).to_numpy()
-        by_seed.setdefault(key, {})[int(seed)] = np.nan if reasons[key] else adjusted_mutual_information(counts)
+        by_seed.setdefault(key, {})[seed] = np.nan if reasons[key] else adjusted_mutual_information(counts)
         if key[1] == "model":
             twin = (key[0], "shuffled", *key[2:])
             n[twin], reasons[twin] = n[key], reasons[key]
-            by_seed.setdefault(twin, {})[int(seed)] = np.nan if reasons[key] else adjusted_mutual_information(_shuffled(counts, config.seed + int(seed)))
+            by_seed.setdefault(twin, {})[seed] = np.nan if reasons[key] else adjusted_mutual_information(_shuffled(counts, config.seed + seed))
     found = [rows("ami", _over_seeds(list(values.values()), n[key], reasons[key]), **dict(zip(ABOUT, key, strict=True))) for key, values in by_seed.items()]
     chosen = scores[scores["chosen"].astype(bool) & (scores["kind"] == "model")]
-    for about, part in chosen.groupby(ABOUT, sort=True):
-        found += [rows(name, _over_seeds(part[name].tolist(), n[tuple(about)]), **dict(zip(ABOUT, about, strict=True))) for name in ("n", *THREE)]
+    for where, part in chosen.groupby(ABOUT, sort=True):
+        found += [rows(name, _over_seeds(part[name].tolist(), n[tuple(where)]), **dict(zip(ABOUT, where, strict=True))) for name in ("n", *THREE)]
     judged: list[dict[str, Any]] = []
     for (arm, target, by), part in chosen[chosen["asked"] == "true"].groupby(["arm", "target", "by"], sort=True):
         means = part.groupby("layer")["score"].mean()
@@ -88,8 +89,9 @@ def run(*, table: pd.DataFrame, scores: pd.DataFrame, config: Config = Config())
             one = next(iter(control.values()), np.nan)  # but for shuffled labels a control has the first seed alone
             gaps, reason = [value - control.get(seed, one) for seed, value in own[layer].items()], "" if control else "this control was not measured"
             found.append(rows("above", _over_seeds(gaps, n[arm, "model", target, layer, by, "true"], reason), arm=arm, kind=kind, target=target, layer=layer, by=by, asked="true"))
+    asked = chosen[chosen["asked"] == "true"].groupby(["arm", "target"])["n"].max()
     details = {
-        "judged": judged, "n_true": {f"{arm}, {target}": int(part["n_true"].iloc[0]) for (arm, target), part in frame.groupby(["arm", "target"])},
+        "judged": judged, "n_asked": {f"{arm}, {target}": int(n_asked) for (arm, target), n_asked in asked.items()}, "n_true": {f"{arm}, {target}": int(part["n_true"].iloc[0]) for (arm, target), part in frame.groupby(["arm", "target"])},
         "confusion": _confusions(frame[frame["kind"] == "model"], judged),
         "seeds": sorted(int(seed) for seed in frame["split"].unique()),
     }  # fmt: skip
@@ -149,30 +151,34 @@ def _confusions(frame: pd.DataFrame, judged: list[dict[str, Any]]) -> list[dict[
 
 
 def _at(result: Result, quantity: str, each: dict[str, Any], *, layer: int | None = None, kind: str = "model", asked: str = "true") -> Estimate:
-    where = {"arm": each["arm"], "target": each["target"], "by": each["by"], "kind": kind, "asked": asked}
-    return result.estimate(quantity, layer=each["layer"] if layer is None else layer, **where)
+    where = {"arm": each["arm"], "target": each["target"], "by": each["by"], "kind": kind, "asked": asked, "layer": each["layer"] if layer is None else layer}
+    rows_ = result.table[result.table["quantity"] == quantity]
+    fits = np.logical_and.reduce([(rows_[column] == value).to_numpy() for column, value in where.items()])
+    return result.estimate(quantity, **where) if fits.any() else undefined("not measured", 0)
 
 
 def _finding(result: Result) -> str:
-    judged, parts = result.details["judged"], []
+    judged, parts, reached = result.details["judged"], list[str](), list[str]()
     if not judged:
         return "Nothing could be found without labels: there are too few spans. No more than an untrained twin or the words would refute the claim."
     for arm, target in sorted({(each["arm"], each["target"]) for each in judged}):
-        mine = [each for each in judged if (each["arm"], each["target"]) == (arm, target)]
         said = []
-        for each in mine:
-            value, best = _at(result, "ami", each), _at(result, "ami", each, layer=each["best_layer"])
+        for each in (each for each in judged if (each["arm"], each["target"]) == (arm, target)):
+            value, best, alone = (_at(result, "ami", each, **more) for more in ({}, {"layer": each["best_layer"]}, {"asked": "chosen"}))
             gaps = {kind: _at(result, "above", each, kind=kind) for kind in ("untrained", "words")}
             beaten = [kind for kind, gap in gaps.items() if gap.defined and gap.lo > 0]
             lost = [kind for kind, gap in gaps.items() if gap.defined and gap.lo <= 0]
-            verdict = f"above {' and '.join(beaten)}" * bool(beaten) + " but " * bool(beaten and lost) + f"not above {' and '.join(lost)}" * bool(lost)
-            aim = "aim reached" if value.defined and value.lo >= AIM else "aim missed"
-            elsewhere = "" if each["best_layer"] == each["layer"] else f"; {best} at layer {each['best_layer']}, were it chosen by the labels"
-            said.append(f"{each['by']} {value} at layer {each['layer']} ({verdict or 'no interval'}; {aim}{elsewhere})")
-        parts.append(f"{arm}, {target} ({result.details['n_true'][f'{arm}, {target}']} strategies): {', '.join(said)}")
+            notes = [f"above {' and '.join(beaten)}" * bool(beaten) + " but " * bool(beaten and lost) + f"not above {' and '.join(lost)}" * bool(lost) or "controls without interval"]
+            notes += [f"{alone.value:.2f} with {_at(result, 'n', each, asked='chosen').value:g} categories, chosen without labels"] if alone.defined else []
+            notes += [f"{best} at layer {each['best_layer']}, were it chosen by the labels"] if each["best_layer"] != each["layer"] else []
+            if value.defined and value.lo >= AIM:
+                reached.append(f"{arm} {target} {each['by']}")
+            said.append(f"{each['by']} {value} at layer {each['layer']} ({'; '.join(notes)})")
+        parts.append(f"{arm}, {target} ({result.details['n_asked'][f'{arm}, {target}']} categories): {', '.join(said)}")
     return (
-        f"Adjusted mutual information of categories found without labels with the strategies, held-out problems, lowest and highest of {len(result.details['seeds'])} seeds, layer chosen without labels: "
-        f"{'; '.join(parts)}. The aim is {AIM:g} in every seed. A seed with no more than the untrained twin or the words of the span refutes the claim for that method."
+        "Adjusted mutual information with the strategies of categories found without labels, on held-out problems, lowest and highest of "
+        f"{len(result.details['seeds'])} seed{'s' * (len(result.details['seeds']) != 1)}, layer chosen without labels: {'; '.join(parts)}. "
+        f"At least {AIM:g} in every seed: {', '.join(reached) or 'none'}. A seed with no more than the untrained twin or the words of the span refutes the claim for that method."
     )
 
 

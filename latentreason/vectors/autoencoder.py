@@ -69,7 +69,7 @@ class _Training:
     def epoch(self) -> None:
         for part in self.rest[torch.randperm(len(self.rest), generator=self.generator)].split(self.batch):
             self.adam.zero_grad()
-            unexplained(part, self.k, *self.parameters).backward()  # type: ignore[no-untyped-call]
+            unexplained(part, self.k, *self.parameters).backward()
             self.adam.step()
             with torch.no_grad():
                 self.parameters[2].div_(self.parameters[2].norm(dim=1, keepdim=True).clamp_min(1e-12))

@@ -130,8 +130,8 @@ def discover(
     table = pd.DataFrame({"category": names, "n": sizes[by_size], "n_held_out": np.bincount(found_out, minlength=len(weight))[by_size],
                           "title": titles(typical, [] if texts is None else texts[~held].tolist()), "typical": typical})  # fmt: skip
     info = {"seed": seed, "n_asked": n, "n_fit": len(fit), "n_fit_problems": len(set(fit_problems)), "held_out": sorted(index["problem"][held].astype(str).unique())}
-    made = Strategies(method, site, *(torch.from_numpy(np.ascontiguousarray(a)) for a in (weight[by_size], bias[by_size], mean)), table, scores,
-                      centroids_of(site, centroids, names, sizes[by_size].tolist(), method), info)  # fmt: skip
+    reader = [torch.from_numpy(np.ascontiguousarray(part)) for part in (weight[by_size], bias[by_size], mean)]
+    made = Strategies(method, site, reader[0], reader[1], reader[2], table, scores, centroids_of(site, centroids, names, sizes[by_size].tolist(), method), info)
     return made if judge is None else judged(made, Activations({site: torch.from_numpy(values[held])}, index[held].reset_index(drop=True)), judge, seed=seed)
 
 
