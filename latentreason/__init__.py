@@ -41,6 +41,7 @@ _HOME = {
     "capture": "activations.capture",
     "concat": "tables",
     "contrast_prompts": "vectors.pairs",
+    "discover": "vectors.discovery",
     "editing": "activations.editing",
     "first_token": "routing.controls",
     "fit_vectors": "vectors.contrast",
@@ -118,6 +119,7 @@ if TYPE_CHECKING:  # the same names once more, for mypy and editors; tests/test_
     from latentreason.tasks.problem import Problem as Problem
     from latentreason.tasks.registry import load_task as load_task
     from latentreason.vectors.contrast import fit_vectors as fit_vectors
+    from latentreason.vectors.discovery import discover as discover
     from latentreason.vectors.pairs import contrast_prompts as contrast_prompts
     from latentreason.vectors.steering_vector import SteeringVector as SteeringVector, VectorSet as VectorSet
 else:

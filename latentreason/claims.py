@@ -4,10 +4,11 @@ Stages as there: each writes its table once, whole; a run that is started again 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from latentreason.organisms.zoo import ORGANISMS
 from latentreason.reproduce import Run
-from latentreason.studies import coherence, contamination, passk, planning
+from latentreason.studies import coherence, contamination, passk, planning, taxonomy
 from latentreason.tables import Rollouts
 from latentreason.tasks.registry import TASKS
 
@@ -40,4 +41,11 @@ def _planning(run: Run) -> None:
     planning.collect(run.pair, config, run.tables, problems=run.problems("test", run.config.passk_problems), sampling=run.sampling(1), draw=_own(run))
 
 
-STAGES: dict[str, Callable[[Run], None]] = {"likelihood": _likelihood, "contamination": _contamination, "coherence": _coherence, "planning": _planning}
+def _taxonomy(run: Run) -> None:
+    """On problems of the split fit, as vectors are."""
+    small: dict[str, Any] = {"among": (4, 8), "methods": ("kmeans", "gmm")} if run.config.geometry_problems < 50 else {}
+    config = taxonomy.Config(seeds=tuple(run.config.seed + i for i in range(1 if small else 3)), seed=run.config.seed, **small)
+    taxonomy.collect(run.pair, config, run.tables, problems=run.problems("fit", run.config.geometry_problems), sampling=run.sampling(1))
+
+
+STAGES: dict[str, Callable[[Run], None]] = {"likelihood": _likelihood, "contamination": _contamination, "coherence": _coherence, "planning": _planning, "taxonomy": _taxonomy}

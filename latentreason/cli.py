@@ -103,7 +103,7 @@ def route(pair: PairOption = "activation", router: Annotated[str, typer.Option(h
 
 
 @app.command(epilog="Example: latentreason extract --arm base --out runs/vectors")
-def extract(pair: PairOption = "activation", arm: str = "base", task: TaskOption = "chain", limit: int = 100, n: int = 8, method: Annotated[str, typer.Option(help="diff_means or logistic.")] = "diff_means",
+def extract(pair: PairOption = "activation", arm: str = "base", task: TaskOption = "chain", limit: int = 100, n: int = 8, method: Annotated[str, typer.Option(help="diff_means, logistic or pca.")] = "diff_means",
             max_new_tokens: LengthOption = 96, style: StyleOption = None, chat: ChatOption = False,
             seed: int = 0, out: OutOption = Path("vectors"), quiet: Quiet = False) -> None:  # fmt: skip
     """Sample one model and extract a steering vector for each strategy, at all layers."""
@@ -127,7 +127,7 @@ def extract(pair: PairOption = "activation", arm: str = "base", task: TaskOption
 
 
 @app.command(epilog="Example: latentreason study passk artifacts/results/activation/tables")
-def study(name: Annotated[str, typer.Argument(help="Such as recovery, passk, geometry, contamination, coherence, planning or published; of the zoo such as spurious, formats or calibration.")],
+def study(name: Annotated[str, typer.Argument(help="Such as recovery, passk, geometry, contamination, coherence, planning, taxonomy or published; of the zoo such as spurious, formats or calibration.")],
           tables: Annotated[Path | None, typer.Argument(help="Folder of a run, of the zoo, or of its tables; the committed ones by default.")] = None,
           out: Annotated[Path | None, typer.Option(help="Folder to write the result to.")] = None) -> None:  # fmt: skip
     """Recompute one study from its tables and print its finding."""
@@ -251,7 +251,7 @@ def claims(pair: Annotated[str, typer.Option(help="Name of an organism or of a c
            config: Annotated[str | None, typer.Option(help="TOML file with keys of RunConfig, or the name of one that comes with the package.")] = None,
            tiny: Tiny = False, runs: Path = Path("artifacts/runs"),
            publish: Annotated[bool, typer.Option("--publish", help="Copy tables, results and figures to the committed places.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
-    """The studies that draw traces of their own: contamination, coherence, planning, and perplexities for passk. In the folder of `reproduce`, before or after it."""
+    """The studies that draw traces of their own: contamination, coherence, planning, taxonomy, and perplexities for passk. In the folder of `reproduce`, before or after it."""
     from latentreason import claims as job
     from latentreason.documents import write_docs
     from latentreason.plan import chosen_config

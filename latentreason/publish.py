@@ -18,7 +18,7 @@ from latentreason.studies.recompute import CLAIMS, OF_THEIR_OWN, RESULTS, recomp
 from latentreason.studies.result import Result
 from latentreason.tasks.registry import load_task
 
-_OF_CLAIMS = ("passk_likelihood.parquet", *(OF_THEIR_OWN[name] for name in CLAIMS))
+_OF_CLAIMS = ("passk_likelihood.parquet", "taxonomy_scores.parquet", *(OF_THEIR_OWN[name] for name in CLAIMS))
 
 
 def finish(folder: Path, config: RunConfig) -> Path:

@@ -37,7 +37,7 @@ def test_the_pairs_of_the_page_on_loading(tmp_path: Path) -> None:
 
 
 def test_vectors_from_prompt_pairs_and_from_a_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from_pairs, from_tensor = re.findall(r"```python\n(.*?)```", (DOCS / "vectors.md").read_text(), re.DOTALL)
+    from_pairs, from_tensor, _ = re.findall(r"```python\n(.*?)```", (DOCS / "vectors.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     scope: dict[str, object] = {}
     exec(compile(from_pairs, "vectors.md", "exec"), scope)
@@ -48,6 +48,13 @@ def test_vectors_from_prompt_pairs_and_from_a_tensor(tmp_path: Path, monkeypatch
         assert not torch.allclose(lm.model(ids).logits, logits, atol=0.1)
     (vector,) = VectorSet.from_gguf("think.gguf").values()
     torch.testing.assert_close(vector.vector, scope["vector"].vector)  # type: ignore[attr-defined]
+
+
+def test_categories_without_labels() -> None:
+    *_, block = re.findall(r"```python\n(.*?)```", (DOCS / "vectors.md").read_text(), re.DOTALL)
+    scope: dict[str, object] = {}
+    exec(compile(block, "vectors.md", "exec"), scope)
+    assert set(scope["vectors"].labels) <= set(scope["found"].names) and len(scope["found"]) == 8  # type: ignore[attr-defined]
 
 
 def test_every_link_between_documents_leads_somewhere() -> None:

@@ -143,7 +143,7 @@ def test_text_with_strategies_but_no_tokens_for_them_is_steered_by_vectors_alone
 def test_the_studies_that_draw_traces_of_their_own_run_on_text(folders: str, tmp_path: Path) -> None:
     folder = tmp_path / "base-rl-0"
     job.reproduce(replace(SMALL, pair=folders, rl_prompt=Prompt("few_shot_steps")), folder, stages=claims.STAGES, progress=False)
-    assert set(finish_claims(folder)) == {"contamination", "coherence", "planning"}
+    assert set(finish_claims(folder)) == {"contamination", "coherence", "planning", "taxonomy"}
     results = load_results(folder)
     alone = results["contamination"].estimate("accuracy", split="seen minus clean", arm="change")
     assert alone.reason == "no problem is known to have been seen" and results["contamination"].details["problems"] == {"seen": 0, "clean": 4}  # arith is generated

@@ -23,6 +23,7 @@ from latentreason.figures import (
     passk_charts,
     published_chart,
     recovery_charts,
+    taxonomy_chart,
     verdict_charts,
     zoo_charts,
 )
@@ -52,6 +53,7 @@ FIGURES: dict[str, Figure] = {
     "contamination": claims_charts.CONTAMINATION,
     "coherence": claims_charts.COHERENCE,
     "planning": claims_charts.PLANNING,
+    "taxonomy": taxonomy_chart.TAXONOMY,
     "published": published_chart.PUBLISHED,
     "verdict": verdict_charts.VERDICT,
     "calibration": verdict_charts.CALIBRATION,

@@ -31,6 +31,9 @@ RULES: Mapping[str, re.Pattern[str]] = {
 }
 """Strategy -> pattern, in order of precedence."""
 
+EVERY: Mapping[str, re.Pattern[str]] = {"sentence": re.compile("")}
+"""The rule that every sentence obeys: spans for `discover`, which names them by itself."""
+
 _BREAK = re.compile(r"(?<=[.!?])\s+|\n+|</?think>")
 
 

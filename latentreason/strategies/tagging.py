@@ -4,13 +4,14 @@ Traces of the task `chain` have exact tags, by the automaton of `grammar.py`; na
 
     lr.tag(rollouts)                                        # chain
     lr.tag(rollouts, strategies=rules.RULES, tokenizer=lm.tokenizer)    # with `think`: inside a <think> block?
+    lr.tag(rollouts, found.labeller(lm), tokenizer=lm.tokenizer)        # categories that `discover` found, a sentence a span
 
 It reads tables, runs no model, and never fails on what a model wrote: malformed text has spans as far as it is well formed.
 """
 
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ import pandas as pd
 
 from latentreason.errors import InvalidInput
 from latentreason.strategies.grammar import DECIDE, automaton, parse, scan
-from latentreason.strategies.rules import sentences, strategy_of
+from latentreason.strategies.rules import EVERY, sentences, strategy_of
 from latentreason.tables import Rollouts, Spans
 from latentreason.tasks import chain
 from latentreason.tasks.answers import THINK_TAG, opens_thought, thoughts
@@ -29,19 +30,23 @@ from latentreason.tasks.problem import Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Labeller = Callable[[Rollouts, Spans], Sequence[str]]
+"""Names for the spans of rollouts, such as `Strategies.labeller` gives."""
+
 _KEYS = ["arm", "problem", "sample"]
 _IDS = {word: i for i, word in enumerate(chain.VOCABULARY)}
 
 
 def tag(
-    rollouts: Rollouts, strategies: Mapping[str, re.Pattern[str]] | None = None, *,
+    rollouts: Rollouts, strategies: Mapping[str, re.Pattern[str]] | Labeller | None = None, *,
     tokenizer: "PreTrainedTokenizerBase | None" = None, problems: Iterable[Problem] | None = None,
 ) -> Spans:  # fmt: skip
     """Split completions into strategy spans.
 
     Args:
         rollouts: with `text`, and with `token_ids` (without them a word is a token, which holds for `chain`).
-        strategies: rules for natural text; None for the task `chain`.
+        strategies: rules for natural text; None for the task `chain`. Or a function that names spans: those of the grammar, or, with a tokenizer, every
+            sentence.
         tokenizer: for natural text, the one that decoded the completions.
         problems: for `chain`, those that were answered; adds the column `valid` (the span's result follows from the state before it).
 
@@ -56,6 +61,9 @@ def tag(
     table = rollouts.table
     if "text" not in table:
         raise InvalidInput("The rollouts have no text to tag. Pass them as sampled, before .slim().")
+    if callable(strategies):
+        unnamed = tag(rollouts, None if tokenizer is None else EVERY, tokenizer=tokenizer, problems=problems)
+        return Spans(unnamed.table.assign(strategy=list(strategies(rollouts, unnamed))))
     if strategies is not None:
         if tokenizer is None or "token_ids" not in table:
             raise InvalidInput("Rules find characters; to turn them into tokens, pass tokenizer=lm.tokenizer and rollouts with token_ids.")

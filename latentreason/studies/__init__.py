@@ -19,11 +19,12 @@ from latentreason.studies import (
     rivals,
     routing,
     spurious,
+    taxonomy,
     verdict,
 )
 
 STUDIES: dict[str, ModuleType] = {
     "recovery": recovery, "passk": passk, "geometry": geometry, "routing": routing, "rivals": rivals, "published": published,
-    "contamination": contamination, "coherence": coherence, "planning": planning, "verdict": verdict,
+    "contamination": contamination, "coherence": coherence, "planning": planning, "taxonomy": taxonomy, "verdict": verdict,
     "spurious": spurious, "one_shot": one_shot, "formats": formats, "boundary": boundary, "difficulty": difficulty, "curriculum": curriculum, "calibration": calibration,
 }  # fmt: skip

@@ -34,6 +34,7 @@ from latentreason.studies import (
     rivals,
     routing,
     spurious,
+    taxonomy,
     verdict,
 )
 from latentreason.studies.result import Result
@@ -127,11 +128,12 @@ RESULTS: dict[str, Callable[[Path], Result]] = {
     "contamination": lambda tables: contamination.run(table=read_table(tables / "contamination.parquet")),
     "coherence": lambda tables: coherence.run(table=read_table(tables / "coherence.parquet")),
     "planning": lambda tables: planning.run(table=read_table(tables / "planning.parquet")),
+    "taxonomy": lambda tables: taxonomy.run(table=read_table(tables / "taxonomy.parquet"), scores=read_table(tables / "taxonomy_scores.parquet")),
     "verdict": verdict_result,
 }
 """Name of a result file of a run -> how to compute it from a folder of tables."""
 
-CLAIMS = ("contamination", "coherence", "planning")
+CLAIMS = ("contamination", "coherence", "planning", "taxonomy")
 """Results of the job `claims`: docs/studies.md speaks of them, no headline does."""
 
 OF_THEIR_OWN = {"verdict": "verdict_temperatures.parquet", "geometry": "geometry_dose.parquet", "routing": "routing.json", "rivals": "rivals.json", "steering": "steering.json", "trained": "trained.json", "elicitation": "elicitation.json",

@@ -32,7 +32,7 @@ AT_LEAST = 2
 ROUNDING = 1e-6
 """A gap between means below this share of the mean norm is rounding, such as between formats chosen after one and the same prompt."""
 
-Fit = Callable[[Float[np.ndarray, "row d_model"], Bool[np.ndarray, "row"]], Float[np.ndarray, "d_model"]]
+Fit = Callable[..., Float[np.ndarray, "d_model"]]
 
 
 def diff_means(values: Float[np.ndarray, "row d_model"], labels_mask: Bool[np.ndarray, "*fit row"]) -> Float[np.ndarray, "*fit d_model"]:
@@ -72,8 +72,55 @@ def logistic(values: Float[np.ndarray, "row d_model"], labels_mask: Bool[np.ndar
     return vector
 
 
-METHODS: dict[str, Fit] = {"diff_means": diff_means, "logistic": logistic}
+def pca(
+    values: Float[np.ndarray, "row d_model"], labels_mask: Bool[np.ndarray, "row"], groups: Shaped[np.ndarray, "row"] | None = None
+) -> Float[np.ndarray, "d_model"]:
+    """First principal component of paired differences, about zero; its sign is that of the mean gap, its length the mean projection gap.
+
+    A group with rows on both sides (a problem, a pair of prompts) gives one difference, the mean of its rows with minus that of those without. Where fewer
+    than two groups do, it is the component of all rows about the midpoint of both means, either side weighing half.
+
+    Raises:
+        InvalidInput: a mask with nothing on one side.
+    """
+    from sklearn.decomposition import TruncatedSVD
+
+    gap = diff_means(values, labels_mask)
+    rows = paired_differences(values, labels_mask, groups)
+    if len(rows) < AT_LEAST:
+        sides = np.where(labels_mask, labels_mask.sum(), (~labels_mask).sum())
+        rows = (values - (values[labels_mask].mean(0) + values[~labels_mask].mean(0)) / 2) / np.sqrt(sides)[:, None]
+    unit = np.zeros_like(gap)
+    if rows.any():
+        first = TruncatedSVD(1, algorithm="arpack", random_state=0).fit(rows.astype(np.float64)).components_[0]
+        unit = (first / np.linalg.norm(first)).astype(values.dtype)
+    vector: np.ndarray = unit * (unit @ gap)
+    return vector
+
+
+def paired_differences(
+    values: Float[np.ndarray, "row d_model"], labels_mask: Bool[np.ndarray, "row"], groups: Shaped[np.ndarray, "row"] | None
+) -> Float[np.ndarray, "group d_model"]:
+    """Mean of the rows with minus mean of those without, for each group that has both."""
+    if groups is None:
+        return values[:0]
+    names, number = np.unique(groups, return_inverse=True)
+    sums, counts = [], []
+    for mask in (labels_mask, ~labels_mask):
+        total = np.zeros((len(names), values.shape[1]), dtype=values.dtype)
+        np.add.at(total, number[mask], values[mask])
+        sums.append(total)
+        counts.append(np.bincount(number[mask], minlength=len(names))[:, None])
+    both = (np.minimum(*counts) > 0)[:, 0]
+    differences: np.ndarray = (sums[0][both] / counts[0][both] - sums[1][both] / counts[1][both]).astype(values.dtype)
+    return differences
+
+
+METHODS: dict[str, Fit] = {"diff_means": diff_means, "logistic": logistic, "pca": pca}
 """Name -> function of (activations, mask of "with") that gives a raw vector."""
+
+PAIRED = frozenset({"pca"})
+"""Methods that take, as a third argument, which rows belong together."""
 
 
 def family(label: str) -> str:
@@ -147,7 +194,8 @@ def fit_onsets(
     """One vector for each label and site from captured onsets; arguments and errors as `fit_vectors`."""
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
-    first_half = halves_of(onsets.index["problem"].to_numpy(str), seed) if control else None
+    problems = onsets.index["problem"].to_numpy(str)
+    first_half = halves_of(problems, seed) if control else None
     values = {site: onsets.values[site].float().cpu().numpy() for site in onsets.sites}
     vectors: list[SteeringVector] = []
     skipped: dict[str, str] = {}
@@ -158,7 +206,7 @@ def fit_onsets(
         if min(n_with, n_without) < AT_LEAST:
             skipped[label] = f"{n_with} spans with and {n_without} without: at least {AT_LEAST} of each are needed"
             continue
-        fitted, flat = fit_label(values, mask, rows, label, method=method, first_half=first_half, seed=seed)
+        fitted, flat = fit_label(values, mask, rows, label, method=method, first_half=first_half, seed=seed, groups=problems)
         if flat:
             skipped[label] = f"the activations with and without have the same mean at {', '.join(flat)}"
         else:
@@ -177,7 +225,7 @@ def halves_of(groups: Shaped[np.ndarray, "row"], seed: int) -> Bool[np.ndarray, 
 
 def fit_label(
     values: dict[Site, Float[np.ndarray, "row d_model"]], mask: Bool[np.ndarray, "row"], rows: Bool[np.ndarray, "row"], label: str, *,
-    method: str, first_half: Bool[np.ndarray, "row"] | None, seed: int,
+    method: str, first_half: Bool[np.ndarray, "row"] | None, seed: int, groups: Shaped[np.ndarray, "row"] | None = None,
 ) -> tuple[list[SteeringVector], list[str]]:  # fmt: skip
     """The vectors of one label, one a site, and the sites where it has none because both sides have the same mean.
 
@@ -189,16 +237,20 @@ def fit_label(
         method: a key of `METHODS`.
         first_half: `halves_of` the rows; None leaves out reliability and control.
         seed: of the control.
+        groups: which rows belong together, for the methods of `PAIRED`; `info["n_pairs"]` says how many groups have rows on both sides.
     """
     n_with = int((mask & rows).sum())
     info: dict[str, Any] = {"method": method, "n_without": int(rows.sum()) - n_with}
+    together = groups if method in PAIRED else None
+    if together is not None:
+        info["n_pairs"] = len(set(together[rows & mask]) & set(together[rows & ~mask]))
     fitted, flat = [], []
     for site, read in values.items():
-        vector = METHODS[method](read[rows], mask[rows])
+        vector = _fitted(read, mask, rows, method, together)
         if float(np.linalg.norm(vector)) <= ROUNDING * float(np.linalg.norm(read[rows], axis=1).mean()):
             flat.append(str(site))
         if first_half is not None:
-            halves = [_fit_or_none(read, mask, rows & part, method) for part in (first_half, ~first_half)]
+            halves = [_fit_or_none(read, mask, rows & part, method, together) for part in (first_half, ~first_half)]
             info = {**info, "control_seed": seed, "split_half": _cosine(*halves)}
         fitted.append(SteeringVector.of(site, torch.from_numpy(vector), label, n_with, **info))
     return fitted, flat
@@ -242,9 +294,13 @@ def model_info(lm: "LM") -> dict[str, Any]:
     return {"model": lm.name, "revision": lm.revision, "model_type": lm.model.config.model_type}
 
 
-def _fit_or_none(values: np.ndarray, mask: np.ndarray, rows: np.ndarray, method: str) -> np.ndarray | None:
+def _fitted(values: np.ndarray, mask: np.ndarray, rows: np.ndarray, method: str, groups: np.ndarray | None) -> np.ndarray:
+    return METHODS[method](values[rows], mask[rows], *([] if groups is None else [groups[rows]]))
+
+
+def _fit_or_none(values: np.ndarray, mask: np.ndarray, rows: np.ndarray, method: str, groups: np.ndarray | None) -> np.ndarray | None:
     n_with = int(mask[rows].sum())
-    return METHODS[method](values[rows], mask[rows]) if min(n_with, int(rows.sum()) - n_with) >= AT_LEAST else None
+    return _fitted(values, mask, rows, method, groups) if min(n_with, int(rows.sum()) - n_with) >= AT_LEAST else None
 
 
 def _cosine(a: np.ndarray | None, b: np.ndarray | None) -> float | None:

@@ -56,7 +56,7 @@ def contrast_prompts(
     number = np.arange(len(prompts))
     vectors, flat = fit_label(
         {site: read.numpy() for site, read in values.items()}, number % 2 == 0, number >= 0, label,
-        method=method, first_half=halves_of(number // 2, seed) if control else None, seed=seed,
+        method=method, first_half=halves_of(number // 2, seed) if control else None, seed=seed, groups=number // 2,
     )  # fmt: skip
     if flat:
         why = f"Both sides of the pairs read the same at {', '.join(flat)}."

@@ -10,7 +10,18 @@ from latentreason.activations.sites import Activations, Site
 from latentreason.errors import InvalidInput, UnknownName
 from latentreason.models.language_model import LM
 from latentreason.tables import Rollouts, Spans
-from latentreason.vectors.contrast import METHODS, contrast_table, diff_means, fit_onsets, fit_vectors, logistic, shuffled
+from latentreason.vectors.contrast import (
+    METHODS,
+    PAIRED,
+    contrast_table,
+    diff_means,
+    fit_onsets,
+    fit_vectors,
+    logistic,
+    paired_differences,
+    pca,
+    shuffled,
+)
 
 WIDTH = 24
 
@@ -64,6 +75,50 @@ def test_logistic_weighs_by_the_spread_where_it_is_not() -> None:
     found = logistic(values, mask)
     optimal = direction / np.linspace(0.5, 2.0, WIDTH) ** 2  # Fisher: inverse covariance times difference
     assert found @ optimal / np.linalg.norm(found) / np.linalg.norm(optimal) > 0.95
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_pca_is_the_first_component_of_the_paired_differences_as_scikit_learn_has_it() -> None:
+    from sklearn.decomposition import PCA
+
+    values, mask, _ = planted(300)
+    problem = np.arange(300) // 6
+    differences = [values[(problem == p) & mask].mean(0) - values[(problem == p) & ~mask].mean(0) for p in range(50) if len(set(mask[problem == p])) == 2]
+    np.testing.assert_allclose(paired_differences(values, mask, problem), differences, atol=1e-5)
+    differences = np.array(differences)
+    expected = PCA(1).fit(np.vstack([differences, -differences])).components_[0]  # either order of a pair, so the mean is zero
+    found, gap = pca(values, mask, problem), values[mask].mean(0) - values[~mask].mean(0)
+    assert abs(cosine(found, expected)) > 0.99999 and found @ gap > 0
+    np.testing.assert_array_equal(pca(values, mask, np.array([f"problem {p}" for p in problem])), found)
+    np.testing.assert_allclose(pca(values, ~mask, problem), -found, atol=1e-5)
+
+
+def test_pca_without_pairs_is_that_of_the_rows_about_the_midpoint_of_the_sides() -> None:
+    from sklearn.decomposition import PCA
+
+    values, _, _ = planted(300)
+    mask = np.arange(300) % 2 == 0  # as many on either side: the midpoint is the mean
+    expected = PCA(1).fit(values).components_[0]
+    assert abs(cosine(pca(values, mask), expected)) > 0.99999
+    alone = np.arange(300)  # no group has both sides
+    np.testing.assert_array_equal(pca(values, mask, alone), pca(values, mask))
+    three = np.repeat([True, False], [1, 2])
+    assert np.isfinite(pca(values[:3], three)).all() and not pca(np.ones((4, WIDTH), np.float32), mask[:4]).any()
+    with pytest.raises(InvalidInput, match="all true or all false"):
+        pca(values, np.ones(300, dtype=bool))
+
+
+def test_pca_agrees_with_diff_means_on_a_clean_contrast_and_says_how_many_pairs_it_had() -> None:
+    data = onsets()
+    found, means = (fit_onsets(data, method=method)["split", Site(1)] for method in ("pca", "diff_means"))
+    assert cosine(found.vector.numpy(), means.vector.numpy()) > 0.97 and found.scale == pytest.approx(means.scale, rel=0.05)
+    assert found.info["n_pairs"] == 20 and "n_pairs" not in means.info  # a problem holds all four labels twice
+    assert found.info["split_half"] > 0.95
+    twin = found.random_like(found.info["control_seed"])
+    assert twin.scale == found.scale and abs(cosine(twin.vector.numpy(), found.vector.numpy())) < 0.6
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -147,7 +202,8 @@ def test_fit_vectors_uses_the_activations_that_predict_the_opening_tokens(tiny_m
     assert found.card()["model"] == "tiny" and found.card()["method"] == method
     every = capture(lm, rollouts, [Site(2)])
     kept = every.select(every.index["position"].isin([0, 4]))  # the span at 2 was no choice
-    expected = METHODS[method](kept.values[Site(2)].numpy(), (kept.index["position"] == 4).to_numpy())
+    groups = [kept.index["problem"].to_numpy(str)] if method in PAIRED else []
+    expected = METHODS[method](kept.values[Site(2)].numpy(), (kept.index["position"] == 4).to_numpy(), *groups)
     np.testing.assert_allclose(found["b", Site(2)].vector, expected, atol=1e-3)
     torch.testing.assert_close(found["a", Site(2)].vector, -found["b", Site(2)].vector, atol=1e-3, rtol=0)
     assert fit_vectors(lm, rollouts, Spans(table), method="diff_means").sites == [Site(0), Site(1), Site(2)]

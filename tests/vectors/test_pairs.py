@@ -7,7 +7,7 @@ import torch
 from latentreason.activations.sites import Site
 from latentreason.errors import ContextTooLong, InvalidInput, UnknownName
 from latentreason.models.language_model import LM
-from latentreason.vectors.contrast import METHODS
+from latentreason.vectors.contrast import METHODS, PAIRED
 from latentreason.vectors.pairs import contrast_prompts
 
 
@@ -76,7 +76,7 @@ def test_a_position_counts_from_the_first_token_or_from_the_last(lm: LM, pairs, 
 def test_methods_halves_and_what_the_set_says_of_itself(lm: LM, pairs, method: str) -> None:
     found = contrast_prompts(lm, pairs, method=method, layers=2)
     read = np.array([states(lm, text)[2] for pair in pairs for text in pair])
-    np.testing.assert_allclose(found["prompts", Site(2)].vector, METHODS[method](read, np.arange(24) % 2 == 0), atol=1e-3)
+    np.testing.assert_allclose(found["prompts", Site(2)].vector, METHODS[method](read, np.arange(24) % 2 == 0, *([np.arange(24) // 2] if method in PAIRED else [])), atol=1e-3)
     assert -1 <= found["prompts", Site(2)].info["split_half"] <= 1
     assert "split_half" not in contrast_prompts(lm, pairs, layers=2, control=False)["prompts", Site(2)].info
     family = lm.model.config.model_type
