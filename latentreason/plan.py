@@ -280,9 +280,7 @@ def _draws(config: RunConfig, count: Callable[[str, int], int], prompt_tokens: C
         for name, arms, calls in (("ends", 2, 1), *search, ("routers", finals, 1), ("one control", finals, 1 if config.quick_calibration else 3), ("both controls", 2 * finals, not config.quick_calibration)):
             yield Draw("calibrate", f"{name}, {what}", problems, arms, n, calls)
     for what, n in (("sampled", config.n_samples), ("greedy", 1)):
-        yield Draw(f"curves, {what}", "ends, routers and their controls", count("test", config.n_problems), ENDS + 3 * finals, n)
-    for what, n in (("sampled", config.strategy_samples), ("greedy", 1)):
-        yield Draw(f"strategies, {what}", "router, control, RL", count("test", config.n_problems), 3, n, token_bytes=HYBRID)
+        yield Draw(f"curves, {what}", "ends, routers and their controls", count("test", config.n_problems), ENDS + 3 * finals, n, token_bytes=3 * HYBRID // (ENDS + 3 * finals))
     tested = count("test", config.passk_problems)
     yield Draw("passk", "base", tested, 1, config.passk_samples, rl=0, token_bytes=ALONE)
     yield Draw("passk", "RL", tested, 1, config.passk_samples, base=0, token_bytes=ALONE)

@@ -223,36 +223,39 @@ def _best(run: Run, temperature: str) -> Router:
     return min((r for r in calibrated_routers(run, temperature) if r.name == name), key=lambda r: abs(r.params["calibration"]["budget"] - 0.5))
 
 
+def _label(router: Router) -> str:
+    return f"{router.name}@{router.params['calibration']['budget']:.2f}"
+
+
 def _curves(run: Run, temperature: str) -> None:
-    """Ends (base, RL, timing, content) and, for each router, its budgets with both matched controls: in one go, for their prefixes are largely the same."""
-    problems = run.problems("test", run.config.n_problems)
-    sampling = replace(run.sampling(run.config.n_samples, temperature), keep_tokens=False, max_rows=run.rows)
+    """Ends (base, RL, timing, content) and, for each router, its budgets with both matched controls: in one go, for their prefixes are largely the same.
+    Of the best oracle router, its control and always-RL, the tokens too.
+    """
+    problems, best = run.problems("test", run.config.n_problems), _best(run, temperature)
     timing = at_strategy(run.language)
     ends = {"base": never(), "rl": always(), "timing": timing, "content": ~timing, "first_token": first_token(), "not_first_token": ~first_token()}
     routers = dict(ends)
     for router in calibrated_routers(run, temperature):
-        label = f"{router.name}@{router.params['calibration']['budget']:.2f}"
+        label = _label(router)
         routers |= {label: router, f"matched_disagreement:{label}": matched_disagreement(router), f"matched_random:{label}": matched_random(router)}
+    kept = {_label(best): best.name, f"matched_disagreement:{_label(best)}": "matched_disagreement", "rl": "rl"}
+    sampling = replace(run.sampling(run.config.n_samples, temperature), keep_tokens=tuple(kept), max_rows=run.rows)
     rollouts = run.sample(f"{temperature}-curves", Arms([Hybrid(run.pair, router, name=name) for name, router in routers.items()]), problems, sampling)
+    some = rollouts.table[rollouts.table["sample"] < run.config.strategy_samples]
+    strategies = [_strategies(run, Rollouts(some[some["arm"] == arm].assign(arm=name))) for arm, name in kept.items()]
+    write_table(run.tables / f"{temperature}_strategies.parquet", pd.concat(strategies, ignore_index=True))
+    rollouts = rollouts.slim()
     is_end = rollouts.table["arm"].isin(list(ends))
     for name, rows in (("ends", is_end), ("curves", ~is_end)):
         table = rollouts.table[rows].reset_index(drop=True)
         Rollouts(table, {arm: rollouts.info[arm] for arm in table["arm"].unique()}).save(run.tables / f"{temperature}_{name}.parquet")
 
 
-def _strategies(run: Run, temperature: str) -> None:
-    """Which strategies the changed tokens belong to: of the best oracle router, its control, and always-RL."""
-    router = _best(run, temperature)
-    arms = Arms([Hybrid(run.pair, router, name=router.name), Hybrid(run.pair, matched_disagreement(router), name="matched_disagreement"), Hybrid(run.pair, always(), name="rl")])
-    problems = run.problems("test", run.config.n_problems)
-    rollouts = run.sample(f"{temperature}-strategies", arms, problems, run.sampling(run.config.strategy_samples, temperature))
-    rows = []
-    for arm in rollouts.arms:
-        part = rollouts.arm(arm).table
-        kinds = np.concatenate(run.language.kinds(rollouts.arm(arm)))
-        counts = pd.DataFrame({"strategy": kinds, "changed": np.concatenate(part["changed"].to_list())}).groupby("strategy")["changed"].agg(["sum", "size"])
-        rows += [{"arm": arm, "strategy": s, "changed": int(c["sum"]), "tokens": int(c["size"])} for s, c in counts.iterrows()]
-    write_table(run.tables / f"{temperature}_strategies.parquet", pd.DataFrame(rows))
+def _strategies(run: Run, arm: Rollouts) -> pd.DataFrame:
+    """Which strategies an arm's tokens belong to, and how many of each are changed."""
+    kinds, changed = np.concatenate(run.language.kinds(arm)), np.concatenate(arm.table["changed"].to_list())
+    count = pd.DataFrame({"strategy": kinds, "changed": changed}).groupby("strategy")["changed"].agg(changed="sum", tokens="size")
+    return count.reset_index().assign(arm=arm.arms[0])[["arm", "strategy", "changed", "tokens"]]
 
 
 def _passk(run: Run) -> None:
@@ -346,8 +349,6 @@ STAGES: dict[str, Stage] = {
     "calibrate": _calibrate,
     "curves, sampled": lambda run: _curves(run, "t1"),
     "curves, greedy": lambda run: _curves(run, "greedy"),
-    "strategies, sampled": lambda run: _strategies(run, "t1"),
-    "strategies, greedy": lambda run: _strategies(run, "greedy"),
     "passk": _passk,
     "traces": _traces,
     "geometry": _geometry,

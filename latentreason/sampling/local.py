@@ -38,8 +38,8 @@ class Sampling:
         seed: of the noise; with problem, sample and position it fixes every token.
         first_sample: number of the first sample, to draw more of the same run later.
         max_rows: rows decoded at once; changes memory and speed, not what is sampled. None: as many as `rows_that_fit`.
-        keep_tokens: keep what is known token by token; without it the table has one number a rollout and a sweep of many
-            arms fits into memory.
+        keep_tokens: keep what is known token by token, of all arms or of those named; without it the table has one number a rollout and a sweep
+            of many arms fits into memory.
         prompt: how a problem is put to the models of a pair: written by the base's tokenizer (BOS, chat template), so that all arms see the same one.
         rl_prompt: how it is put to the RL model instead, alone or in a hybrid (a factor of its own, for an RL model that knows only its
             chat template), written by the RL model's own tokenizer; None for the same. A hybrid is graded by `prompt`.
@@ -53,7 +53,7 @@ class Sampling:
     seed: int = 0
     first_sample: int = 0
     max_rows: int | None = None
-    keep_tokens: bool = True
+    keep_tokens: bool | tuple[str, ...] = True
     prompt: Prompt = Prompt()
     rl_prompt: Prompt | None = None
 
@@ -234,19 +234,22 @@ def to_table(model: Decodes, decoded: Decoded, problems: list[Problem], prompts:
     for count, name in (("n_routed", "routed"), ("n_changed", "changed")):
         if name in records:
             columns[count] = (records[name] & inside).sum(1).astype(np.int32)
-    if sampling.keep_tokens:
-        columns["text"] = np.array(texts, dtype=object)[back]
-        columns["extracted"] = np.array([g.extracted for g in strict], dtype=object)[back]
-        columns["extracted_flexible"] = np.array([g.extracted for g in flexible], dtype=object)[back]
-        columns["prompt_ids"] = pd.Series([np.array(prompts[p.id], dtype=np.int32) for p in problems])[index].to_numpy()
+    keep = sampling.keep_tokens
+    kept = np.flatnonzero(np.repeat([keep if isinstance(keep, bool) else arm in keep for arm in model.arms], len(problems) * n))
+    if len(kept):
+        for name, found in (("text", texts), ("extracted", [g.extracted for g in strict]), ("extracted_flexible", [g.extracted for g in flexible])):
+            columns[name] = _at(kept, len(index), [found[i] for i in back[kept]])
+        asked = [np.array(prompts[p.id], dtype=np.int32) for p in problems]
+        columns["prompt_ids"] = _at(kept, len(index), [asked[i] for i in index[kept]])
         for name, values in records.items():
-            columns[name] = _ragged(values.astype({"i": np.int32, "f": np.float32, "b": bool, "u": np.uint8}[values.dtype.kind]), length)
+            short = values.astype({"i": np.int32, "f": np.float32, "b": bool, "u": np.uint8}[values.dtype.kind])
+            columns[name] = _at(kept, len(index), [short[i, : length[i]].copy() for i in kept])
     return pd.DataFrame(columns)
 
 
-def _ragged(array: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Rows cut to their lengths, as an object array."""
-    out = np.empty(len(array), dtype=object)
-    for i, n in enumerate(length):
-        out[i] = array[i, :n].copy()
+def _at(rows: np.ndarray, n: int, values: list[Any]) -> np.ndarray:
+    """An object array of n rows with values at some of them, None at the others."""
+    out = np.empty(n, dtype=object)
+    for i, value in zip(rows, values, strict=True):
+        out[i] = value
     return out

@@ -21,16 +21,27 @@ def row_key(seed: int, problem_id: str, sample: int) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-def _mix(z: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * _MIX_1
-    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * _MIX_2
-    return z ^ ((z >> 31) & 0x1FFFFFFFF)
+def _mix_(z: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    """In place."""
+    for shift, rest, factor in ((30, 0x3FFFFFFFF, _MIX_1), (27, 0x1FFFFFFFFF, _MIX_2), (31, 0x1FFFFFFFF, 1)):
+        z ^= (z >> shift).bitwise_and_(rest)
+        z *= factor
+    return z
+
+
+BLOCK = 1 << 16
+"""Numbers made at once on a CPU: so few stay in its cache, where fresh memory for all of them would cost more than the arithmetic."""
 
 
 def gumbel(keys: Int[Tensor, "row"], positions: Int[Tensor, "row"], n_vocab: int) -> Float[Tensor, "row vocab"]:
     """Standard Gumbel noise in fp32, from 23 random bits a token (values up to 16.6, so none is infinite)."""
-    row = _mix(keys + positions * _GAMMA)
+    row = _mix_(keys + positions * _GAMMA)
     token = torch.arange(1, n_vocab + 1, device=keys.device) * _GAMMA
-    bits = (_mix(row[:, None] + token[None]) >> 41) & 0x7FFFFF
-    uniform = (bits.float() + 0.5) / 8388608.0
-    return -torch.log(-torch.log(uniform))
+    noise = torch.empty(len(keys), n_vocab, device=keys.device)
+    size = max(1, BLOCK // n_vocab if keys.device.type == "cpu" else len(keys))
+    for i in range(0, len(keys), size):
+        bits = _mix_(row[i : i + size, None] + token)
+        bits >>= 41
+        bits &= 0x7FFFFF
+        noise[i : i + size].copy_(bits).add_(0.5).div_(8388608.0).log_().neg_().log_().neg_()
+    return noise

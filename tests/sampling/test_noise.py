@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from latentreason.sampling.noise import gumbel, row_key
+from latentreason.sampling.noise import BLOCK, gumbel, row_key
 
 
 def keys_of(n, seed=0, problem="p"):
@@ -65,6 +65,8 @@ def test_it_is_a_function_of_key_position_and_token_alone():
     assert torch.equal(gumbel(keys[7:8], positions[7:8], 64)[0], whole[7])
     assert torch.equal(gumbel(keys, positions, 40), whole[:, :40])  # so padded vocabulary rows change nothing
     assert gumbel(keys[:0], positions[:0], 64).shape == (0, 64)
+    for n in (BLOCK // 3, BLOCK + 1):  # made in several blocks
+        assert torch.equal(gumbel(keys[:8], positions[:8], n)[5], gumbel(keys[5:6], positions[5:6], n)[0])
 
 
 def test_known_values_do_not_change_between_versions_or_machines():

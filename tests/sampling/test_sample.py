@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from latentreason.errors import ArtifactConflict, ContextTooLong, InvalidInput
+from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.models.language_model import LM
+from latentreason.models.pair import ModelPair
+from latentreason.routing.controls import always, first_token, never
 from latentreason.sampling.local import GREEDY, Decodes, Sampling, sample
 from latentreason.sampling.noise import gumbel, row_key
 from latentreason.tables import ROW_COLUMNS, Rollouts
@@ -119,6 +122,19 @@ def test_without_tokens_the_numbers_are_the_same(rollouts, lm, problems):
     slim = sample(lm, problems, replace(SMALL, keep_tokens=False), progress=False)
     assert not {"token_ids", "text", "prompt_ids"} & {*slim.table}
     pd.testing.assert_frame_equal(slim.table, rollouts.slim().table)
+
+
+def test_tokens_of_some_arms_are_kept_as_if_of_all(lm, make_organism, problems, tmp_path):
+    pair = ModelPair(lm, make_organism(seed=1))
+    arms = Arms([Hybrid(pair, router, name=name) for name, router in (("a", never()), ("b", always()), ("c", first_token()))])
+    whole = sample(arms, problems, replace(SMALL, max_rows=24), progress=False).table
+    some = sample(arms, problems, replace(SMALL, keep_tokens=("a", "c"), max_rows=24), out=tmp_path, progress=False).table
+    assert some.loc[some["arm"] == "b", ["token_ids", "text", "changed", "prompt_ids"]].isna().all(axis=None)
+    assert list(some) == list(whole)
+    kept = (whole["arm"] != "b").to_numpy()
+    for name in whole:
+        found, expected = ([None if v is None or v is np.nan else np.asarray(v).tolist() for v in table.loc[kept, name].astype(object)] for table in (some, whole))
+        assert found == expected, name
 
 
 def test_a_table_survives_the_disk(rollouts, tmp_path):
