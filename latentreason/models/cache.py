@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class SlotLayer(DynamicLayer):
-    """Key-value cache of one layer with spare room at the end, so that a step writes one position and copies nothing.
+    """Key-value cache of one layer with spare room, for positions at the end and for slots behind those in use, so that a step writes what is new and copies nothing.
 
     It lives where its layer does; slots may be counted elsewhere (a model may be spread over several devices).
     """
@@ -38,10 +38,10 @@ class SlotLayer(DynamicLayer):
         """Append positions; views of all positions so far."""
         end = self.get_seq_length() + key_states.shape[-2]
         self.reserve(key_states, value_states, len(key_states), end)
-        self.keys[:, :, self.length : end] = key_states
-        self.values[:, :, self.length : end] = value_states
+        self.keys[: len(key_states), :, self.length : end] = key_states
+        self.values[: len(key_states), :, self.length : end] = value_states
         self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self.keys[: len(key_states), :, :end], self.values[: len(key_states), :, :end]
 
     def reserve(self, key_states: Tensor, value_states: Tensor, slots: int, end: int) -> None:
         """Make room for `end` positions of so many slots, in the type and shape of these states."""
@@ -54,7 +54,7 @@ class SlotLayer(DynamicLayer):
     def _moved(self, old: Tensor, new: Tensor, slots: int, end: int) -> Tensor:
         grown = new.new_empty(slots, new.shape[1], end + self.room, new.shape[-1])
         if old.numel():
-            grown[:, :, : self.length] = old[:, :, : self.length]
+            grown[:, :, : self.length] = old[:slots, :, : self.length]
         return grown
 
     def begin(self, one: "SlotLayer", pad: Tensor, length: int) -> None:
@@ -84,6 +84,19 @@ class SlotLayer(DynamicLayer):
         source, target = source.to(self.keys.device), target.to(self.keys.device)
         self.keys[target, :, : self.length] = self.keys[source, :, : self.length]
         self.values[target, :, : self.length] = self.values[source, :, : self.length]
+
+    def grow(self, n: int, source: Tensor) -> None:
+        """Behind the n slots in use, copies of slots `source`."""
+        total = n + len(source)
+        if total > len(self.keys):
+            room = max(total, n + n // 3)  # a third more, so that this is rare
+            self.keys, self.values = (self._moved_slots(held, n, room) for held in (self.keys, self.values))
+        self.copy(source, torch.arange(n, total))
+
+    def _moved_slots(self, old: Tensor, n: int, room: int) -> Tensor:
+        new = old.new_empty(room, *old.shape[1:])
+        new[:n, :, : self.length] = old[:n, :, : self.length]
+        return new
 
     def select(self, slots: Tensor) -> None:
         """Keep these slots, in this order (repeats allowed)."""
@@ -216,6 +229,12 @@ class Reader:
         self.pad[target] = self.pad[source]
         for layer in self.layers:
             layer.copy(source, target)
+
+    def grow(self, source: Int[Tensor, "some"]) -> None:
+        """New slots behind the others, copies of slots `source`."""
+        n, self.pad = len(self.pad), torch.cat([self.pad, self.pad[source]])
+        for layer in self.layers:
+            layer.grow(n, source)
 
     def forget(self, n: int) -> None:
         """Take back the last n positions of every slot."""

@@ -163,14 +163,16 @@ class PrefixDecoder:
         used = torch.zeros(n, dtype=torch.bool, device=self.device)
         used[parent] = True
         free = (~used).nonzero()[:, 0]
-        if extra > len(free) or len(key) < 0.75 * n:  # no room, or too many slots that nobody needs: lay the caches anew
+        if len(key) < 0.75 * n:  # too many slots that nobody needs: lay the caches anew
             self._each_reader("select", parent)
             place = torch.arange(len(parent), device=self.device)
         else:
-            place = parent.clone()
-            place[~first] = free[:extra]
-            if extra:
-                self._each_reader("copy", parent[~first], place[~first])
+            place, further = parent.clone(), parent[~first]
+            place[~first] = torch.cat([free[:extra], torch.arange(n, n + max(0, extra - len(free)), device=self.device)])
+            if m := min(extra, len(free)):
+                self._each_reader("copy", further[:m], free[:m])
+            if extra > m:
+                self._each_reader("grow", further[m:])
         ids = torch.zeros(len(self.readers[0].pad), dtype=torch.long, device=self.device)
         ids[place] = token
         for lazy in self.lazy.values():

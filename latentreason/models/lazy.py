@@ -131,6 +131,14 @@ class LazyReader:
         for layer in self._begun_layers():
             layer.copy(source, target)
 
+    def grow(self, source: Int[Tensor, "some"]) -> None:
+        """New slots behind the others, copies of slots `source`."""
+        n = len(self.pad)
+        self.pad, self.ids, self.origin = (torch.cat([held, held[source]]) for held in (self.pad, self.ids, self.origin))
+        self.known = None if self.known is None else torch.cat([self.known, self.known[source]])
+        for layer in self._begun_layers():
+            layer.grow(n, source)
+
     def _begun_layers(self) -> list[SlotLayer]:
         return [layer for layer in self.layers if layer.is_initialized]
 
