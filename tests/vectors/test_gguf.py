@@ -64,6 +64,24 @@ def test_adding_direction_n_to_the_output_of_block_n_is_steering_at_strength_1(
                 torch.testing.assert_close(tiny_llama(ids).logits, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_repeng_itself_reads_the_file_and_steers_as_we_do(vectors: VectorSet, tiny_llama, tiny_tokenizer, tmp_path, monkeypatch) -> None:
+    """Where repeng is importable; its pinned dependencies do not go with ours, so `pip install --no-deps repeng`."""
+    monkeypatch.setattr(np, "float_", np.float64, raising=False)  # repeng 0.4 names it; NumPy 2 does not
+    repeng = pytest.importorskip("repeng")
+    vectors.to_gguf(tmp_path / "v.gguf", "joy")
+    lm, ids = LM(tiny_llama, tiny_tokenizer, "tiny"), torch.arange(3, 15)[None]
+    with torch.inference_mode(), editing(lm, additions(VectorSet(tuple(v for v in vectors.values() if v.site.layer and v.label == "joy")))):
+        ours = tiny_llama(ids).logits
+    control = repeng.ControlVector.import_gguf(tmp_path / "v.gguf")
+    wrapped = repeng.ControlModel(tiny_llama, sorted(control.directions))
+    try:
+        wrapped.set_control(control, 1.0)
+        with torch.inference_mode():
+            torch.testing.assert_close(ours, wrapped(ids).logits)
+    finally:
+        wrapped.unwrap()
+
+
 def test_a_file_comes_back_as_the_vectors_that_it_was_made_of(vectors: VectorSet, tmp_path: Path) -> None:
     vectors.to_gguf(tmp_path / "joy.gguf", "joy")
     found = VectorSet.from_gguf(tmp_path / "joy.gguf")
