@@ -26,16 +26,30 @@ HEADLINE = (
 )  # fmt: skip
 """How the quantities of the report begin that stand in a document, too."""
 
+FORMER = ("strategies, sampled", "strategies, greedy")
+"""Stages of the main job in earlier versions, which committed runs may have timed."""
+
 
 def of_pair(results: Path) -> str:
-    """The committed findings and headline of a pair."""
+    """The committed headline of a pair: a column a temperature, and a column each way of grading pass@k."""
     loaded = load_results(results)
     table, details = headline(loaded), loaded["recovery"].details
-    shown = table[table["quantity"].str.startswith(HEADLINE)]
-    said = [f"- **{name.replace('_', ', ')}**: {result.finding}" for name, result in loaded.items() if name not in CLAIMS]
-    lines = [f"| {q} | {t} |" for q, t in zip(shown["quantity"], shown["text"], strict=True)]
+    table = table[table["quantity"].str.startswith(HEADLINE)]
+    table[["quantity", "group"]] = table["quantity"].str.rsplit(", ", n=1, expand=True)
     sizes = f"{details['n_problems']} problems x {details['n_samples']} samples at {sampled(loaded['recovery'])}, {details['n_problems']} greedy"
-    return "\n".join([*said, "", f"| quantity ({sizes}) | estimate [95% interval] |", "|---|---|", *lines])
+    is_passk = table["quantity"].str.contains("pass@")
+    return "\n\n".join(_side_by_side(part, head) for head, part in ((f"quantity ({sizes})", table[~is_passk]), ("quantity", table[is_passk])) if len(part))
+
+
+def _side_by_side(table: pd.DataFrame, head: str) -> str:
+    wide = table.pivot(index="quantity", columns="group", values="text").reindex(table["quantity"].unique())[[*table["group"].unique()]].fillna("-")
+    lines = [f"| {quantity} | {' | '.join(row)} |" for quantity, row in zip(wide.index, wide.to_numpy(), strict=True)]
+    return "\n".join([f"| {head} | {' | '.join(wide.columns)} |", "|---" * (len(wide.columns) + 1) + "|", *lines])
+
+
+def of_findings(results: Path) -> str:
+    """What each committed study of a pair says."""
+    return "\n".join(f"- **{name.replace('_', ', ')}**: {result.finding}" for name, result in load_results(results).items() if name not in (*CLAIMS, "published"))
 
 
 def of_seeds(results: Path) -> str:
@@ -44,7 +58,7 @@ def of_seeds(results: Path) -> str:
     table = pd.concat([headline(load_results(folder)).set_index("quantity")["text"].rename(seed) for seed, folder in folders.items()], axis=1).fillna("-")
     table = table[table.index.str.startswith(HEADLINE)]
     seconds = [read_json(folder / "run.json")["seconds"] for folder in folders.values()]
-    table.loc["minutes"] = [f"{sum(s.get(stage, 0.0) for stage in STAGES) / 60:.0f}" for s in seconds]
+    table.loc["minutes"] = [f"{sum(s.get(stage, 0.0) for stage in (*STAGES, *FORMER)) / 60:.0f}" for s in seconds]
     table.loc["peak memory, GB"] = [f"{s['peak_gigabytes']:.1f}" for s in seconds]
     lines = [f"| {quantity} | {' | '.join(row)} |" for quantity, row in zip(table.index, table.to_numpy(), strict=True)]
     return "\n".join([f"| quantity | {' | '.join(table.columns)} |", "|---" * (len(folders) + 1) + "|", *lines])
@@ -65,6 +79,7 @@ def of_arms(results: Path, where: str) -> str:
 
 BLOCKS: dict[str, Callable[[Path, str], str]] = {
     "headline of": lambda results, pair: of_pair(results / pair),
+    "findings of": lambda results, pair: of_findings(results / pair),
     "seeds of": lambda results, pair: of_seeds(results / pair),
     "finding of": of_study,
     "arms of": of_arms,

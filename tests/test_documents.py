@@ -13,6 +13,7 @@ from latentreason.organisms.zoo import ORGANISMS
 from latentreason.plan import overview
 from latentreason.studies import STUDIES
 from latentreason.studies.recompute import ZOO
+from latentreason.studies.result import Result
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "artifacts" / "results"
@@ -29,7 +30,8 @@ def test_a_document_is_current(page: Path) -> None:
 
 def test_every_headline_table_and_benchmark_has_its_place() -> None:
     text = {page.name: page.read_text() for page in PAGES}
-    assert read_json(RESULTS / "activation" / "recovery.json")["finding"] in text["README.md"]
+    area = Result.load(RESULTS / "activation", "recovery").estimate("area", router="on_divergence(js)", control="")
+    assert f"| best oracle: area | {area} | " in text["README.md"]
     assert read_json(RESULTS / "smollm2-arith" / "recovery.json")["finding"] in text["smollm2_arith.md"]
     assert overview() in text["recipes.md"] and markdown() in text["zoo.md"]
     for file in (RESULTS / "benchmarks").glob("*.md"):
