@@ -19,7 +19,7 @@ import torch
 from latentreason.config import load_config
 from latentreason.errors import InvalidInput, unknown_name
 from latentreason.geometry.doses import CONTENT, DECODED, POINTS, STRENGTHS
-from latentreason.hybrid.calibrate import PARTS, ROUNDS, TRIED
+from latentreason.hybrid.calibrate import FURTHER, PARTS, ROUNDS, TRIED
 from latentreason.models.adapters import is_adapter
 from latentreason.models.pair import organism_dirs
 from latentreason.models.prompts import Prompt, render
@@ -276,7 +276,8 @@ def _draws(config: RunConfig, count: Callable[[str, int], int], prompt_tokens: C
     for what, scale, n in (("sampled", 1, config.calibration_samples), ("greedy", 2, 1)):
         problems = count("calibration", scale * config.calibration_problems)
         first, more = (PARTS - 1) * len(config.routers), (PARTS - 1) * swept  # at first all budgets of a router try the same thresholds
-        search = [("search", TRIED * len(config.routers), 1)] if config.quick_calibration else [("search", first, 1), ("search on", more, ROUNDS - 1)]
+        quick = [("search", TRIED * len(config.routers), 1), ("search on, at most", FURTHER * len(config.routers), 1)]
+        search = quick if config.quick_calibration else [("search", first, 1), ("search on", more, ROUNDS - 1)]
         for name, arms, calls in (("ends", 2, 1), *search, ("routers", finals, 1), ("one control", finals, 1 if config.quick_calibration else 3), ("both controls", 2 * finals, not config.quick_calibration)):
             yield Draw("calibrate", f"{name}, {what}", problems, arms, n, calls)
     for what, n in (("sampled", config.n_samples), ("greedy", 1)):

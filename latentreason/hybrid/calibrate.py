@@ -28,8 +28,8 @@ SHARED = 4
 ROUNDS, PARTS = 3, 8
 """Rounds of the search, and into how many parts each cuts what is left: 512 steps in all (of 2.4% from 1e-4 to 20)."""
 
-TRIED = 7
-"""Thresholds that the quick search tries, between which it reads off those of the budgets."""
+TRIED, FURTHER = 7, 4
+"""Thresholds that the quick search tries, between which it reads off those of the budgets; and how many more of a router that changes too much at the highest of them."""
 
 
 def calibrated(router: Router, pair: ModelPair, problems: list[Problem], changed: float = 0.5, *, sampling: Sampling = Sampling(n=4), quick: bool = False, progress: bool = True) -> Router:
@@ -106,7 +106,7 @@ def calibrate(routers: Sequence[Router], pair: ModelPair, problems: list[Problem
     def shares(arms: Sequence[Router]) -> list[float]:
         return [_changed(table) / d for table in decode(arms, False)]
 
-    chosen = _read_off(searched, shares, [_quantiles(full, i, r) for i, r in enumerate(scored)]) if quick else _search(searched, shares)
+    chosen = _read_off(searched, shares, [_quantiles(full, i, r) for i, r in enumerate(scored)], [_highest((start, full), i, r) for i, r in enumerate(scored)]) if quick else _search(searched, shares)
     finals = [chosen.pop(0) if r.score is not None else r for r, _ in jobs]
 
     tables = decode(finals)
@@ -173,19 +173,46 @@ def _search(jobs: Sequence[tuple[Router, float]], shares: Callable[[Sequence[Rou
     return [router for _, router in best]
 
 
-def _read_off(jobs: Sequence[tuple[Router, float]], shares: Callable[[Sequence[Router]], list[float]], thresholds: Sequence[list[float]]) -> list[Router]:
-    """Each job's router with a threshold between those tried (one list for each distinct router, in the order of the jobs): a single round."""
+def _read_off(jobs: Sequence[tuple[Router, float]], shares: Callable[[Sequence[Router]], list[float]], thresholds: Sequence[list[float]], highest: Sequence[float]) -> list[Router]:
+    """Each job's router with a threshold between those tried (one list for each distinct router, in the order of the jobs): a single round, and a second one
+    for routers of which the highest threshold tried still changes more than a budget: up to the highest score seen.
+    """
     routers = list({id(r): r for r, _ in jobs}.values())
-    arms = [with_threshold(r, at) for r, row in zip(routers, thresholds, strict=True) for at in row]
-    found = iter(shares(arms) if arms else [])
-    read = {id(r): (row, np.maximum.accumulate([next(found) for _ in row])) for r, row in zip(routers, thresholds, strict=True)}
+    least = {id(r): min(b for other, b in jobs if other is r) for r in routers}
+    tried: dict[int, dict[float, float]] = {id(r): {} for r in routers}
+
+    def measure(rows: Sequence[tuple[Router, list[float]]]) -> None:
+        arms = [(r, at) for r, row in rows for at in row]
+        for (r, at), share in zip(arms, shares([with_threshold(r, at) for r, at in arms]) if arms else [], strict=True):
+            tried[id(r)][at] = share
+
+    measure(list(zip(routers, thresholds, strict=True)))
+    beyond = [(r, _between(r, row[0], top)) for r, row, top in zip(routers, thresholds, highest, strict=True) if tried[id(r)][row[0]] > least[id(r)]]
+    measure(beyond)
     chosen = []
     for router, budget in jobs:
-        tried, share = read[id(router)]
-        positive = router.search[0] > 0
-        at = float(np.interp(budget, share, np.log(tried) if positive else tried))
-        chosen.append(with_threshold(router, math.exp(at) if positive else at))
+        at = sorted(tried[id(router)], reverse=True)
+        share = np.maximum.accumulate([tried[id(router)][a] for a in at])
+        found = float(np.interp(budget, share, _scaled(router, at)))
+        chosen.append(with_threshold(router, math.exp(found) if router.search[0] > 0 else found))
     return chosen
+
+
+def _scaled(router: Router, at: Sequence[float]) -> np.ndarray:
+    """Thresholds on the scale on which the router is searched."""
+    return np.log(at) if router.search[0] > 0 else np.asarray(at)
+
+
+def _between(router: Router, low: float, high: float) -> list[float]:
+    """Some thresholds above `low`, the last of them `high`."""
+    start, end = _scaled(router, [low, max(low, high)])
+    cuts = np.linspace(start, end, FURTHER + 1)[1:] if end > start else np.empty(0)
+    return [float(cut) for cut in (np.exp(cuts) if router.search[0] > 0 else cuts)]
+
+
+def _highest(tables: Sequence[pd.DataFrame], index: int, router: Router) -> float:
+    """The highest score at any token."""
+    return float(np.concatenate([row for table in tables for row in table[f"score:{index}"]]).clip(*router.search).max())
 
 
 def _quantiles(full: pd.DataFrame, index: int, router: Router) -> list[float]:

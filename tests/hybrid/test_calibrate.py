@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from latentreason.errors import InvalidInput
-from latentreason.hybrid.calibrate import calibrate, calibrated, calibration_area
+from latentreason.hybrid.calibrate import FURTHER, _read_off, calibrate, calibrated, calibration_area
 from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.models.pair import ModelPair
 from latentreason.routing.base_only import on_entropy
@@ -210,6 +210,26 @@ def test_a_quick_search_comes_near_the_budget_with_few_thresholds(pair, problems
         facts = facts_of(router)
         assert abs(facts["share_of_D"] - facts["budget"]) < 0.15, (router.name, facts["budget"], facts["share_of_D"])
         assert "control_changed_ratio" not in facts and sum(facts["swap_rate"]) > 0
+
+
+def test_a_quick_search_goes_on_where_the_highest_threshold_changes_more_than_a_budget():
+    def share(router):
+        return float(np.exp(-router.params["threshold"] / (2.0 if router.name == "on_entropy" else 0.2)))
+
+    rounds = []
+
+    def shares(arms):
+        rounds.append([r.name for r in arms])
+        return [share(r) for r in arms]
+
+    entropy, js = on_entropy(), on_divergence("js")
+    jobs = [(entropy, 0.1), (entropy, 0.7), (js, 0.1), (js, 0.7)]
+    found = _read_off(jobs, shares, [[1.8, 1.2, 0.6], [0.6, 0.3, 0.05]], [8.0, 0.69])
+    for router, (_, budget) in zip(found, jobs, strict=True):
+        assert abs(share(router) - budget) < 0.06, (router.name, router.params["threshold"])
+    assert [set(names) for names in rounds] == [{"on_entropy", "on_divergence(js)"}, {"on_entropy"}] and len(rounds[1]) == FURTHER
+    (nothing,) = _read_off([(entropy, 0.1)], shares, [[1.8, 1.2]], [1.8])  # no score is higher
+    assert nothing.params["threshold"] == pytest.approx(1.8)
 
 
 def test_scores_are_recorded_where_they_are_watched(pair, problems):
