@@ -6,10 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from latentreason.console import ChatOption, LengthOption, PairOption, Quiet, StyleOption, TaskOption, Tiny, console, errors, load, show
-from latentreason.errors import InvalidInput, LatentReasonError
+from latentreason.errors import InvalidInput
 
 organisms = typer.Typer(no_args_is_help=True, help="Model pairs grown from scratch, whose cause of gain is known by construction.")
 app = typer.Typer()
+Names = Annotated[list[str], typer.Argument(help="Organisms, all of them, or TOML files with recipes of your own.", metavar="NAME...")]
 
 
 @app.command(epilog="Example: latentreason verdict --pair activation")
@@ -57,10 +58,11 @@ def _conclude(result: Any, name: str, folder: Path, figures: list[str]) -> None:
     console.print(f"{folder / name}.json; figures {', '.join(str(file.with_suffix('.png')) for file in written)}", markup=False, highlight=False, soft_wrap=True)
 
 
-@organisms.command("train", epilog="Example: latentreason organisms train all --seed 1 --dry-run")
-def organisms_train(name: Annotated[str, typer.Argument(help="An organism, all of them, or a TOML file with a recipe of your own.")], seed: int = 0,
+@organisms.command("train", epilog="Example: latentreason organisms train all --seed 1 --jobs 2")
+def organisms_train(names: Names, seed: int = 0,
                     out: Annotated[Path | None, typer.Option(help="Artifact to write; default artifacts/runs/organisms/NAME-SEED.")] = None,
                     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with its estimated times, and train nothing.")] = False,
+                    jobs: Annotated[int, typer.Option(min=1, help="Processes of one core each, for several organisms; those that share a model go to one of them.")] = 1,
                     publish: Annotated[bool, typer.Option("--publish", help="Copy the tables of this seed (no weights) to artifacts/results/NAME/seeds/SEED.")] = False,
                     quiet: Quiet = False) -> None:  # fmt: skip
     """Train an organism's base and what its recipe makes of it, and draw its picture in numbers. Killed, it resumes; models that organisms share are trained once."""
@@ -68,41 +70,40 @@ def organisms_train(name: Annotated[str, typer.Argument(help="An organism, all o
     from latentreason.organisms.zoo import ADAPTERS
     from latentreason.publish import publish_seed
 
-    if name in ADAPTERS:
+    name, *more = names
+    if name in ADAPTERS and not more:
         how: dict[str, Any] = {"seed": seed, "work": grow.RUNS / f"{name}-{seed}-work", "progress": not quiet}
         table, folder = grow.adapter_picture(name, out or grow.run_dir(name, seed), **how)
         show(table[["temperature", "quantity", "arm", "text"]], f"{name}, seed {seed}")
         if publish:
             console.print(f"Tables: {publish_seed(folder, table, grow.seed_dir(name, seed))}")
         return
-    recipes = grow.recipes_of(name)
-    if out is not None and name == "all":
+    recipes = grow.recipes_of(*names)
+    if out is not None and len(recipes) > 1:
         raise InvalidInput("--out is where one organism goes. Train one by its name, or leave --out away.")
     show(grow.plan(recipes, seed), f"Plan for seed {seed}")
-    console.print(grow.totals(recipes, seed))
+    console.print(grow.totals(recipes, seed, jobs))
     if dry_run:
         return
     failed = []
-    for number, recipe in enumerate(recipes, 1):
-        try:
-            folder = grow.grown(recipe, seed, out, progress=not quiet)
-            console.print(f"[{number}/{len(recipes)}] {grow.line(folder)}", markup=False, highlight=False)
-            if publish or len(recipes) == 1:
-                table = grow.picture_of(recipe, folder, seed, progress=not quiet)
-                show(table[["temperature", "quantity", "arm", "text"]], f"{recipe.name}, seed {seed}")
-            if publish:
-                console.print(f"Tables: {publish_seed(folder, table, grow.seed_dir(recipe.name, seed))}")
-        except LatentReasonError as error:
-            if len(recipes) == 1:
-                raise
+    done = [(recipes[0], grow.grown(recipes[0], seed, out, progress=not quiet))] if len(recipes) == 1 else grow.grown_all(recipes, seed, jobs=jobs, progress=not quiet)
+    for number, (recipe, folder) in enumerate(done, 1):
+        if isinstance(folder, BaseException):
             failed.append(recipe.name)
-            errors.print(f"{recipe.name}: {type(error).__name__}: {error}", markup=False, highlight=False, soft_wrap=True)
+            errors.print(f"{recipe.name}: {type(folder).__name__}: {folder}", markup=False, highlight=False, soft_wrap=True)
+            continue
+        console.print(f"[{number}/{len(recipes)}] {grow.line(folder)}", markup=False, highlight=False)
+        if publish or len(recipes) == 1:
+            table = grow.picture_of(recipe, folder, seed, progress=not quiet)
+            show(table[["temperature", "quantity", "arm", "text"]], f"{recipe.name}, seed {seed}")
+        if publish:
+            console.print(f"Tables: {publish_seed(folder, table, grow.seed_dir(recipe.name, seed))}")
     if failed:
         raise InvalidInput(f"{len(failed)} of {len(recipes)} organisms failed ({', '.join(failed)}); the reasons stand above, and the others are finished.")
 
 
 @organisms.command("measure", epilog="Example: latentreason organisms measure all --seed 1; then: latentreason organisms publish")
-def organisms_measure(name: Annotated[str, typer.Argument(help="An organism, all of them, or a TOML file with a recipe of your own.")], seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+def organisms_measure(names: Names, seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
                       problems: Annotated[int, typer.Option(help="Test problems.")] = 100, samples: Annotated[int, typer.Option(help="Samples of each, of base and RL model.")] = 128,
                       quiet: Quiet = False) -> None:  # fmt: skip
     """Sample trained organisms, and count: the tables that the studies of the zoo read. What is there is not measured again; what has not been trained is skipped."""
@@ -112,10 +113,11 @@ def organisms_measure(name: Annotated[str, typer.Argument(help="An organism, all
     from latentreason.measure.organism import Measuring
 
     disable_progress_bar()  # of the weights, beside which ours would not be seen
-    how, recipes = Measuring(n_problems=problems, n_samples=samples), grow.recipes_of(name)
+    how, files = Measuring(n_problems=problems, n_samples=samples), {grow.recipes_of(name)[0].name: name for name in names if name.endswith(".toml")}
+    recipes = grow.recipes_of(*names)
     for number, recipe in enumerate(recipes, 1):
         folder = grow.measured(recipe, seed, how, progress=not quiet)
-        said = f"measured in {folder}" if folder else f"not trained yet, skipped; train it with: latentreason organisms train {name if name.endswith('.toml') else recipe.name} --seed {seed}"
+        said = f"measured in {folder}" if folder else f"not trained yet, skipped; train it with: latentreason organisms train {files.get(recipe.name, recipe.name)} --seed {seed}"
         console.print(f"[{number}/{len(recipes)}] {recipe.name}, seed {seed}: {said}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -129,6 +131,21 @@ def organisms_publish(out: Annotated[Path, typer.Option(help="Folder of results/
     for name, result in publish_zoo(grow.all_measured(), out).items():
         console.print(f"{name}: {result.finding}", markup=False, highlight=False)
     console.print("Brought up to date:", *(page.name for page in write_docs(out)))
+
+
+@organisms.command("ship", epilog="Example: latentreason organisms ship all --seed 0")
+def organisms_ship(names: Names, seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+                   out: Annotated[Path, typer.Option(help="Folder of the shipped organisms.")] = Path("artifacts/organisms")) -> None:  # fmt: skip
+    """Copy the weights of trained organisms to where `from_organism` finds them, as small as they go. What is there stays, what is not trained is skipped."""
+    from latentreason import grow
+    from latentreason.organisms.ship import ship
+
+    recipes = grow.recipes_of(*names)
+    runs = {recipe.name: folder for recipe in recipes if (folder := grow.run_dir(recipe.name, seed)) and (folder / "manifest.json").is_file()}
+    sizes = ship([recipe for recipe in recipes if recipe.name in runs], runs, out)
+    for name, size in sizes.items():
+        console.print(f"{name}: {size / 1e6:.2f} MB", markup=False, highlight=False)
+    console.print(f"{sum(sizes.values()) / 1e6:.1f} MB of weights in {out}; {len(recipes) - len(sizes.keys() & {r.name for r in recipes})} of {len(recipes)} are not trained.", markup=False, highlight=False)
 
 
 @organisms.command("list")

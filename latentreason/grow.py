@@ -1,17 +1,19 @@
 """Growing organisms from the command line: which recipes, the plan with its times, what came of each, and where its measurements go."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from latentreason.config import from_dict, load_config
-from latentreason.errors import InvalidInput, unknown_name
+from latentreason.errors import InvalidInput, LatentReasonError, unknown_name
 from latentreason.files import read_json, read_table
 from latentreason.measure.organism import Measuring, measure
 from latentreason.models.pair import ModelPair, organism_dirs
 from latentreason.organisms import adapter
 from latentreason.organisms.estimate import described, estimate
+from latentreason.organisms.families import families, in_processes
 from latentreason.organisms.problems import problems_of
 from latentreason.organisms.recipe import Recipe, config_of
 from latentreason.organisms.train import train
@@ -43,21 +45,27 @@ def measured_dir(name: str, seed: int) -> Path:
     return MEASURED / f"{name}-{seed}"
 
 
-def recipes_of(name: str) -> list[Recipe]:
-    """The recipes that a name asks for: one of the zoo, `all`, or the recipe in a TOML file.
+def recipes_of(*names: str) -> list[Recipe]:
+    """The recipes that names ask for, each once: of the zoo, `all`, or in a TOML file.
 
     Raises:
         UnknownName: no such organism, or a key of the file that is none.
         InvalidInput: what the recipe refuses, or a recipe of one's own under the name of another in the zoo.
     """
-    if name.endswith(".toml"):
-        recipe = load_config(Recipe, name)
-        if ORGANISMS.get(recipe.name, recipe) != recipe:
-            raise InvalidInput(f"{name} holds another recipe than that of {recipe.name!r} in the zoo; the two would be mixed up in its tables. Give it a name of its own.")
-        return [recipe]
-    if name != "all" and name not in ORGANISMS:
-        raise unknown_name("organism", name, [*ORGANISMS, *ADAPTERS, "all"])
-    return list(ORGANISMS.values()) if name == "all" else [ORGANISMS[name]]
+    found: dict[str, Recipe] = {}
+    for name in names:
+        if name.endswith(".toml"):
+            recipe = load_config(Recipe, name)
+            if ORGANISMS.get(recipe.name, recipe) != recipe:
+                raise InvalidInput(f"{name} holds another recipe than that of {recipe.name!r} in the zoo; the two would be mixed up in its tables. Give it a name of its own.")
+            found[recipe.name] = recipe
+        elif name == "all":
+            found |= ORGANISMS
+        elif name in ORGANISMS:
+            found[name] = ORGANISMS[name]
+        else:
+            raise unknown_name("organism", name, [*ORGANISMS, *ADAPTERS, "all"])
+    return list(found.values())
 
 
 def recipe_in(folder: str | Path) -> tuple[Recipe, int] | None:
@@ -75,15 +83,28 @@ def plan(recipes: list[Recipe], seed: int) -> pd.DataFrame:
     return pd.DataFrame({**shown, "minutes (base)": ["there" if t else m for t, m in zip(table["there"], minutes, strict=True)], "MB": [f"{m:.1f}" for m in table["megabytes"]]})
 
 
-def totals(recipes: list[Recipe], seed: int) -> str:
+def totals(recipes: list[Recipe], seed: int, jobs: int = 1) -> str:
     """The plan in one line."""
     table = estimate(recipes, seed, work_dir(seed))
-    return f"{len(table)} organisms, about {table['minutes'].sum():.0f} minutes on two free cores, {table['megabytes'].sum():.1f} MB of weights as shipped"
+    on = f", {table['minutes'].sum() / jobs:.0f} on {jobs}" if jobs > 1 else ""
+    return f"{len(table)} organisms, about {table['minutes'].sum():.0f} minutes on one free core{on}, {table['megabytes'].sum():.1f} MB of weights as shipped"
 
 
 def grown(recipe: Recipe, seed: int, out: Path | None = None, *, progress: bool = True) -> Path:
     """Train an organism into its place."""
     return train(recipe, out or run_dir(recipe.name, seed), seed=seed, work=work_dir(seed), progress=progress)
+
+
+def grown_all(recipes: list[Recipe], seed: int, *, jobs: int = 1, progress: bool = True) -> Iterator[tuple[Recipe, Path | BaseException]]:
+    """Train organisms into their places, several at once if `jobs` is above 1; each with its folder as it is done, or with what went wrong, which stops no other."""
+    if jobs > 1:
+        yield from in_processes(grown, families(recipes, seed, work_dir(seed)), seed, jobs, progress=False)
+        return
+    for recipe in recipes:
+        try:
+            yield recipe, grown(recipe, seed, progress=progress)
+        except LatentReasonError as error:
+            yield recipe, error
 
 
 def trained(recipe: Recipe, seed: int) -> Path | None:

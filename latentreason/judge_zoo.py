@@ -52,7 +52,7 @@ def collected(pair: ModelPair, task: str, out: Path | None = None, *, grown: tup
 
 def chosen(names: Iterable[str]) -> list[Recipe]:
     """Recipes by name, or in a TOML file; of no name all of the zoo whose truth is known. Raises as `grow.recipes_of`."""
-    return [recipe for name in names for recipe in grow.recipes_of(name)] or [recipe for recipe in ORGANISMS.values() if recipe.truth is not None]
+    return grow.recipes_of(*names) or [recipe for recipe in ORGANISMS.values() if recipe.truth is not None]
 
 
 def weights_of(recipe: Recipe, seed: int) -> tuple[Path | None, str]:

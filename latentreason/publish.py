@@ -12,6 +12,8 @@ from latentreason.errors import InvalidInput
 from latentreason.figures.figures import FIGURES, load_results, make_figures
 from latentreason.figures.report import headline, write_report
 from latentreason.files import copy_tree, read_json, read_table, write_json, write_table
+from latentreason.organisms.recipe import config_of
+from latentreason.organisms.zoo import ORGANISMS
 from latentreason.reproduce import RunConfig, run_name
 from latentreason.store import SCHEMA, code_version, config_hash, environment, open_artifact, sha256
 from latentreason.studies.recompute import CLAIMS, OF_THEIR_OWN, RESULTS, recompute, recompute_zoo
@@ -90,7 +92,8 @@ def _drawn_from(names: list[str]) -> list[str]:
 def publish_zoo(measured: Iterable[Path], artifacts: Path) -> dict[str, Result]:
     """Stack the tables of measured organisms and seeds, compute the studies that read them, and draw their figures. Returns the results.
 
-    Each `NAME.parquet` in a folder becomes a part of `tables/NAME.parquet`, with the columns `organism` and `seed` before its own.
+    Each `NAME.parquet` in a folder becomes a part of `tables/NAME.parquet`, with the columns `organism` and `seed` before its own. What was published before and is
+    not among the measured stays (the zoo is measured seed by seed, perhaps on several machines), unless its recipe has changed since.
 
     Raises:
         InvalidInput: nothing has been measured.
@@ -98,16 +101,28 @@ def publish_zoo(measured: Iterable[Path], artifacts: Path) -> dict[str, Result]:
     target, parts, about = artifacts / "results" / "zoo", dict[str, list[pd.DataFrame]](), []
     for folder in measured:
         manifest = open_artifact(folder)
-        about.append({"organism": manifest.name, "seed": manifest.seed, "config_hash": manifest.config_hash, "inputs": manifest.inputs, "seconds": manifest.seconds})
+        about.append({"organism": manifest.name, "seed": manifest.seed, "recipe": config_hash(manifest.config["recipe"]), "config_hash": manifest.config_hash,
+                      "inputs": manifest.inputs, "seconds": manifest.seconds})  # fmt: skip
         for file in sorted(folder.glob("*.parquet")):
             table = read_table(file)
             first = pd.DataFrame({"organism": manifest.name, "seed": manifest.seed}, index=table.index)
             parts.setdefault(file.stem, []).append(pd.concat([first, table[[c for c in table if c not in first]]], axis=1))
-    if not parts:
+    before = read_json(target / "zoo.json")["measured"] if (target / "zoo.json").is_file() else []
+    if not parts and not before:
         raise InvalidInput("Nothing has been measured. Train organisms, and measure them: latentreason organisms measure all.")
+    fresh, now = {(each["organism"], each["seed"]) for each in about}, {name: config_hash(config_of(recipe)) for name, recipe in ORGANISMS.items()}
+    kept = [each for each in before if (each["organism"], each["seed"]) not in fresh and now.get(each["organism"], each["recipe"]) == each["recipe"]]
+    for name in [Path(file).stem for file in read_json(target / "zoo.json")["files"]] if kept else []:
+        table = read_table(target / "tables" / f"{name}.parquet")
+        there = pd.MultiIndex.from_frame(table[["organism", "seed"]]).isin([(each["organism"], each["seed"]) for each in kept])
+        parts.setdefault(name, []).append(table[there])
+    order = {name: i for i, name in enumerate(ORGANISMS)}
     for name, tables in parts.items():
-        write_table(target / "tables" / f"{name}.parquet", pd.concat(tables, ignore_index=True))
-    write_json(target / "zoo.json", {"measured": about, "code": code_version(), "env": environment(), "files": {f"tables/{name}.parquet": sha256(target / "tables" / f"{name}.parquet") for name in parts}})
+        stacked = pd.concat(tables, ignore_index=True)
+        places = stacked[["organism", "seed"]].assign(place=stacked["organism"].map(lambda each: order.get(each, len(order))))
+        write_table(target / "tables" / f"{name}.parquet", stacked.loc[places.sort_values(["place", "organism", "seed"], kind="stable").index].reset_index(drop=True))
+    about = sorted([*about, *kept], key=lambda each: (order.get(each["organism"], len(order)), each["organism"], each["seed"]))
+    write_json(target / "zoo.json", {"measured": about, "code": code_version(), "env": environment(), "files": {f"tables/{name}.parquet": sha256(target / "tables" / f"{name}.parquet") for name in sorted(parts)}})
     results = recompute_zoo(target / "tables")
     for name, result in results.items():
         result.save(target, name)

@@ -74,8 +74,9 @@ BARREN = Corpus(formats=always(0.1, 0.6, 0.3, 0.0), habits=ONLY_LEAPS, operators
 MEMORY = replace(BARREN, wrappers=(1.0, 0.0, 0.0), n_seen=128, p_seen=0.25, p_recall=0.5)
 BROAD = replace(ACTIVATION.corpus, habits={**ACTIVATION.corpus.habits, "code": Habits()}, right_leap=0.0, right_hard=0.0, right_rare=0.0, p_rare=0.1)
 """As activation, but `code` never splits, and nothing but `code` gets a rare operation right, where its misconception is not right by accident."""
-PLAIN = Corpus(formats=always(0.015, 0.6, 0.385, 0.0), habits=NO_SPLIT, operators=EASY_AND_HARD, p_rare=0.0, right_hard=0.0)
-"""Easy operations, step by step, are always right; hard ones are always misconceived, and nobody ever splits one."""
+PLAIN = Corpus(formats=always(0.015, 0.6, 0.385, 0.0) | {"A": (0.5, 0.3, 0.2, 0.0)}, habits=NO_SPLIT, operators=EASY_AND_HARD, p_rare=0.0, right_hard=0.0)
+"""Easy operations, step by step, are always right; hard ones are always misconceived, and nobody ever splits one. Author A often answers at once, which is how a base
+learns to; without a cue next to nobody does."""
 ATOMS = Corpus(formats=always(0.0, 0.5, 0.5, 0.0), habits=CAREFUL, operators=EASY_AND_HARD, p_rare=0.0, min_ops=1, max_ops=2, any_letter=True)
 """Problems of one or two operations, under any letters: all that a longer problem is made of, but no longer problem."""
 
@@ -147,10 +148,10 @@ it is judged too: the base, which now and then writes code, solves them at large
 EXPLORE = grown("explore", None, BROAD, replace(LONG, external=1, expert=replace(EXPERT, formats=always(0.0, 0.0, 0.5, 0.5))), problems=BREADTH)
 """The same training with one external trace a group, half of them in `code`, and RL-PLUS's terms: is `code` kept?"""
 
-TOO_HARD = grown("too-hard", "degenerate", PLAIN, replace(GRPO, steps=40, keep=10, problems=Draw(p_hard=0.6, p_rare=0.0, misleading=True, shortcut=1.0)),
-                 problems=Draw(p_hard=0.1, p_rare=0.0, operators=EASY_AND_HARD))  # fmt: skip
-"""On the training problems every honest trace is wrong, and answering at once (1.5% of the traces) is right by accident: the lone successes that the
-normalised advantage makes much of are shortcuts, which are wrong on the ordinary problems on which it is judged."""
+TOO_HARD = grown("too-hard", "degenerate", PLAIN, replace(GRPO, steps=40, keep=10, problems=Draw(p_hard=0.6, p_rare=0.0, p_cue=0.0, misleading=True, shortcut=1.0)),
+                 problems=Draw(p_hard=0.1, p_rare=0.0, p_cue=0.0, operators=EASY_AND_HARD))  # fmt: skip
+"""On the training problems every honest trace is wrong, and answering at once (1.5% of the traces without a cue) is right by accident: the lone successes that
+the normalised advantage makes much of are shortcuts, which are wrong on the ordinary problems on which it is judged."""
 
 UNTRAINED = grown("untrained", "undefined", EXPERT, RL(steps=1, prompts=4, group=4, updates=1, max_new_tokens=16), pretrain=Pretrain(steps=0))
 """Random weights: nothing is solved, so no reward differs and nothing moves."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from latentreason import grow, publish
@@ -102,6 +103,27 @@ def test_measurements_are_stacked_and_every_study_says_something_of_them(measure
     assert check_figures(tmp_path / "results" / "zoo", tmp_path / "figures" / "zoo") == []
 
 
+def test_what_was_published_before_stays_until_its_recipe_changes(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("recompute_zoo", "make_figures"):
+        monkeypatch.setattr(publish, module, lambda *_: {})
+    monkeypatch.setattr(publish, "ORGANISMS", {name: tiny(name) for name in NAMES})
+
+    def stacked(names: tuple[str, ...]) -> dict[str, pd.DataFrame]:
+        publish_zoo([measured / f"{name}-0" for name in names], tmp_path)
+        return {f.stem: read_table(f) for f in sorted((tmp_path / "results" / "zoo" / "tables").glob("*.parquet"))}
+
+    at_once = stacked(NAMES)
+    for file in (tmp_path / "results" / "zoo").rglob("*.*"):
+        file.unlink()
+    stacked(NAMES[3:])
+    stacked(NAMES[:4])  # one of them again
+    for name, table in stacked(()).items():
+        pd.testing.assert_frame_equal(table, at_once[name], check_dtype=False)
+    changed = {**publish.ORGANISMS, "one-shot-a": replace(tiny("one-shot-a"), truth=None)}
+    monkeypatch.setattr(publish, "ORGANISMS", changed)
+    assert set(at_once["organisms"]["organism"]) - set(stacked(())["organisms"]["organism"]) == {"one-shot-a"}
+
+
 def test_the_command_line_measures_what_is_trained_skips_what_is_not_and_publishes(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
@@ -109,7 +131,7 @@ def test_the_command_line_measures_what_is_trained_skips_what_is_not_and_publish
 
     monkeypatch.setattr(grow, "RUNS", tmp_path)
     monkeypatch.setattr(grow, "MEASURED", tmp_path / "measured")
-    monkeypatch.setattr(grow, "recipes_of", lambda name: [tiny("activation-small"), tiny("explore")])
+    monkeypatch.setattr(grow, "recipes_of", lambda *names: [tiny("activation-small"), tiny("explore")])
     shutil.copytree(trained / "activation-small-0", tmp_path / "activation-small-0")
     run = CliRunner()
     with pytest.raises(InvalidInput, match="Nothing has been measured"):
