@@ -9,7 +9,7 @@ Routing where value exceeds a multiple of the cost is one step of policy improve
     router = on_value(*value_probes(pair, values, layers=(2, 3)))
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -24,13 +24,13 @@ from latentreason.errors import InvalidInput
 from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.models.decoding import Batch
 from latentreason.models.pair import ModelPair
+from latentreason.models.prompts import in_thought, render
 from latentreason.routing.controls import always, random_places
 from latentreason.routing.probe import Probe, fit_probe
 from latentreason.routing.router import Router
-from latentreason.sampling.local import Sampling, sample
+from latentreason.sampling.local import Sampling, graded, sample, stop_tokens
 from latentreason.sampling.noise import gumbel, row_key
 from latentreason.tables import Rollouts
-from latentreason.tasks.grading import grade
 from latentreason.tasks.problem import Problem, split_of
 
 
@@ -41,11 +41,13 @@ class SwapValues:
     Attributes:
         table: one row a swap: arm, problem, sample, start (position in the completion), base_token, rl_token, value (accuracy), cost
             (changed tokens), n (continuations on each side).
-        rollouts: the completions in which they were found, token by token.
+        rollouts: the completions in which they were found, token by token, each after the base model's prompt.
+        rl_rollouts: the same after the RL model's prompt, where it has one of its own (`Sampling.rl_prompt`); else the same table.
     """
 
     table: pd.DataFrame
     rollouts: Rollouts
+    rl_rollouts: Rollouts
 
 
 def swap_values(pair: ModelPair, problems: list[Problem], *, sampling: Sampling = Sampling(n=4), limit: int = 2000, continuations: int = 8,
@@ -76,26 +78,36 @@ def swap_values(pair: ModelPair, problems: list[Problem], *, sampling: Sampling 
         raise InvalidInput("The two models never differ on these problems: there is nothing to swap.")
     swaps = swaps.sample(min(limit, len(swaps)), random_state=sampling.seed).sort_values(["row", "start"], ignore_index=True)
     goes_on = Hybrid(pair, always() if continued_by is None else continued_by)
-    grades, changes = _both_ways(goes_on, found.table, swaps, {p.id: p for p in problems}, sampling, continuations, progress)
+    theirs = found
+    if sampling.rl_prompt is not None:
+        own = {p.id: np.array(render(p, pair.rl.tokenizer, sampling.rl_prompt), dtype=np.int32) for p in problems}
+        theirs = replace(found, table=found.table.assign(prompt_ids=[own[problem] for problem in found.table["problem"]]))
+    grades, changes = _both_ways(goes_on, found.table, theirs.table, swaps, {p.id: p for p in problems}, sampling, continuations, progress)
     value, cost = (both[:, 0].mean(-1) - both[:, 1].mean(-1) for both in (grades, changes))
-    return SwapValues(swaps.drop(columns="row").assign(value=value, cost=1 + cost, n=continuations), found)
+    return SwapValues(swaps.drop(columns="row").assign(value=value, cost=1 + cost, n=continuations), found, theirs)
 
 
-def _both_ways(goes_on: Hybrid, rollouts: pd.DataFrame, swaps: pd.DataFrame, problems: dict[str, Problem], sampling: Sampling, n: int,
+def _both_ways(goes_on: Hybrid, rollouts: pd.DataFrame, theirs: pd.DataFrame, swaps: pd.DataFrame, problems: dict[str, Problem], sampling: Sampling, n: int,
                progress: bool) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Grades and later changes [swap, side, continuation]: side 0 with the RL model's token, side 1 with the base model's."""
-    ends, tokenizer = goes_on.pair.base.eos_ids | goes_on.pair.rl.eos_ids, goes_on.tokenizer
+    """Grades and later changes [swap, side, continuation]: side 0 with the RL model's token, side 1 with the base model's. `theirs` has the RL model's prompts."""
+    tokenizer, prompt = goes_on.tokenizer, [[ids.tolist() for ids in table["prompt_ids"]] for table in (rollouts, theirs)]
+    stop = stop_tokens(next(iter(problems.values())), tokenizer, sampling)
+    ends = goes_on.pair.base.eos_ids | goes_on.pair.rl.eos_ids | stop
     grades, changes = np.zeros((2, len(swaps), 2, n))
-    jobs: list[tuple[int, int, list[int], list[int]]] = []  # swap, side, prompt, completion so far
-    asked = [problems[p] for p in swaps["problem"]]
+    jobs: list[tuple[int, int, int, list[int]]] = []  # swap, side, row of the completion, completion so far
+    asked, thinking = [problems[p] for p in swaps["problem"]], [in_thought(prompt[0][row], tokenizer) for row in swaps["row"]]
+
+    def right(i: int, tokens: list[int], stopped: bool) -> bool:
+        return graded(str(tokenizer.decode(tokens, skip_special_tokens=True)), asked[i], sampling, stopped=stopped, thinking=thinking[i])[0].correct
+
     for i, swap in enumerate(swaps.to_dict("records")):
         row = rollouts.iloc[int(swap["row"])]
         for side, token in enumerate((swap["rl_token"], swap["base_token"])):
             begun = [*row["token_ids"][: swap["start"]].tolist(), token]
             if token in ends or len(begun) >= sampling.max_new_tokens:
-                grades[i, side] = grade(str(tokenizer.decode(begun, skip_special_tokens=True)), asked[i], truncated=token not in ends).correct
+                grades[i, side] = right(i, begun, token in ends)
             else:
-                jobs.append((i, side, row["prompt_ids"].tolist(), begun))
+                jobs.append((i, side, int(swap["row"]), begun))
     jobs.sort(key=lambda job: len(job[3]))
     alike = [list(group) for _, group in groupby(jobs, key=lambda job: len(job[3]) // 4)]  # about as much room is left to each
     size = max(1, 4096 // n)
@@ -103,13 +115,13 @@ def _both_ways(goes_on: Hybrid, rollouts: pd.DataFrame, swaps: pd.DataFrame, pro
         keys = torch.tensor([row_key(sampling.seed, f"value-{i}", s) for i, *_ in part for s in range(n)])  # the same for both sides
         room = max(sampling.max_new_tokens - len(begun) for *_, begun in part)
         index = torch.arange(len(part)).repeat_interleave(n)
-        decoded = goes_on.decode(Batch([p + b for *_, p, b in part], index, keys, sampling.temperature, sampling.top_p, room, gumbel))
+        base, rl = ([of[row] + begun for _, _, row, begun in part] for of in prompt)
+        decoded = goes_on.decode(Batch(base, index, keys, sampling.temperature, sampling.top_p, room, gumbel, rl if sampling.rl_prompt is not None else None, stop))
         tokens, changed, length, stopped = (t.cpu() for t in (decoded.records["token_ids"], decoded.records["changed"], decoded.length, decoded.stopped))
         for at in range(len(part) * n):
             (i, side, _, begun), s = part[at // n], at % n
             end = min(int(length[at]), sampling.max_new_tokens - len(begun))
-            text = str(tokenizer.decode([*begun, *tokens[at, :end].tolist()], skip_special_tokens=True))
-            grades[i, side, s] = grade(text, asked[i], truncated=not (stopped[at] and end == length[at])).correct
+            grades[i, side, s] = right(i, [*begun, *tokens[at, :end].tolist()], bool(stopped[at]) and end == int(length[at]))
             changes[i, side, s] = int(changed[at, :end].sum())
     return grades, changes
 
@@ -127,7 +139,7 @@ def value_probes(pair: ModelPair, values: SwapValues, *, layers: tuple[int, ...]
     spans, activations = values.table[["arm", "problem", "sample", "start"]], dict[str, Any]()
     lms = {"base": pair.base} if base_only else {"base": pair.base, "rl": pair.rl}
     for name, lm in lms.items():
-        read = capture(lm, values.rollouts, [Site(layer) for layer in layers], at=spans)
+        read = capture(lm, values.rollouts if lm is pair.base else values.rl_rollouts, [Site(layer) for layer in layers], at=spans)
         activations |= {f"{name}:{site.layer}": read.values[site].numpy() for site in read.sites}
     how: dict[str, Any] = {"timing_source": "trained on RL labels" if base_only else "RL model live", "groups": values.table["problem"].to_numpy(str), "seed": seed}
     value, cost = (fit_probe(activations, values.table[name].to_numpy(float), label=name, **how) for name in ("value", "cost"))

@@ -15,7 +15,7 @@ from latentreason.models.decoding import Batch, Decoded
 from latentreason.models.prompts import Prompt, facts, in_thought, render, reply, tokens_with
 from latentreason.sampling.noise import gumbel, row_key
 from latentreason.tables import Rollouts
-from latentreason.tasks.grading import grade
+from latentreason.tasks.grading import Grade, grade
 from latentreason.tasks.problem import Problem
 from latentreason.tasks.registry import TASKS
 
@@ -190,13 +190,25 @@ def _tables(model: Decodes, problems: list[Problem], prompts: dict[str, list[int
         yield table
 
 
+def stop_tokens(problem: Problem, tokenizer: "PreTrainedTokenizerBase", sampling: Sampling) -> frozenset[int]:
+    """The tokens that end a completion besides end-of-text: those with the text that the sampling names, or the problem's task."""
+    task = TASKS.get(problem.task)
+    text = (task.stop if task is not None else "") if sampling.stop is None else sampling.stop
+    return tokens_with(tokenizer, text) if text else frozenset[int]()
+
+
+def graded(text: str, problem: Problem, sampling: Sampling, *, stopped: bool, thinking: bool = False) -> tuple[Grade, Grade]:
+    """Strict and flexible grade of a completion that `stopped`, or was cut; `thinking` where the prompt opened a think block."""
+    said = reply(text, problem, sampling.prompt, thinking=thinking)
+    cut = not stopped and said.endswith(text)  # where the model went on to another question, it had finished this one
+    return grade(said, problem, truncated=cut), grade(said, problem, flexible=True, truncated=cut)
+
+
 def _decode_chunk(model: Decodes, problems: list[Problem], prompts: dict[str, list[int]], own: dict[str, list[int]] | None, sampling: Sampling) -> pd.DataFrame:
     samples = range(sampling.first_sample, sampling.first_sample + sampling.n)
     keys = torch.tensor([row_key(sampling.seed, p.id, s) for p in problems for s in samples])
     index = torch.arange(len(problems)).repeat_interleave(sampling.n)
-    task = TASKS.get(problems[0].task)
-    text = (task.stop if task is not None else "") if sampling.stop is None else sampling.stop
-    stop = tokens_with(model.tokenizer, text) if text else frozenset[int]()
+    stop = stop_tokens(problems[0], model.tokenizer, sampling)
     theirs = None if own is None else [own[p.id] for p in problems]
     batch = Batch([prompts[p.id] for p in problems], index, keys, sampling.temperature, sampling.top_p, sampling.max_new_tokens, gumbel, theirs, stop=stop)
     return to_table(model, model.decode(batch), problems, prompts, sampling)
@@ -222,11 +234,9 @@ def to_table(model: Decodes, decoded: Decoded, problems: list[Problem], prompts:
     strict, flexible = [], []
     thinking = [in_thought(prompts[p.id], model.tokenizer) for p in problems]
     for text, i in zip(texts, first, strict=True):
-        problem = problems[index[i]]
-        said = reply(text, problem, sampling.prompt, thinking=thinking[index[i]])
-        cut = not stopped[i] and said.endswith(text)  # where the model went on to another question, it had finished this one
-        strict.append(grade(said, problem, truncated=cut))
-        flexible.append(grade(said, problem, flexible=True, truncated=cut))
+        both = graded(text, problems[index[i]], sampling, stopped=bool(stopped[i]), thinking=thinking[index[i]])
+        strict.append(both[0])
+        flexible.append(both[1])
     columns["correct"] = np.array([g.correct for g in strict])[back]
     columns["grade_strict"] = np.array([g.status for g in strict], dtype=object)[back]
     columns["grade_flexible"] = np.array([g.status for g in flexible], dtype=object)[back]

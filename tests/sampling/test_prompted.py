@@ -130,3 +130,27 @@ def test_the_rl_model_of_a_hybrid_may_have_a_prompt_of_its_own(byte_tokenizer, t
         said(Hybrid(pair, always()), own.alone("base"), out=tmp_path)
     with pytest.raises(InvalidInput, match=r"rl_prompt is for the RL model of a pair.*sampling\.alone\('base'\)"):
         sample(pair.base, PROBLEMS, own, progress=False)
+
+
+def test_swaps_go_on_under_the_prompt_of_each_model_and_are_graded_as_samples_are(byte_tokenizer, monkeypatch):
+    """Greedy always-RL goes on from its own token as it did: only under the RL model's own prompt does each swap lead back to what it said."""
+    from latentreason.hybrid import value
+    from latentreason.tasks.grading import Grade
+
+    config = LlamaConfig(vocab_size=257, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=512, eos_token_id=0, initializer_range=0.3)
+    torch.manual_seed(0)
+    pair = ModelPair(*(LM(LlamaForCausalLM(config).eval(), byte_tokenizer, name) for name in ("base", "rl")))
+    fit = [Problem(f"{i}" + "f" * 15, f"{i} + 2?", "4", "gsm8k", {"grader": "math"}) for i in range(3)]
+    own = Sampling(n=1, temperature=0.0, max_new_tokens=8, prompt=Prompt("plain"), rl_prompt=Prompt("boxed"))
+    said = set(sample(Hybrid(pair, always()), fit, own, progress=False).table["text"])
+    monkeypatch.setattr(value, "split_of", lambda _: "fit")
+    monkeypatch.setattr(value, "graded", lambda text, problem, sampling, **how: (Grade("correct" if text in said else "wrong", None),) * 2)
+
+    def values(sampling):
+        found = value.swap_values(pair, fit, sampling=sampling, continuations=1, progress=False)
+        return found, found.table.loc[found.table["arm"] == "rl", "value"]
+
+    found, worth = values(own)
+    assert len(worth) > 5 and (worth == 1).mean() > 0.9  # not all: two broken bytes at the end are one text
+    assert byte_tokenizer.decode(found.rl_rollouts.table["prompt_ids"].iloc[0]) != byte_tokenizer.decode(found.rollouts.table["prompt_ids"].iloc[0])
+    assert (values(own.alone("base"))[1] == 1).mean() < 0.1  # under the shared prompt the RL model says something else
