@@ -1,12 +1,16 @@
 """The commands about organisms: grow, measure and publish them, and say why a pair's RL model is better."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from latentreason.console import ChatOption, LengthOption, PairOption, Quiet, StyleOption, TaskOption, Tiny, console, errors, load, show
 from latentreason.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from latentreason.organisms.recipe import Recipe
 
 organisms = typer.Typer(no_args_is_help=True, help="Model pairs grown from scratch, whose cause of gain is known by construction.")
 app = typer.Typer()
@@ -65,7 +69,9 @@ def organisms_train(names: Names, seed: int = 0,
                     jobs: Annotated[int, typer.Option(min=1, help="Processes of one core each, for several organisms; those that share a model go to one of them.")] = 1,
                     publish: Annotated[bool, typer.Option("--publish", help="Copy the tables of this seed (no weights) to artifacts/results/NAME/seeds/SEED.")] = False,
                     quiet: Quiet = False) -> None:  # fmt: skip
-    """Train an organism's base and what its recipe makes of it, and draw its picture in numbers. Killed, it resumes; models that organisms share are trained once."""
+    """Train an organism's base and what its recipe makes of it, and draw its picture in numbers. Killed, it resumes; models that organisms share are trained once. Of several
+    organisms those that are there, trained or shipped, are left as they are; one by its name is trained again.
+    """
     from latentreason import grow
     from latentreason.organisms.zoo import ADAPTERS
     from latentreason.publish import publish_seed
@@ -81,17 +87,25 @@ def organisms_train(names: Names, seed: int = 0,
     recipes = grow.recipes_of(*names)
     if out is not None and len(recipes) > 1:
         raise InvalidInput("--out is where one organism goes. Train one by its name, or leave --out away.")
+    if len(recipes) > 1 and (there := [recipe.name for recipe in recipes if grow.trained(recipe, seed)]):
+        console.print(f"There already, trained or shipped: {', '.join(there)}", markup=False, highlight=False)
+        recipes = [recipe for recipe in recipes if recipe.name not in there]
+    if not recipes:
+        return
     show(grow.plan(recipes, seed), f"Plan for seed {seed}")
     console.print(grow.totals(recipes, seed, jobs))
     if dry_run:
         return
-    failed = []
-    done = [(recipes[0], grow.grown(recipes[0], seed, out, progress=not quiet))] if len(recipes) == 1 else grow.grown_all(recipes, seed, jobs=jobs, progress=not quiet)
-    for number, (recipe, folder) in enumerate(done, 1):
-        if isinstance(folder, BaseException):
+    failed: list[str] = []
+    done: Iterable[tuple[Recipe, Path | BaseException]] = grow.grown_all(recipes, seed, jobs=jobs, progress=not quiet)
+    if len(names) == len(recipes) == 1:
+        done = [(recipes[0], grow.grown(recipes[0], seed, out, progress=not quiet))]
+    for number, (recipe, result) in enumerate(done, 1):
+        if isinstance(result, BaseException):
             failed.append(recipe.name)
-            errors.print(f"{recipe.name}: {type(folder).__name__}: {folder}", markup=False, highlight=False, soft_wrap=True)
+            errors.print(f"{recipe.name}: {type(result).__name__}: {result}", markup=False, highlight=False, soft_wrap=True)
             continue
+        folder = result
         console.print(f"[{number}/{len(recipes)}] {grow.line(folder)}", markup=False, highlight=False)
         if publish or len(recipes) == 1:
             table = grow.picture_of(recipe, folder, seed, progress=not quiet)

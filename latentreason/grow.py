@@ -16,6 +16,7 @@ from latentreason.organisms.estimate import described, estimate
 from latentreason.organisms.families import families, in_processes
 from latentreason.organisms.problems import problems_of
 from latentreason.organisms.recipe import Recipe, config_of
+from latentreason.organisms.ship import adopt
 from latentreason.organisms.train import train
 from latentreason.organisms.zoo import ADAPTERS, ORGANISMS
 from latentreason.picture import picture
@@ -91,7 +92,8 @@ def totals(recipes: list[Recipe], seed: int, jobs: int = 1) -> str:
 
 
 def grown(recipe: Recipe, seed: int, out: Path | None = None, *, progress: bool = True) -> Path:
-    """Train an organism into its place."""
+    """Train an organism into its place. A base or a teacher that another organism ships is not trained again."""
+    adopt(recipe, seed, work_dir(seed), organism_dirs())
     return train(recipe, out or run_dir(recipe.name, seed), seed=seed, work=work_dir(seed), progress=progress)
 
 

@@ -98,7 +98,7 @@ def publish_zoo(measured: Iterable[Path], artifacts: Path) -> dict[str, Result]:
     Raises:
         InvalidInput: nothing has been measured.
     """
-    target, parts, about = artifacts / "results" / "zoo", dict[str, list[pd.DataFrame]](), []
+    target, parts, about = artifacts / "results" / "zoo", dict[str, list[pd.DataFrame]](), list[dict[str, Any]]()
     for folder in measured:
         manifest = open_artifact(folder)
         about.append({"organism": manifest.name, "seed": manifest.seed, "recipe": config_hash(manifest.config["recipe"]), "config_hash": manifest.config_hash,

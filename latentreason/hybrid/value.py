@@ -81,7 +81,7 @@ def swap_values(pair: ModelPair, problems: list[Problem], *, sampling: Sampling 
     theirs = found
     if sampling.rl_prompt is not None:
         own = {p.id: np.array(render(p, pair.rl.tokenizer, sampling.rl_prompt), dtype=np.int32) for p in problems}
-        theirs = replace(found, table=found.table.assign(prompt_ids=[own[problem] for problem in found.table["problem"]]))
+        theirs = replace(found, table=found.table.assign(prompt_ids=found.table["problem"].map(own.get)))
     grades, changes = _both_ways(goes_on, found.table, theirs.table, swaps, {p.id: p for p in problems}, sampling, continuations, progress)
     value, cost = (both[:, 0].mean(-1) - both[:, 1].mean(-1) for both in (grades, changes))
     return SwapValues(swaps.drop(columns="row").assign(value=value, cost=1 + cost, n=continuations), found, theirs)

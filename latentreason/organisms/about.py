@@ -37,6 +37,6 @@ def markdown() -> str:
         base = f"{recipe.pretrain.steps} x {recipe.pretrain.batch} traces" if owner == recipe.name else f"that of `{owner}`"
         minutes = f"{cost['minutes']:.1f}" + (f" ({cost['base']:.1f})" if cost["base"] else "")
         rows.append(f"| `{recipe.name}` | {recipe.truth or 'to be learned'} | {base} | {cost['parameters']:.2f}M | {described(recipe)} | {minutes} |")
-    total = f"{len(plan)} organisms, about {plan['minutes'].sum():.0f} minutes a seed on two free cores, {plan['megabytes'].sum():.1f} MB of weights as shipped."
+    total = f"{len(plan)} organisms, about {plan['minutes'].sum():.0f} minutes a seed on one free core, {plan['megabytes'].sum():.1f} MB of weights as shipped."
     why = [f"| {', '.join(f'`{name}`' for name in names)} | {text.replace('|', '/')} |" for names, text in reasons().items()]
     return "\n".join([*rows, "", total, "", "| organisms | how they are made, and why that is true |", "|---|---|", *why])

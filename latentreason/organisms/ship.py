@@ -1,22 +1,24 @@
-"""Organisms as they are shipped: weights in float16 where that changes no greedy token, and a base that several share only once."""
+"""Organisms as they are shipped: weights in float16 where that changes no greedy token, and a base that several share only once; and back again, to train others on."""
 
 import copy
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from latentreason.errors import InvalidInput
-from latentreason.files import write_json
+from latentreason.files import read_table, write_json, write_table
 from latentreason.models.decoding import Batch
 from latentreason.models.language_model import LM
 from latentreason.organisms.problems import problems_of
-from latentreason.organisms.recipe import Recipe
-from latentreason.organisms.trainers.checkpoint import round_to_half, save_half
+from latentreason.organisms.recipe import Recipe, config_of
+from latentreason.organisms.train import models_of, needed
+from latentreason.organisms.trainers.checkpoint import round_to_half, save_half, written
 from latentreason.sampling.noise import gumbel
-from latentreason.store import Manifest, open_artifact, writing
+from latentreason.store import Manifest, Parts, config_hash, open_artifact, writing
 from latentreason.tasks import chain
 from latentreason.tasks.problem import Problem
 
@@ -84,6 +86,47 @@ def ship(recipes: Iterable[Recipe], runs: dict[str, Path], out: Path, *, n_probl
             if sum(sizes.values()) > ALL_BYTES:
                 raise InvalidInput(f"With {recipe.name!r} the weights have {sum(sizes.values())} bytes, above the limit of {ALL_BYTES}. Ship fewer organisms, or smaller ones.")
     return sizes
+
+
+def adopt(recipe: Recipe, seed: int, work: Path, shipped: Mapping[str, Path], known: Mapping[str, Recipe] | None = None) -> list[str]:
+    """Lay models that an organism needs, and that others ship to the bit, where its training looks for them; its own are not taken from where it is shipped itself.
+
+    Args:
+        recipe, seed: what is to be trained.
+        work: where its models are made.
+        shipped: name -> folder of organisms.
+        known: recipes by name; those of the zoo by default.
+
+    Returns:
+        What was laid there, such as "activation/base".
+    """
+    if known is None:
+        from latentreason.organisms.zoo import ORGANISMS
+
+        known = ORGANISMS
+    missing, found = {config_hash(m.config): m for m in needed(recipe, seed, known) if not m.finished(work).exists()}, []
+    for name in sorted((shipped.keys() & known.keys()) - {recipe.name}):
+        manifest = open_artifact(shipped[name], verify=False)
+        if manifest.config_hash != config_hash({"recipe": config_of(known[name]), "seed": seed}):
+            continue
+        base, *stages = models_of(known[name], seed, known)
+        for model, part, file in ((base, "base", "curve_pretrain"), (stages[-1], "rl", "curve_rl")):
+            kept = model.stage.keep if model.stage is not None else 0  # weights kept on the way are not shipped
+            if missing.pop(config_hash(model.config), None) is None or kept or not (shipped[name] / part).is_dir() or not _exact(known[name], shipped[name] / part):
+                continue
+            open_artifact(shipped[name])
+            curve, out = read_table(shipped[name] / f"{file}.parquet"), model.folder(work)
+            Parts(out, model.config)
+            written(LM.from_pretrained(shipped[name] / part, name=part), out, half=False)
+            write_table(model.finished(work), curve[curve["stage"] == len(stages) - 1].drop(columns="stage") if "stage" in curve else curve)
+            found.append(f"{name}/{part}")
+    return found
+
+
+def _exact(recipe: Recipe, folder: Path) -> bool:
+    """Whether the shipped weights are those that were trained: rounded in training already, or not rounded at all."""
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return recipe.size.half or all(file.get_slice(name).get_dtype() == "F32" for name in file.keys())  # noqa: SIM118 (not a dict)
 
 
 def _there(out: Path) -> dict[str, Manifest]:
