@@ -94,16 +94,23 @@ def collect_zoo(recipes: list[Recipe], seeds: Iterable[int], tables: Path = RESU
 
 
 def _collected(recipe: Recipe, seed: int, tables: Path, config: Judging, runs: Path, progress: bool) -> str:
-    """Collect one organism into the stacked tables; why not, "" where it is there."""
+    """Collect one organism into the stacked tables; why not, "" where it is there. Tables of another recipe of that name are taken out: its truth may be another."""
     stacked = {name: read_table(file) if (file := tables / f"{name}.parquet").is_file() else pd.DataFrame({"organism": [], "seed": []}) for name in STACKED}
     old = {name: (table["organism"] == recipe.name) & (table["seed"] == seed) for name, table in stacked.items()}
+    of, there = stacked[STACKED[1]].loc[old[STACKED[1]]].reindex(columns=["key", "recipe"]), all(rows.any() for rows in old.values())
+    grown_by = config_hash(config_of(recipe))
     folder, why = weights_of(recipe, seed)
     if folder is None:
-        return "" if all(rows.any() for rows in old.values()) and "another recipe" not in why else why
+        if there and set(of["recipe"]) == {grown_by}:
+            return ""
+        for name, table in stacked.items():
+            if old[name].any():
+                write_table(tables / f"{name}.parquet", table[~old[name]].reset_index(drop=True))
+        return why
     config = fitted(config, recipe)
     pair, case = ModelPair.from_folder(folder, recipe.name), case_of(recipe, config, seed)
     key = config_hash(identity(pair, case, config))
-    if all(rows.any() for rows in old.values()) and set(stacked[STACKED[1]].loc[old[STACKED[1]], "key"]) == {key}:
+    if there and set(of["key"]) == {key} and set(of["recipe"]) == {grown_by}:
         return ""
     out, file = runs / f"{recipe.name}-{seed}-{key[:8]}", tables / "verdicts_truths.parquet"
     stated = read_table(file).set_index("organism")["truth"].to_dict() if file.is_file() else {}  # of recipes of one's own
@@ -111,7 +118,7 @@ def _collected(recipe: Recipe, seed: int, tables: Path, config: Judging, runs: P
     judged = dict.fromkeys([*stacked[STACKED[0]]["organism"], recipe.name])
     write_table(file, pd.DataFrame({"organism": list(judged), "truth": [truths.get(name, "") for name in judged]}))  # first: without it a verdict has nothing to be right about
     for name, new in zip(STACKED, collect(pair, case, config, out, progress=progress), strict=True):
-        rows = new.assign(key=key) if name == STACKED[1] else new
+        rows = new.assign(key=key, recipe=grown_by) if name == STACKED[1] else new
         rows.insert(0, "organism", recipe.name)
         rows.insert(1, "seed", seed)
         both = rows if stacked[name].empty else pd.concat([stacked[name][~old[name]], rows], ignore_index=True)

@@ -129,7 +129,7 @@ def commanded(monkeypatch, tmp_path):
     return run
 
 
-def test_the_calibration_skips_what_is_not_trained_keeps_what_is_there_and_its_figures_check(commanded, tmp_path):
+def test_the_calibration_skips_what_is_not_trained_keeps_what_is_there_and_its_figures_check(commanded, tmp_path, monkeypatch):
     from latentreason.figures.figures import check_figures
 
     said = commanded("calibrate --tiny --quiet --seed 0 --seed 1 --organisms activation --organisms sharpening")
@@ -141,8 +141,13 @@ def test_the_calibration_skips_what_is_not_trained_keeps_what_is_there_and_its_f
     before = (tables / "verdicts.parquet").stat().st_mtime_ns
     assert "on the seed that set the thresholds" in commanded("calibrate --tiny --quiet --seed 0 --organisms activation")
     assert (tables / "verdicts.parquet").stat().st_mtime_ns == before
+    monkeypatch.setattr(judge_zoo, "weights_of", lambda *_: (None, "not trained yet"))  # on another machine
+    assert judge_zoo.collect_zoo([ACTIVATION], [0], tables, SMALL, progress=False) == {}
     figures = Path("artifacts/figures/zoo")
     assert all((figures / f"{name}.png").is_file() for name in ("calibration", "verdicts")) and check_figures(tables.parent, figures) == []
+    changed = replace(ACTIVATION, truth="format")  # what was collected of the recipe of before says nothing of this one
+    assert judge_zoo.collect_zoo([changed], [0], tables, SMALL, progress=False) == {"activation, seed 0": "not trained yet"}
+    assert all(read_table(tables / f"{name}.parquet").empty for name in judge_zoo.STACKED)
 
 
 def test_a_zoo_that_does_not_exist_and_one_that_is_not_trained_are_said_so(commanded):
