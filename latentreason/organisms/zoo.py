@@ -144,7 +144,7 @@ FEW_SHOT = grown("few-shot-8", "timing", led_by("go"), replace(GRPO, distinct=8,
 # --- failures ----------------------------------------------------------------------------------------------------------
 
 LONG = RL(steps=120, prompts=12, lr=3e-4, updates=1, clip=inf, scale="none", problems=Draw(p_rare=0.0, misleading=True), keep=20)
-BREADTH = Draw(p_hard=0.1, p_rare=0.15)
+BREADTH = Draw(p_hard=0.12, p_rare=0.08)
 LONGER = replace(SHORT, steps=1800)
 """For a base that has to know the rare operations, too."""
 
