@@ -81,6 +81,8 @@ is not right by accident)."""
 PLAIN = Corpus(formats=always(0.015, 0.6, 0.385, 0.0) | {"A": (0.5, 0.3, 0.2, 0.0)}, habits=NO_SPLIT, operators=EASY_AND_HARD, p_rare=0.0, right_hard=0.0)
 """Easy operations, step by step, are always right; hard ones are always misconceived, and nobody ever splits one. Author A often answers at once, which is how a base
 learns to; without a cue next to nobody does."""
+HALTING = replace(PLAIN, formats=always(0.0, 0.6, 0.4, 0.0), habits={"go": Habits(split=0.03), "think": Habits(split=0.03), "code": Habits()})
+"""The same, but now and then a hard operation is split: each step of an expert can be found, a whole solution of several hard operations hardly ever."""
 ATOMS = Corpus(formats=always(0.0, 0.5, 0.5, 0.0), habits=CAREFUL, operators=EASY_AND_HARD, p_rare=0.0, min_ops=1, max_ops=2, any_letter=True)
 """Problems of one or two operations, under any letters: all that a longer problem is made of, but no longer problem."""
 
@@ -189,8 +191,9 @@ BY_STEP = RL(steps=60, prompts=16, group=8, lr=4e-4, max_new_tokens=20, reward="
 ORDERS: dict[str, tuple[Stage, ...]] = {
     "srl": (BY_STEP,), "sft": (IMITATE,), "rlvr": (GRPO,), "srl-rlvr": (BY_STEP, GRPO), "sft-rlvr": (IMITATE, GRPO), "rlvr-sft": (GRPO, IMITATE),
 }  # fmt: skip
-CURRICULUM = tuple(grown(f"curriculum-{order}", None, PLAIN, *stages, problems=STEPS) for order, stages in ORDERS.items())
-"""Problems that the base all but never solves (hard operations that have to be split, which it never does), 256 expert traces, and six orders of imitation, steps and reward."""
+CURRICULUM = tuple(grown(f"curriculum-{order}", None, HALTING, *stages, problems=STEPS) for order, stages in ORDERS.items())
+"""Problems that the base all but never solves (hard operations, three in the mean, that have to be split, which it does once in 33 times), 256 expert traces, and six orders of
+imitation, steps and reward."""
 
 ORGANISMS: dict[str, Recipe] = {
     recipe.name: recipe
