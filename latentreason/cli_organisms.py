@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 organisms = typer.Typer(no_args_is_help=True, help="Model pairs grown from scratch, whose cause of gain is known by construction.")
 app = typer.Typer()
 Names = Annotated[list[str], typer.Argument(help="Organisms, all of them, or TOML files with recipes of your own.", metavar="NAME...")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes of one core each, for several organisms; those that share a model go to one of them.")]
 
 
 @app.command(epilog="Example: latentreason verdict --pair activation")
@@ -66,7 +67,7 @@ def _conclude(result: Any, name: str, folder: Path, figures: list[str]) -> None:
 def organisms_train(names: Names, seed: int = 0,
                     out: Annotated[Path | None, typer.Option(help="Artifact to write; default artifacts/runs/organisms/NAME-SEED.")] = None,
                     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan with its estimated times, and train nothing.")] = False,
-                    jobs: Annotated[int, typer.Option(min=1, help="Processes of one core each, for several organisms; those that share a model go to one of them.")] = 1,
+                    jobs: Jobs = 1,
                     publish: Annotated[bool, typer.Option("--publish", help="Copy the tables of this seed (no weights) to artifacts/results/NAME/seeds/SEED.")] = False,
                     quiet: Quiet = False) -> None:  # fmt: skip
     """Train an organism's base and what its recipe makes of it, and draw its picture in numbers. Killed, it resumes; models that organisms share are trained once. Of several
@@ -116,10 +117,10 @@ def organisms_train(names: Names, seed: int = 0,
         raise InvalidInput(f"{len(failed)} of {len(recipes)} organisms failed ({', '.join(failed)}); the reasons stand above, and the others are finished.")
 
 
-@organisms.command("measure", epilog="Example: latentreason organisms measure all --seed 1; then: latentreason organisms publish")
+@organisms.command("measure", epilog="Example: latentreason organisms measure all --seed 1 --jobs 2; then: latentreason organisms publish")
 def organisms_measure(names: Names, seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
                       problems: Annotated[int, typer.Option(help="Test problems.")] = 100, samples: Annotated[int, typer.Option(help="Samples of each, of base and RL model.")] = 128,
-                      quiet: Quiet = False) -> None:  # fmt: skip
+                      jobs: Jobs = 1, quiet: Quiet = False) -> None:  # fmt: skip
     """Sample trained organisms, and count: the tables that the studies of the zoo read. What is there is not measured again; what has not been trained is skipped."""
     from transformers.utils.logging import disable_progress_bar
 
@@ -129,8 +130,9 @@ def organisms_measure(names: Names, seed: Annotated[int, typer.Option(help="Of t
     disable_progress_bar()  # of the weights, beside which ours would not be seen
     how, files = Measuring(n_problems=problems, n_samples=samples), {grow.recipes_of(name)[0].name: name for name in names if name.endswith(".toml")}
     recipes = grow.recipes_of(*names)
-    for number, recipe in enumerate(recipes, 1):
-        folder = grow.measured(recipe, seed, how, progress=not quiet)
+    for number, (recipe, folder) in enumerate(grow.measured_all(recipes, seed, how, jobs=jobs, progress=not quiet), 1):
+        if isinstance(folder, BaseException):
+            raise folder
         said = f"measured in {folder}" if folder else f"not trained yet, skipped; train it with: latentreason organisms train {files.get(recipe.name, recipe.name)} --seed {seed}"
         console.print(f"[{number}/{len(recipes)}] {recipe.name}, seed {seed}: {said}", markup=False, highlight=False, soft_wrap=True)
 

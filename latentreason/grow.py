@@ -125,6 +125,15 @@ def measured(recipe: Recipe, seed: int, how: Measuring = Measuring(), *, progres
     return folder and measure(recipe, folder, measured_dir(recipe.name, seed), seed=seed, cache=MEASURED / "models", how=how, progress=progress)
 
 
+def measured_all(recipes: list[Recipe], seed: int, how: Measuring = Measuring(), *, jobs: int = 1, progress: bool = True) -> Iterator[tuple[Recipe, Path | BaseException | None]]:
+    """Measure organisms into their places, several at once if `jobs` is above 1; each as it is done."""
+    if jobs > 1:
+        yield from in_processes(measured, families(recipes, seed, work_dir(seed)), seed, jobs, how=how, progress=False)
+        return
+    for recipe in recipes:
+        yield recipe, measured(recipe, seed, how, progress=progress)
+
+
 def all_measured() -> list[Path]:
     """Measurements of all organisms and seeds, in the order of the zoo, recipes of one's own after it."""
     order = {name: i for i, name in enumerate(ORGANISMS)}

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from latentreason.organisms.estimate import estimate
 from latentreason.organisms.recipe import Recipe
 from latentreason.organisms.train import needed
 from latentreason.store import config_hash
+
+Made = TypeVar("Made")
 
 
 def families(recipes: Iterable[Recipe], seed: int, work: Path, known: Mapping[str, Recipe] | None = None) -> list[list[Recipe]]:
@@ -27,17 +29,17 @@ def families(recipes: Iterable[Recipe], seed: int, work: Path, known: Mapping[st
     return [members for _, (_, members) in sorted(zip(minutes, groups, strict=True), key=lambda each: -each[0])]
 
 
-def in_processes(grow: Callable[..., Path], groups: list[list[Recipe]], seed: int, jobs: int, **how: Any) -> Iterator[tuple[Recipe, Path | BaseException]]:
-    """Call `grow(recipe, seed, **how)` for each recipe, in `jobs` processes of one thread each; recipes of one group in their order.
+def in_processes(make: Callable[..., Made], groups: list[list[Recipe]], seed: int, jobs: int, **how: Any) -> Iterator[tuple[Recipe, Made | BaseException]]:
+    """Call `make(recipe, seed, **how)` for each recipe, in `jobs` processes of one thread each; recipes of one group in their order.
 
-    Yields each recipe as it is done, with what `grow` returned or raised; what one raises does not hold up the others.
+    Yields each recipe as it is done, with what `make` returned or raised; what one raises does not hold up the others.
     """
-    waiting, running = [list(group) for group in groups], dict[Future[Path], list[Recipe]]()
+    waiting, running = [list(group) for group in groups], dict[Future[Made], list[Recipe]]()
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         while waiting or running:
             while waiting and len(running) < jobs:
                 group = waiting.pop(0)
-                running[pool.submit(grow, group[0], seed, **how)] = group
+                running[pool.submit(make, group[0], seed, **how)] = group
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 recipe, *rest = running.pop(future)
                 yield recipe, future.exception() or future.result()
