@@ -92,7 +92,8 @@ def _routing(run: Run) -> None:
     plain = [on_entropy(), on_margin(), opposite(on_entropy()), on_divergence("js"), on_likelihood_gain(), on_entropy_drop(), opposite(on_divergence("js"))]
     problems, budgets = run.problems("calibration", run.config.calibration_problems), run.config.budgets
     sampling = replace(run.sampling(run.config.calibration_samples), max_rows=run.rows)
-    done = calibrate([*plain, *fitted], run.pair, problems, budgets, sampling=sampling, progress=run.progress)
+    how: dict[str, Any] = {"quick": bool(run.config.quick_calibration), "progress": run.progress}
+    done = calibrate([*plain, *fitted], run.pair, problems, budgets, sampling=sampling, **how)
     routers: dict[str, Router] = {"base": never(), "rl": always()}
     areas = {r.name: calibration_area([d for d in done if d.name == r.name]) for r in done if "rl" in r.reads}
     best = max(areas, key=lambda name: np.nan_to_num(areas[name], nan=-np.inf))
@@ -106,7 +107,7 @@ def _routing(run: Run) -> None:
     run.sample("routing", arms, test, drawing).save(run.tables / "routing.parquet")
 
     turned = run.pair.exchanged()  # under the shared prompt: rl_prompt is for the RL model, which decodes here
-    swapped = calibrate([on_divergence("js")], turned, problems, budgets, sampling=sampling.alone("base"), progress=run.progress)
+    swapped = calibrate([on_divergence("js")], turned, problems, budgets, sampling=sampling.alone("base"), **how)
     arms = Arms([Hybrid(turned, r, name=f"exchanged@{r.params['calibration']['budget']:.2f}") for r in swapped])
     run.sample("exchanged", arms, test, drawing.alone("base")).save(run.tables / "routing_exchanged.parquet")
     write_json(run.tables / "routing.json", facts)
