@@ -44,6 +44,7 @@ class Judging:
         calibration_problems, calibration_samples: for the temperature.
         temperatures: tried, as multiples of `temperature`; 1 is always tried.
         tolerance: a milder temperature is as good as the best within so many standard errors of their paired difference.
+        least: a lower temperature must bring the base at least so much of the RL gain, and more than two standard errors, or it stays at 1.
         breadth_problems, breadth_samples: for pass@k to half as many samples; 0 samples for none.
         training_problems, training_samples: of base and RL model.
         temperature: of the arms; at 0 they are greedy, one sample each, and there is no pass@k.
@@ -56,6 +57,7 @@ class Judging:
     calibration_samples: int = 8
     temperatures: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     tolerance: float = 1.0
+    least: float = 0.1
     breadth_problems: int = 64
     breadth_samples: int = 128
     training_problems: int = 64
@@ -178,24 +180,32 @@ def temperatures(pair: ModelPair, case: Case, config: Judging, parts: Path, *, p
     tried = sample(arms, case.calibration, sampling, out=parts / "temperatures", progress=progress)
     rl = _flexible(sample(pair.rl, case.calibration, sampling, out=parts / "temperatures-rl", progress=progress))
     grades = {t: _flexible(tried.arm(f"{t:g}")) for t in ladder}
-    best = mildest(grades, rl, config.tolerance)
+    best = mildest(grades, rl, config.tolerance, config.least)
     return pd.DataFrame([{"temperature": t, "accuracy": float(g.mean()), "rl_accuracy": float(rl.mean()), "chosen": t == best} for t, g in grades.items()])
 
 
-def mildest(base: dict[float, Float[np.ndarray, "problem"]], rl: Float[np.ndarray, "problem"], tolerance: float = 1.0) -> float:
+def mildest(base: dict[float, Float[np.ndarray, "problem"]], rl: Float[np.ndarray, "problem"], tolerance: float = 1.0, least: float = 0.1) -> float:
     """The highest temperature that does as much for the base as any, or as much as RL does, if that is less.
 
     As much: not below by more than `tolerance` standard errors of the paired difference by problem (the one-standard-error rule of Breiman et al.
-    1984). So noise does not sharpen, and nobody is sharpened beyond the RL model.
+    1984). Nobody is sharpened beyond the RL model. The best of several is favoured by chance, so a lower temperature counts only where it gains more than two standard errors
+    over the highest, and at least `least` of what RL gains.
     """
-    best = max(base.values(), key=lambda grades: float(grades.mean()))
+    best, plain = max(base.values(), key=lambda grades: float(grades.mean())), base[max(base)]
+    gained = best - plain
+    if gained.mean() <= max(2.0 * _error(gained), least * float(rl.mean() - plain.mean())):
+        return max(base)
     target = rl if rl.mean() < best.mean() else best
 
     def short(grades: np.ndarray) -> bool:
-        lost = target - grades
-        return bool(lost.mean() > tolerance * lost.std(ddof=min(1, len(lost) - 1)) / np.sqrt(len(lost)))
+        return bool((target - grades).mean() > tolerance * _error(target - grades))
 
     return max(t for t, grades in base.items() if grades is best or not short(grades))
+
+
+def _error(values: Float[np.ndarray, "problem"]) -> float:
+    """Standard error of the mean."""
+    return float(values.std(ddof=min(1, len(values) - 1)) / np.sqrt(len(values)))
 
 
 def eight(pair: ModelPair, task: str, tau: float) -> Arms:

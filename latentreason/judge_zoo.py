@@ -83,30 +83,39 @@ def collect_zoo(recipes: list[Recipe], seeds: Iterable[int], tables: Path = RESU
         "name, seed" -> why there is no table of it.
     """
     missing: dict[str, str] = {}
+    _drop_former(recipes, tables)
     for seed in seeds:
         for recipe in recipes:
             try:
-                if why := _collected(recipe, seed, tables, config, runs, progress):
+                if why := _collected(recipe, seed, recipes, tables, config, runs, progress):
                     missing[f"{recipe.name}, seed {seed}"] = why
             except LatentReasonError as error:  # of one organism; the others go on
                 missing[f"{recipe.name}, seed {seed}"] = f"{type(error).__name__}: {error}"
     return missing
 
 
-def _collected(recipe: Recipe, seed: int, tables: Path, config: Judging, runs: Path, progress: bool) -> str:
-    """Collect one organism into the stacked tables; why not, "" where it is there. Tables of another recipe of that name are taken out: its truth may be another."""
+def _drop_former(recipes: list[Recipe], tables: Path) -> None:
+    """Take out of the stacked tables what is of a former recipe of its organism: its truth may have been another."""
+    file = tables / f"{STACKED[1]}.parquet"
+    if not file.is_file():
+        return
+    now = {name: config_hash(config_of(recipe)) for name, recipe in {**ORGANISMS, **{recipe.name: recipe for recipe in recipes}}.items()}
+    tried = read_table(file).reindex(columns=["organism", "seed", "recipe"]).drop_duplicates()
+    former = {(organism, seed) for organism, seed, recipe in tried.itertuples(index=False) if now.get(organism, recipe) != recipe}
+    for name in STACKED if former else ():
+        table = read_table(tables / f"{name}.parquet")
+        write_table(tables / f"{name}.parquet", table[[(o, s) not in former for o, s in zip(table["organism"], table["seed"], strict=True)]].reset_index(drop=True))
+
+
+def _collected(recipe: Recipe, seed: int, asked: list[Recipe], tables: Path, config: Judging, runs: Path, progress: bool) -> str:
+    """Collect one organism into the stacked tables; why not, "" where it is there."""
     stacked = {name: read_table(file) if (file := tables / f"{name}.parquet").is_file() else pd.DataFrame({"organism": [], "seed": []}) for name in STACKED}
     old = {name: (table["organism"] == recipe.name) & (table["seed"] == seed) for name, table in stacked.items()}
     of, there = stacked[STACKED[1]].loc[old[STACKED[1]]].reindex(columns=["key", "recipe"]), all(rows.any() for rows in old.values())
     grown_by = config_hash(config_of(recipe))
     folder, why = weights_of(recipe, seed)
     if folder is None:
-        if there and set(of["recipe"]) == {grown_by}:
-            return ""
-        for name, table in stacked.items():
-            if old[name].any():
-                write_table(tables / f"{name}.parquet", table[~old[name]].reset_index(drop=True))
-        return why
+        return "" if there else why
     config = fitted(config, recipe)
     pair, case = ModelPair.from_folder(folder, recipe.name), case_of(recipe, config, seed)
     key = config_hash(identity(pair, case, config))
@@ -114,9 +123,9 @@ def _collected(recipe: Recipe, seed: int, tables: Path, config: Judging, runs: P
         return ""
     out, file = runs / f"{recipe.name}-{seed}-{key[:8]}", tables / "verdicts_truths.parquet"
     stated = read_table(file).set_index("organism")["truth"].to_dict() if file.is_file() else {}  # of recipes of one's own
-    truths = stated | {name: each.truth or "" for name, each in {**ORGANISMS, recipe.name: recipe}.items()}
-    judged = dict.fromkeys([*stacked[STACKED[0]]["organism"], recipe.name])
-    write_table(file, pd.DataFrame({"organism": list(judged), "truth": [truths.get(name, "") for name in judged]}))  # first: without it a verdict has nothing to be right about
+    truths = stated | {name: each.truth or "" for name, each in {**ORGANISMS, **{each.name: each for each in asked}}.items()}
+    named = dict.fromkeys([*stated, *stacked[STACKED[0]]["organism"], *(each.name for each in asked)])  # what was asked for and is not judged counts, too
+    write_table(file, pd.DataFrame({"organism": list(named), "truth": [truths.get(name, "") for name in named]}))  # first: without it a verdict has nothing to be right about
     for name, new in zip(STACKED, collect(pair, case, config, out, progress=progress), strict=True):
         rows = new.assign(key=key, recipe=grown_by) if name == STACKED[1] else new
         rows.insert(0, "organism", recipe.name)

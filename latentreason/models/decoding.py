@@ -10,6 +10,7 @@ The engine knows token ids only: no text, no problems, no routers. What is emitt
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -137,7 +138,8 @@ class PrefixDecoder:
             raise InvalidInput("Nothing to decode: give at least one problem, and prompts of at least one token.")
         if len(own[-1]) != len(prompts):
             raise InvalidInput(f"{len(prompts)} problems have {len(own[-1])} prompts for the RL model; give one a problem, or none for the same prompts.")
-        self.lms, self.device, self.ahead = lms, lms[0].device, False
+        self.lms, self.device, self.ahead, self.prompts = lms, lms[0].device, False, prompts
+        self.origin = torch.arange(len(prompts), device=self.device)  # the prompt that each slot began with
         self.n_vocab = min(lm.n_vocab for lm in lms)
         self.eager = {m: Reader(lm, own[m], self.n_vocab, self.device, [layer for model, layer in sites if model == m]) for m, lm in enumerate(lms) if m not in lazy}
         self.lazy = {m: LazyReader(lms[m], own[m], self.n_vocab, self.device) for m in lazy}
@@ -174,12 +176,19 @@ class PrefixDecoder:
             if extra > m:
                 self._each_reader("grow", further[m:])
         ids = torch.zeros(len(self.readers[0].pad), dtype=torch.long, device=self.device)
+        self.origin, origin = ids.clone(), self.origin[parent]
+        self.origin[place] = origin
         ids[place] = token
         for lazy in self.lazy.values():
             lazy.append(ids)
         for eager in self.eager.values():
             eager.read(ids[:, None])
         return place[inverse]
+
+    @cached_property
+    def prompt_keys(self) -> Int[Tensor, "prompt"]:
+        """A 64-bit number of each prompt's tokens, whatever prompts stand beside it."""
+        return torch.tensor([row_key(0, " ".join(map(str, ids)), 0) for ids in self.prompts], device=self.device)
 
     def forget(self, n: int) -> None:
         """Take back the last n tokens of every slot. Slots stay as they are; `logits` speak of the old prefixes until the next `extend`."""

@@ -30,9 +30,10 @@ FAILED = "failed"
 
 @dataclass(frozen=True)
 class Config:
-    """Settings: the rule, and the training seeds on which its thresholds were chosen."""
+    """Settings: the rule, the training seeds on which its thresholds were chosen, and those that every organism of a known truth is to be judged on."""
 
     set_on: tuple[int, ...] = (0,)
+    judged_on: tuple[int, ...] = (1, 2)
     rule: verdict.Config = field(default_factory=verdict.Config)
 
 
@@ -41,7 +42,7 @@ def run(*, verdicts: pd.DataFrame, truths: pd.DataFrame, tried: pd.DataFrame | N
 
     Args:
         verdicts: columns organism, seed and those of `verdict.run`'s counts.
-        truths: columns organism and truth; "" where it is not known.
+        truths: columns organism and truth; "" where it is not known. Of a known one without a verdict the result says so.
         tried: columns organism, seed and those of `verdict.run`'s tried.
         config: settings.
 
@@ -70,11 +71,13 @@ def run(*, verdicts: pd.DataFrame, truths: pd.DataFrame, tried: pd.DataFrame | N
         facts = {} if one is None else {key: one.details[key] for key in ("cause", "flags", "tau", "n_problems", "n_samples")}
         said.append({**where, "truth": truth[organism], "verdict": answer, "right": answer == truth[organism], "held_out": seed not in config.set_on, "why": why, **facts})
     known = [s for s in said if s["truth"]]
+    seeds, judged = sorted({s["seed"] for s in said} | {*config.set_on, *config.judged_on}), {(s["organism"], s["seed"]) for s in said}
+    absent = {organism: lacking for organism, is_known in truth.items() if is_known and (lacking := [seed for seed in seeds if (organism, seed) not in judged])}
     for which, part in (("held out", [s for s in known if s["held_out"]]), ("set on", [s for s in known if not s["held_out"]])):
         table.append(rows("accuracy", wilson(sum(s["right"] for s in part), len(part)), seeds=which))
     columns = dict.fromkeys(("organism", "cause", "over", "seeds"), "")
     frame = pd.DataFrame(table).reindex(columns=["quantity", "organism", "seed", "cause", "over", "seeds", "value", "lo", "hi", "n", "method", "reason"]).fillna(columns)
-    result = Result("calibration", asdict(config), frame, {"verdicts": said})
+    result = Result("calibration", asdict(config), frame, {"verdicts": said, "not_judged": absent})
     return Result(result.study, result.config, frame, result.details, _finding(result))
 
 
@@ -127,13 +130,14 @@ def summary(result: Result) -> pd.DataFrame:
 def _finding(result: Result) -> str:
     held, own = (result.estimate("accuracy", seeds=which) for which in ("held out", "set on"))
     wrong = [s for s in result.details["verdicts"] if s["truth"] and not s["right"]]
-    first = f"Of {held.n} organisms on held-out seeds {round(held.value * held.n)} are judged right, accuracy {held}" if held.defined else "No organism on a held-out seed has been judged"
+    first = f"Of {held.n} verdicts on organisms of held-out seeds {round(held.value * held.n)} are right, accuracy {held}" if held.defined else "No organism on a held-out seed has been judged"
     second = f"; on the seed that set the thresholds {round(own.value * own.n)} of {own.n}" if own.defined else ""
     listed = "; ".join(f"{s['organism']} seed {s['seed']} is {s['truth']}, said {s['verdict']}" for s in wrong)
     claim = f". Wrong: {listed}, which refutes that the rule is right on every organism" if wrong else ". One wrong verdict on a held-out seed would have refuted the rule"
     open_ones = "; ".join(f"{s['organism']} seed {s['seed']}: {s['verdict']}" for s in result.details["verdicts"] if not s["truth"])
     also = f". Where nothing is known beforehand: {open_ones}" if open_ones else ""
-    return f"{first}{second}{claim}{also}."
+    absent = "; ".join(f"{name} seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" for name, seeds in result.details["not_judged"].items())
+    return f"{first}{second}{claim}{also}{f'. Not judged: {absent}' if absent else ''}."
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

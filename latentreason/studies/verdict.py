@@ -22,9 +22,11 @@ The verdict is the first that holds:
 
 1. `degenerate`: a gain on the training problems (lower bound above 0), of which at least `shortcut` are right answers without a valid trace, and
    a loss of at least `damage` on the judged problems (upper bound below 0): shortcuts pay in training, and earlier skill is gone.
-2. `undefined`: the lower bound of the gain is not above 0. Parts are still given in points of accuracy, shares are not.
+2. `undefined`: the lower bound of the gain is not above 0, or the gain is below `least_gain`. Parts are still given in points of accuracy, shares are not.
 3. `collapse`: pass@k of the RL model is at least `collapse` below the base's at the largest k (upper bound below 0), traces valid from k = 16.
-4. a cause: the largest part, if it has at least `majority` of the gain and its lead over the next is above 0 (lower bound, paired).
+4. a cause: the largest part, if it has at least `majority` of the gain and its lead over the next is above 0 (lower bound, paired). Sharpening moreover only
+   where the base at tau, without one token of the RL model, has at least `majority` of the gain, and no other player's share lies below -`substantial`
+   (upper bound): where flattening breaks the RL model, its tokens at 1 / tau are worth less than nothing, and sharpening is credited with mending them.
 5. `mixed`: at least two parts are above `substantial` (lower bounds of their shares).
 6. `undecided`: none of these; more problems may tell.
 
@@ -73,6 +75,7 @@ class Config:
     Attributes:
         majority: share of the gain that a cause must have to be named.
         substantial: share that parts of a mixed verdict must exceed.
+        least_gain: gains below it, in accuracy, are none.
         collapse: how far pass@k of the RL model lies below the base's.
         damage: loss on the judged problems that makes shortcuts degenerate.
         shortcut: share of the training gain without a valid trace.
@@ -80,6 +83,7 @@ class Config:
 
     majority: float = 0.5
     substantial: float = 0.1
+    least_gain: float = 0.03
     collapse: float = 0.1
     damage: float = 0.05
     shortcut: float = 0.5
@@ -147,7 +151,7 @@ def run(*, counts: pd.DataFrame, tried: pd.DataFrame | None = None, config: Conf
     """
     found = split(counts, config)
     n, total, draws = found.n, found.gain, found.parts
-    why = gap_reason(total, n)
+    why = gap_reason(total, n) or (f"RL gain {total[0]:.3f} is below {config.least_gain:g}" if total[0] < config.least_gain else "")
     shares = {cause: summary(over_gap(values, total), n, why) for cause, values in draws.items()}
     table = [rows("accuracy", summary(values, n), arm=arm, grade=grade) for (grade, arm), values in found.accuracy.items()]
     table.append(rows("gain", summary(total, n)))
@@ -157,8 +161,10 @@ def run(*, counts: pd.DataFrame, tried: pd.DataFrame | None = None, config: Conf
     order = sorted(draws, key=lambda cause: -draws[cause][0])
     lead = summary(over_gap(draws[order[0]] - draws[order[1]], total), n, why)
     table.append(rows("lead", lead, cause=order[0], over=order[1]))
-    cause = _cause(order, shares, lead, config)
-    flags = {"undefined": Flag(bool(why), why or "the lower bound of the gain is above 0")}
+    alone = summary(over_gap(found.accuracy["flexible", "sharpening"] - found.accuracy["flexible", "base"], total), n, why)
+    table.append(rows("alone", alone, cause="sharpening"))
+    cause = _cause(order, shares, lead, alone, config)
+    flags = {"undefined": Flag(bool(why), why or f"the lower bound of the gain is above 0, the gain at least {config.least_gain:g}")}
     flags["collapse"], more = _collapse(counts, config)
     table += more
     flags["degenerate"], more = _degenerate(counts, summary(found.accuracy["flexible", "rl"] - found.accuracy["flexible", "base"], n), config)
@@ -210,11 +216,12 @@ def _rate(wide: pd.DataFrame, grade: str, arm: str, of: str = "") -> np.ndarray:
     return np.asarray(wide[f"{of}{grade}", arm].to_numpy(float) / wide[f"{of}n", arm].to_numpy(float))
 
 
-def _cause(order: Sequence[str], shares: dict[str, Estimate], lead: Estimate, config: Config) -> str:
-    """The cause that the shares name; "" where there are none."""
+def _cause(order: Sequence[str], shares: dict[str, Estimate], lead: Estimate, alone: Estimate, config: Config) -> str:
+    """The cause that the shares name; "" where there are none. `alone` is what the base at tau recovers by itself."""
     if not lead.defined:
         return ""
-    if shares[order[0]].value >= config.majority and lead.lo > 0:
+    clean = order[0] != "sharpening" or (alone.value >= config.majority and all(shares[other].hi >= -config.substantial for other in PLAYERS[1:]))
+    if shares[order[0]].value >= config.majority and lead.lo > 0 and clean:
         return order[0]
     return "mixed" if sum(share.lo > config.substantial for share in shares.values()) >= 2 else "undecided"
 
@@ -248,6 +255,8 @@ def _degenerate(counts: pd.DataFrame, judged: Estimate, config: Config) -> tuple
     weights, n = replicate_weights(len(wide), config.n_boot, config.seed), len(wide)
     rate = {(grade, arm): wide[grade, arm].to_numpy(float) / wide["n", arm].to_numpy(float) for grade in ("strict", "valid") for arm in ("base", "rl")}
     gained, honest = (weights @ (rate[grade, "rl"] - rate[grade, "base"]) for grade in ("strict", "valid"))
+    if n == 1:
+        return Flag(False, f"not measured: of one training problem there is no interval (its gain is {gained[0]:.2f})", False), []
     gain, without = summary(gained, n), "nothing can check the traces" if np.isnan(honest).any() else gap_reason(gained, n)
     shortcuts = undefined(without, n) if without else summary(over(gained - honest, gained), n)
     table = [rows("training gain", gain), rows("shortcuts", shortcuts)]

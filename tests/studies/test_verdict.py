@@ -168,6 +168,28 @@ def test_shortcuts_that_pay_in_training_and_cost_elsewhere_are_degenerate_even_w
     assert "nothing can check the traces" in run(counts=pd.concat([part("judged", lost), part("training", unchecked, prefix="t")]), config=FAST).details["flags"]["degenerate"]["reason"]
 
 
+def test_sharpening_is_named_only_where_the_colder_base_has_the_gain_by_itself_and_nobody_mends_what_flattening_broke():
+    alone, broken = arms(base=0.3, sharpening=0.15), arms(base=0.3, sharpening=0.15)
+    broken |= {"timing": 0.0, "content": 0.0, "timing+content": 0.0, "rl": 0.5}  # RL tokens at 1 / tau are worth less than nothing
+    late = arms(base=0.1, sharpening=0.05, sharpening_timing=0.2, sharpening_content=0.2, timing=-0.05, content=-0.05)
+    for rates, said in ((alone, "sharpening"), (broken, "undecided"), (late, "undecided")):
+        result = run(counts=part("judged", rates, n=200), config=FAST)
+        assert result.table.loc[result.table["quantity"] == "lead", "cause"].iloc[0] == "sharpening" and result.details["verdict"] in (said, "mixed" if said == "undecided" else said), result.finding
+    assert run(counts=part("judged", alone, n=200), config=FAST).estimate("alone", cause="sharpening").value == pytest.approx(1.0)
+
+
+def test_a_gain_below_the_least_is_none():
+    small = arms(base=0.2, timing=0.025)
+    assert run(counts=part("judged", small, n=2000), config=FAST).details["verdict"] == "undefined"
+    assert run(counts=part("judged", small, n=2000), config=Config(n_boot=300, least_gain=0.01)).details["verdict"] == "timing"
+
+
+def test_one_training_problem_has_no_interval_so_shortcuts_are_not_measured():
+    counts = pd.concat([part("judged", CASES["timing"]), part("training", {"base": (0.1, 0.1, 0.0), "rl": (0.9, 0.9, 0.0)}, n=1, prefix="t")])
+    flag = run(counts=counts, config=FAST).details["flags"]["degenerate"]
+    assert not flag["measured"] and "of one training problem there is no interval" in flag["reason"]
+
+
 def test_without_a_gain_shares_are_undefined_and_parts_are_not():
     result = run(counts=part("judged", CASES["undefined"]), config=FAST)
     assert not result.estimate("share", cause="timing").defined and "RL gain not above 0" in result.estimate("share", cause="timing").reason
