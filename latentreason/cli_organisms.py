@@ -1,13 +1,14 @@
 """The commands about organisms: grow, measure and publish them, and say why a pair's RL model is better."""
 
 from collections.abc import Iterable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from latentreason.console import ChatOption, LengthOption, PairOption, Quiet, StyleOption, TaskOption, Tiny, console, errors, load, show
-from latentreason.errors import InvalidInput
+from latentreason.errors import InvalidInput, LatentReasonError
 
 if TYPE_CHECKING:
     from latentreason.organisms.recipe import Recipe
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 organisms = typer.Typer(no_args_is_help=True, help="Model pairs grown from scratch, whose cause of gain is known by construction.")
 app = typer.Typer()
 Names = Annotated[list[str], typer.Argument(help="Organisms, all of them, or TOML files with recipes of your own.", metavar="NAME...")]
-Jobs = Annotated[int, typer.Option(min=1, help="Processes of one core each, for several organisms; those that share a model go to one of them.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes of one core each, for several organisms; of those that share a model one at a time.")]
 
 
 @app.command(epilog="Example: latentreason verdict --pair activation")
@@ -71,7 +72,7 @@ def organisms_train(names: Names, seed: int = 0,
                     publish: Annotated[bool, typer.Option("--publish", help="Copy the tables of this seed (no weights) to artifacts/results/NAME/seeds/SEED.")] = False,
                     quiet: Quiet = False) -> None:  # fmt: skip
     """Train an organism's base and what its recipe makes of it, and draw its picture in numbers. Killed, it resumes; models that organisms share are trained once. Of several
-    organisms those that are there, trained or shipped, are left as they are; one by its name is trained again.
+    organisms those that are there, trained or shipped, are left as they are (with --publish only those that are trained); one by its name is trained also where it is shipped.
     """
     from latentreason import grow
     from latentreason.organisms.zoo import ADAPTERS
@@ -86,9 +87,10 @@ def organisms_train(names: Names, seed: int = 0,
             console.print(f"Tables: {publish_seed(folder, table, grow.seed_dir(name, seed))}")
         return
     recipes = grow.recipes_of(*names)
-    if out is not None and len(recipes) > 1:
+    alone = len(recipes) == 1
+    if out is not None and not alone:
         raise InvalidInput("--out is where one organism goes. Train one by its name, or leave --out away.")
-    if len(recipes) > 1 and (there := [recipe.name for recipe in recipes if grow.trained(recipe, seed)]):
+    if not alone and not publish and (there := [recipe.name for recipe in recipes if grow.trained(recipe, seed)]):
         console.print(f"There already, trained or shipped: {', '.join(there)}", markup=False, highlight=False)
         recipes = [recipe for recipe in recipes if recipe.name not in there]
     if not recipes:
@@ -99,20 +101,23 @@ def organisms_train(names: Names, seed: int = 0,
         return
     failed: list[str] = []
     done: Iterable[tuple[Recipe, Path | BaseException]] = grow.grown_all(recipes, seed, jobs=jobs, progress=not quiet)
-    if len(names) == len(recipes) == 1:
+    if alone:
         done = [(recipes[0], grow.grown(recipes[0], seed, out, progress=not quiet))]
     for number, (recipe, result) in enumerate(done, 1):
-        if isinstance(result, BaseException):
+        try:
+            if isinstance(result, BaseException):
+                raise result
+            console.print(f"[{number}/{len(recipes)}] {grow.line(result)}", markup=False, highlight=False)
+            if publish or alone:
+                table = grow.picture_of(recipe, result, seed, progress=not quiet)
+                show(table[["temperature", "quantity", "arm", "text"]], f"{recipe.name}, seed {seed}")
+            if publish:
+                console.print(f"Tables: {publish_seed(result, table, grow.seed_dir(recipe.name, seed))}")
+        except (LatentReasonError, BrokenProcessPool) as error:
+            if alone:
+                raise
             failed.append(recipe.name)
-            errors.print(f"{recipe.name}: {type(result).__name__}: {result}", markup=False, highlight=False, soft_wrap=True)
-            continue
-        folder = result
-        console.print(f"[{number}/{len(recipes)}] {grow.line(folder)}", markup=False, highlight=False)
-        if publish or len(recipes) == 1:
-            table = grow.picture_of(recipe, folder, seed, progress=not quiet)
-            show(table[["temperature", "quantity", "arm", "text"]], f"{recipe.name}, seed {seed}")
-        if publish:
-            console.print(f"Tables: {publish_seed(folder, table, grow.seed_dir(recipe.name, seed))}")
+            errors.print(f"{recipe.name}: {type(error).__name__}: {error}", markup=False, highlight=False, soft_wrap=True)
     if failed:
         raise InvalidInput(f"{len(failed)} of {len(recipes)} organisms failed ({', '.join(failed)}); the reasons stand above, and the others are finished.")
 
@@ -131,9 +136,7 @@ def organisms_measure(names: Names, seed: Annotated[int, typer.Option(help="Of t
     how, files = Measuring(n_problems=problems, n_samples=samples), {grow.recipes_of(name)[0].name: name for name in names if name.endswith(".toml")}
     recipes = grow.recipes_of(*names)
     for number, (recipe, folder) in enumerate(grow.measured_all(recipes, seed, how, jobs=jobs, progress=not quiet), 1):
-        if isinstance(folder, BaseException):
-            raise folder
-        said = f"measured in {folder}" if folder else f"not trained yet, skipped; train it with: latentreason organisms train {files.get(recipe.name, recipe.name)} --seed {seed}"
+        said = f"{type(folder).__name__}: {folder}" if isinstance(folder, BaseException) else f"measured in {folder}" if folder else f"not trained yet, skipped; train it with: latentreason organisms train {files.get(recipe.name, recipe.name)} --seed {seed}"
         console.print(f"[{number}/{len(recipes)}] {recipe.name}, seed {seed}: {said}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -157,11 +160,12 @@ def organisms_ship(names: Names, seed: Annotated[int, typer.Option(help="Of the 
     from latentreason.organisms.ship import ship
 
     recipes = grow.recipes_of(*names)
-    runs = {recipe.name: folder for recipe in recipes if (folder := grow.run_dir(recipe.name, seed)) and (folder / "manifest.json").is_file()}
+    runs = {recipe.name: folder for recipe in recipes if (folder := grow.trained(recipe, seed)) == grow.run_dir(recipe.name, seed)}
     sizes = ship([recipe for recipe in recipes if recipe.name in runs], runs, out)
     for name, size in sizes.items():
         console.print(f"{name}: {size / 1e6:.2f} MB", markup=False, highlight=False)
-    console.print(f"{sum(sizes.values()) / 1e6:.1f} MB of weights in {out}; {len(recipes) - len(sizes.keys() & {r.name for r in recipes})} of {len(recipes)} are not trained.", markup=False, highlight=False)
+    lacking = [recipe.name for recipe in recipes if recipe.name not in sizes]
+    console.print(f"{sum(sizes.values()) / 1e6:.1f} MB of weights in {out}." + (f" Not trained with seed {seed} by the recipe of today: {', '.join(lacking)}." if lacking else ""), markup=False, highlight=False, soft_wrap=True)
 
 
 @organisms.command("list")

@@ -131,7 +131,10 @@ def measured_all(recipes: list[Recipe], seed: int, how: Measuring = Measuring(),
         yield from in_processes(measured, families(recipes, seed, work_dir(seed)), seed, jobs, how=how, progress=False)
         return
     for recipe in recipes:
-        yield recipe, measured(recipe, seed, how, progress=progress)
+        try:
+            yield recipe, measured(recipe, seed, how, progress=progress)
+        except LatentReasonError as error:
+            yield recipe, error
 
 
 def all_measured() -> list[Path]:

@@ -99,9 +99,13 @@ def publish_zoo(measured: Iterable[Path], artifacts: Path) -> dict[str, Result]:
         InvalidInput: nothing has been measured.
     """
     target, parts, about = artifacts / "results" / "zoo", dict[str, list[pd.DataFrame]](), list[dict[str, Any]]()
+    now = {name: config_hash(config_of(recipe)) for name, recipe in ORGANISMS.items()}
     for folder in measured:
         manifest = open_artifact(folder)
-        about.append({"organism": manifest.name, "seed": manifest.seed, "recipe": config_hash(manifest.config["recipe"]), "config_hash": manifest.config_hash,
+        recipe = config_hash(manifest.config["recipe"])
+        if now.get(manifest.name, recipe) != recipe:
+            continue  # a former one
+        about.append({"organism": manifest.name, "seed": manifest.seed, "recipe": recipe, "config_hash": manifest.config_hash,
                       "inputs": manifest.inputs, "seconds": manifest.seconds})  # fmt: skip
         for file in sorted(folder.glob("*.parquet")):
             table = read_table(file)
@@ -110,9 +114,9 @@ def publish_zoo(measured: Iterable[Path], artifacts: Path) -> dict[str, Result]:
     before = read_json(target / "zoo.json")["measured"] if (target / "zoo.json").is_file() else []
     if not parts and not before:
         raise InvalidInput("Nothing has been measured. Train organisms, and measure them: latentreason organisms measure all.")
-    fresh, now = {(each["organism"], each["seed"]) for each in about}, {name: config_hash(config_of(recipe)) for name, recipe in ORGANISMS.items()}
+    fresh = {(each["organism"], each["seed"]) for each in about}
     kept = [each for each in before if (each["organism"], each["seed"]) not in fresh and now.get(each["organism"], each["recipe"]) == each["recipe"]]
-    for name in [Path(file).stem for file in read_json(target / "zoo.json")["files"]] if kept else []:
+    for name in [Path(file).stem for file in read_json(target / "zoo.json")["files"]] if before else []:
         table = read_table(target / "tables" / f"{name}.parquet")
         there = pd.MultiIndex.from_frame(table[["organism", "seed"]]).isin([(each["organism"], each["seed"]) for each in kept])
         parts.setdefault(name, []).append(table[there])

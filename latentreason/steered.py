@@ -24,8 +24,8 @@ from latentreason.vectors.contrast import capture_onsets, fit_onsets
 from latentreason.vectors.optimised import Fitted, fit_optimised
 from latentreason.vectors.steering_vector import VectorSet
 
-STRENGTHS = (0.5, 1.0, 2.0, 4.0)
-BIASES = (1.0, 2.0, 4.0, 8.0)
+STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+BIASES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Nats of a logit bias that are tried on calibration problems, as strengths of vectors are."""
 
 
@@ -81,6 +81,8 @@ def _vector_arms(run: Run, vectors: dict[str, VectorSet], which: dict[str, Categ
         "js, RL category, zero vectors": by("js", "RL timing, nothing added: the base by another way", base, "rl", [(layers[0], 0.0)]),
         "js, random category, base vectors": by("js", "RL timing, random category, base-fitted vectors", base, "random"),
         "js, one vector": Arm("js", "RL timing, mean of the base-fitted vectors", lambda layer, strength: steer(base.at(layer), strength=strength), grid, {"category_accuracy": None}),
+        "js, base category, base vectors": by("js", "RL timing, base category, base-fitted vectors", base, "base"),
+        "entropy, RL category, base vectors": by("entropy", "base timing, RL category, base-fitted vectors", base, "rl"),
         "entropy, base category, base vectors": by("entropy", "base timing, base category, base-fitted vectors", base, "base"),
         "entropy, random category, base vectors": by("entropy", "base timing, random category, base-fitted vectors", base, "random"),
         "entropy, base category, random vectors": by("entropy", "base timing, base category, random vectors", random, "base"),

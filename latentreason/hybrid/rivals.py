@@ -99,8 +99,10 @@ def _majority(pair: ModelPair, problems: list[Problem], sampling: Sampling, sett
 
 
 def _power(pair: ModelPair, problems: list[Problem], sampling: Sampling, setting: float) -> Rollouts:
-    """One voter drawn with weight p^(setting - 1): importance resampling towards p^setting, the sharpened base distribution."""
-    table = _voters(pair, problems, sampling)
+    """One voter drawn with weight p^(setting - 1): importance resampling towards p^setting, the sharpened base distribution, of as many voters as there are. They
+    are drawn at temperature 1 without a nucleus, whatever the run's: the weights are relative to p.
+    """
+    table = _voters(pair, problems, replace(sampling, temperature=1.0, top_p=1.0))
     loglik = table["base_logprob"].map(np.sum).to_numpy(float)
     noise = np.random.default_rng(sampling.seed).gumbel(size=len(table))  # argmax of log-weight + Gumbel noise is a draw
     table = table.assign(score=(setting - 1) * loglik + noise)

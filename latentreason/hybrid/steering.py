@@ -22,6 +22,7 @@ from latentreason.activations.sites import Activations, Site, checked
 from latentreason.errors import InvalidInput, unknown_name
 from latentreason.hybrid.actions import STEERED, Action
 from latentreason.models.decoding import Moment, sampled
+from latentreason.routing.controls import uniform
 from latentreason.routing.router import read_at
 
 if TYPE_CHECKING:
@@ -52,10 +53,10 @@ class Category:
     def __call__(self, moment: Moment) -> Int[Tensor, "slot"]:
         """Number of the label of each slot."""
         model, _, layer = self.place.partition(":")
-        if not model:  # a function of the prefix alone, so that rows of one slot agree
-            mixed = torch.zeros(len(moment.logits[0]), dtype=torch.long, device=moment.slot.device)
-            mixed[moment.slot] = (moment.prefix * (torch.arange(moment.prefix.shape[1], device=moment.slot.device) * 7919 + 104_729)).sum(-1) + self.seed * 1_299_709
-            return (mixed * 2_654_435_761 >> 7) % len(self.labels)
+        if not model:  # a function of prompt and completion alone, so that rows of one slot agree
+            key = moment.decoder.prompt_keys[moment.decoder.origin]
+            key[moment.slot] += (moment.prefix * (torch.arange(moment.prefix.shape[1], device=key.device) * 7919 + 104_729)).sum(-1)
+            return (uniform(key, moment.t, self.seed) * len(self.labels)).long()
         resid = read_at(moment.decoder.resid, (("base", "rl").index(model), int(layer)), self.weights.shape[1], "The category")
         return (resid @ self.weights.to(resid.device).T + self.bias.to(resid.device)).argmax(-1)
 
@@ -97,7 +98,7 @@ def fit_category(onsets: Activations, *, layer: int, model: str, labels: "tuple[
 
 
 def random_category(labels: "tuple[str, ...]", *, seed: int = 0) -> Category:
-    """A category at random, as a function of the prefix: the control of `fit_category`."""
+    """A category at random, as a function of prompt and completion so far, each label as often: the control of `fit_category`."""
     return Category("", labels, torch.zeros(len(labels), 1), torch.zeros(len(labels)), seed=seed)
 
 

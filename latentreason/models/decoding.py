@@ -20,6 +20,7 @@ from torch import Tensor
 from latentreason.errors import ContextTooLong, InvalidInput
 from latentreason.models.cache import Reader
 from latentreason.models.lazy import LazyReader
+from latentreason.tasks.problem import content_hash
 
 if TYPE_CHECKING:
     from latentreason.models.language_model import LM
@@ -188,7 +189,7 @@ class PrefixDecoder:
     @cached_property
     def prompt_keys(self) -> Int[Tensor, "prompt"]:
         """A 64-bit number of each prompt's tokens, whatever prompts stand beside it."""
-        return torch.tensor([row_key(0, " ".join(map(str, ids)), 0) for ids in self.prompts], device=self.device)
+        return torch.tensor([int(content_hash(str(ids)), 16) - 2**63 for ids in self.prompts], device=self.device)
 
     def forget(self, n: int) -> None:
         """Take back the last n tokens of every slot. Slots stay as they are; `logits` speak of the old prefixes until the next `extend`."""

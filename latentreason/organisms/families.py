@@ -3,10 +3,14 @@
 Organisms are so small that a second thread gains nothing, but a second process does.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 from latentreason.organisms.estimate import estimate
@@ -32,21 +36,40 @@ def families(recipes: Iterable[Recipe], seed: int, work: Path, known: Mapping[st
 def in_processes(make: Callable[..., Made], groups: list[list[Recipe]], seed: int, jobs: int, **how: Any) -> Iterator[tuple[Recipe, Made | BaseException]]:
     """Call `make(recipe, seed, **how)` for each recipe, in `jobs` processes of one thread each; recipes of one group in their order.
 
-    Yields each recipe as it is done, with what `make` returned or raised; what one raises does not hold up the others.
+    Yields each recipe as it is done, with what `make` returned or raised; neither that nor a process that dies holds up the others. The processes end with this one.
     """
     waiting, running = [list(group) for group in groups], dict[Future[Made], list[Recipe]]()
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    pools = [_pool() for _ in range(jobs)]  # one a process: a pool is broken as a whole where one of its processes dies
+    free, of = [*pools], dict[Future[Made], ProcessPoolExecutor]()
+    try:
         while waiting or running:
-            while waiting and len(running) < jobs:
-                group = waiting.pop(0)
-                running[pool.submit(make, group[0], seed, **how)] = group
+            while waiting and free:
+                group, pool = waiting.pop(0), free.pop()
+                future = pool.submit(make, group[0], seed, **how)
+                running[future], of[future] = group, pool
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                recipe, *rest = running.pop(future)
-                yield recipe, future.exception() or future.result()
+                (recipe, *rest), pool, error = running.pop(future), of.pop(future), future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    pools[pools.index(pool)] = pool = _pool()
+                free.append(pool)
+                yield recipe, error or future.result()
                 waiting[:0] = [rest] if rest else []
+    finally:
+        for pool in pools:
+            pool.shutdown(cancel_futures=True)
 
 
-def _one_thread() -> None:
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin)
+
+
+def _begin() -> None:
+    """One thread, no bars of others, and no life after the parent: a worker that went on would train beside the run that resumes."""
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     torch.set_num_threads(1)
+    disable_progress_bar()
+    parent = parent_process()
+    if parent is not None:
+        Thread(target=lambda: (wait_for([parent.sentinel]), os._exit(1)), daemon=True).start()

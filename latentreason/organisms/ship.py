@@ -60,7 +60,7 @@ def ship(recipes: Iterable[Recipe], runs: dict[str, Path], out: Path, *, n_probl
         InvalidInput: a model or all of them are above the limits (nothing more is written).
         CorruptArtifact: an organism has not been trained, or a file of it differs.
     """
-    owners = {m.files[f]["sha256"]: name for name, m in _there(out).items() if (f := "base/model.safetensors") in m.files}
+    owners = {m.runtime.get("base", m.files[f]["sha256"]): name for name, m in _there(out).items() if (f := "base/model.safetensors") in m.files}
     sizes = {name: sum(entry["bytes"] for file, entry in m.files.items() if file.endswith(".safetensors")) for name, m in _there(out).items()}
     for recipe in recipes:
         if recipe.name in sizes:
@@ -68,8 +68,9 @@ def ship(recipes: Iterable[Recipe], runs: dict[str, Path], out: Path, *, n_probl
         run = runs[recipe.name]
         manifest = open_artifact(run)
         problems = problems_of(recipe, limit=n_problems)
-        owner = owners.setdefault(manifest.files["base/model.safetensors"]["sha256"], recipe.name)
-        with writing(out / recipe.name, kind="organism", name=recipe.name, config=manifest.config, seed=manifest.seed, runtime=manifest.runtime, inputs=[manifest.as_input()]) as folder:
+        trained = manifest.files["base/model.safetensors"]["sha256"]  # before it is rounded
+        owner, runtime = owners.setdefault(trained, recipe.name), {**manifest.runtime, "base": trained}
+        with writing(out / recipe.name, kind="organism", name=recipe.name, config=manifest.config, seed=manifest.seed, runtime=runtime, inputs=[manifest.as_input()]) as folder:
             for part in ("base", "rl") if owner == recipe.name else ("rl",):
                 shutil.copytree(run / part, folder / part)
                 lm = LM.from_pretrained(run / part, name=part)
@@ -111,9 +112,10 @@ def adopt(recipe: Recipe, seed: int, work: Path, shipped: Mapping[str, Path], kn
             continue
         base, *stages = models_of(known[name], seed, known)
         for model, part, file in ((base, "base", "curve_pretrain"), (stages[-1], "rl", "curve_rl")):
-            kept = model.stage.keep if model.stage is not None else 0  # weights kept on the way are not shipped
-            if missing.pop(config_hash(model.config), None) is None or kept or not (shipped[name] / part).is_dir() or not _exact(known[name], shipped[name] / part):
+            kept, key = model.stage.keep if model.stage is not None else 0, config_hash(model.config)  # weights kept on the way are not shipped
+            if key not in missing or kept or not (shipped[name] / part).is_dir() or not _exact(known[name], shipped[name] / part):
                 continue
+            del missing[key]
             open_artifact(shipped[name])
             curve, out = read_table(shipped[name] / f"{file}.parquet"), model.folder(work)
             Parts(out, model.config)

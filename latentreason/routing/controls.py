@@ -55,13 +55,22 @@ def at_strategy(language: Language | None = None) -> Router:
 def opposite(router: Router) -> Router:
     """Route the other way round: where a router's score is lowest first. A control for the order that the score gives.
 
+    The score turned round is 1 / score, beyond 1e6 for scores below 0; -score for a router whose thresholds are searched on a linear scale.
+
     Raises:
         InvalidInput: the router has no score.
     """
     score = router.score
     if score is None:
         raise InvalidInput(f"Router {router.name!r} has no score to turn round; use ~router for the places that it leaves out.")
-    return by_threshold(f"opposite({router.name})", lambda step: 1 / score(step).clamp_min(1e-6), 1.0, router.reads, (0.01, 1e6), opposite=router.spec())
+    low, high = router.search
+    turned, search = (_inverse, (0.01, 1e8)) if low > 0 else (torch.neg, (-high, -low))
+    return by_threshold(f"opposite({router.name})", lambda step: turned(score(step)), 1.0 if low > 0 else -(low + high) / 2, router.reads, search, opposite=router.spec())
+
+
+def _inverse(score: Tensor) -> Tensor:
+    """Falls as the score rises, for negative scores, too."""
+    return 1 / score.clamp_min(1e-6) + 1e6 * (-score).clamp_min(0.0)
 
 
 def matched_random(hybrid: "Rollouts | Router", *, seed: int = 0) -> Router:

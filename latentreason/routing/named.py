@@ -6,15 +6,16 @@ from inspect import signature
 from typing import Any
 
 from latentreason.errors import InvalidInput, unknown_name
-from latentreason.routing.base_only import on_entropy
+from latentreason.routing.base_only import on_entropy, on_margin
 from latentreason.routing.controls import always, at_strategy, first_token, never
-from latentreason.routing.oracle import on_disagreement, on_divergence
+from latentreason.routing.oracle import on_disagreement, on_divergence, on_entropy_drop, on_likelihood_gain
 from latentreason.routing.router import Router
 from latentreason.strategies.language import Language
 
 ROUTERS: dict[str, Callable[..., Router]] = {
     "never": never, "always": always, "first_token": first_token, "at_strategy": at_strategy,
-    "on_disagreement": on_disagreement, "on_divergence": on_divergence, "on_entropy": on_entropy,
+    "on_disagreement": on_disagreement, "on_divergence": on_divergence, "on_entropy": on_entropy, "on_margin": on_margin, "on_entropy_drop": on_entropy_drop,
+    "on_likelihood_gain": on_likelihood_gain,
 }  # fmt: skip
 
 

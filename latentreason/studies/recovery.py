@@ -12,6 +12,7 @@ timing and content shares (Shapley, four arms) refute "when, not how" where the 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -186,11 +187,23 @@ def _sources(arm: Rollouts) -> dict[str, str]:
     facts = arm.info.get(arm.arms[0], {})
     reads = {place.split(":")[0] for place in facts.get("router", {}).get("reads", ["base"])}
     at_random = facts.get("router", {}).get("name") in ("matched_random", "matched_position")
-    params = facts.get("router", {}).get("params", {})
-    probed = [params[key]["timing_source"] for key in ("probe", "value") if key in params]
-    timing = probed[0] if probed else "RL model live" if reads & {"rl", "sampled"} else "task vocabulary" if "vocabulary" in reads else "none" if at_random else "base alone"
+    live = ["RL model live"] if reads & {"rl", "sampled"} else []
+    known = _probed(facts.get("router", {}).get("params", {})) + live
+    timing = max(known, key=INFORMED.index) if known else "task vocabulary" if "vocabulary" in reads else "none" if at_random else "base alone"
     action = facts.get("action", {}).get("name", "swap")
     return {"timing_source": timing, "content_source": {"swap": "RL token", "steer": "steering vector", "logit_bias": "logit bias"}.get(action, action)}
+
+
+INFORMED = ("base alone", "trained on RL labels", "RL model live")
+"""What a router may know, the most at the end."""
+
+
+def _probed(params: Any) -> list[str]:
+    """Where the probes of a router come from, those of the routers that it is made of, too."""
+    if not isinstance(params, Mapping):
+        return []
+    own = [params[key]["timing_source"] for key in ("probe", "value") if isinstance(params.get(key), Mapping) and "timing_source" in params[key]]
+    return own + [source for value in params.values() for source in _probed(value)]
 
 
 def _finding(result: Result, curves: dict[tuple[str, str], RecoveryCurve]) -> str:

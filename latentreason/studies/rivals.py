@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from latentreason.errors import InvalidInput
-from latentreason.stats import gap_recovered, mean_estimate, undefined
+from latentreason.stats import Estimate, gap_recovered, mean_estimate, undefined
 from latentreason.studies.palette import ARMS
 from latentreason.studies.result import Result, one_arm_each, rows, settings
 from latentreason.tables import Rollouts
@@ -90,22 +90,34 @@ def _fluent(fluency: pd.DataFrame, arms: Sequence[str], how: dict[str, int]) -> 
 
 def _finding(result: Result) -> str:
     every = [(row, result.estimate("recovery", arm=row["arm"])) for row in drawn(result)]
-    found = [(row, estimate) for row, estimate in every if estimate.defined]
-    loops = [arm for arm, flags in result.details.get("fluency", {}).items() if flags["repeats"]]
-    more = f" More loops than the base: {', '.join(loops)}." if loops else ""
+    found = [(row, estimate) for row, estimate in every if estimate.defined and not any(what in row["uses"] for what in IDENTITIES)]
+    loops = [arm for arm, flags in result.details.get("fluency", {}).items() if flags["repeats"] and flags["unlikely"]]
+    more = f" More repeated than the base's text, and less likely to the base: {', '.join(loops)}." if loops else ""
     if not found:
         return f"No rival can be judged: {every[0][1].reason if every else 'no rival was measured'}.{more}"
     free, own, informed = ([pair for pair in found if knows(pair[0]) == what] for what in KNOWS)
     said = []
     for name, part in (("without anything of the RL model", free), ("with an RL training of its own", own), ("with RL weights or logits", informed)):
         if part:
-            row, best = max(part, key=lambda pair: pair[1].value)
-            said.append(f"{name} the best rival is {row['arm']} at {row['setting']:g} ({best} of the gain)")
+            row, best, how = _best(part, result.details["tried"])
+            said.append(f"{name} the best rival{how} is {row['arm']} at {row['setting']:g} ({best} of the gain)")
     sentence = "; ".join(said)
     if free:
         most = max(e.hi for _, e in free)
         sentence += f". A rival without the RL model whose interval reaches 0.9 would show that the base can have the gain by itself; the highest bound is {most:.2f}"
     return sentence[0].upper() + sentence[1:] + "." + more
+
+
+IDENTITIES = ("RL token", "nothing added")
+"""What an arm uses that is the routed hybrid itself, or the base by another way: no rival."""
+
+
+def _best(part: list[tuple[dict[str, Any], Estimate]], tried: Mapping[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], Estimate, str]:
+    """The best of some rivals on calibration problems, where all of them were tried there, else the highest on these, which chance favours; and which of the two."""
+    on_calibration = {row["arm"]: max((each["accuracy"] for each in tried.get(row["arm"], [])), default=None) for row, _ in part}
+    if None in on_calibration.values():
+        return (*max(part, key=lambda pair: pair[1].value), f", the highest of {len(part)} on these problems," if len(part) > 1 else "")
+    return (*max(part, key=lambda pair: on_calibration[pair[0]["arm"]] or 0.0), f" (of {len(part)}, on calibration problems)" if len(part) > 1 else "")
 
 
 KNOWS = ("nothing of the RL model", "an RL training of its own", "the RL model")

@@ -15,7 +15,7 @@ from latentreason.errors import InvalidInput, UnknownName
 from latentreason.hybrid.actions import logit_bias, steer
 from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.hybrid.steering import Category, bias_by, fit_category, random_category, steer_by
-from latentreason.models.decoding import Batch
+from latentreason.models.decoding import Batch, sampled
 from latentreason.routing.controls import always, random_places
 from latentreason.sampling.noise import gumbel
 from latentreason.vectors.steering_vector import SteeringVector, VectorSet
@@ -109,6 +109,30 @@ def test_a_random_category_depends_on_the_prefix_and_the_seed_alone(pair):
         return rows(decoded)[:12]
 
     assert texts(0) == texts(0, [Hybrid(pair, HALF, name="other")]) != texts(1)
+
+
+def test_a_random_category_is_each_label_as_often_at_every_place(pair):
+    """The first token, too: there the completion is empty, and only the prompt can tell rows apart. And the label goes with the prompt, wherever its slot is moved."""
+    from latentreason.models.decoding import decode
+
+    category, found = random_category(LABELS, seed=3), {}
+    prompts = [[1, 4 + i % 50, 4 + i // 50] for i in range(300)]
+    batch = Batch(prompts, torch.arange(300).repeat_interleave(2), torch.arange(600) * 7919, 1.0, 1.0, 3, gumbel)
+
+    def choose(moment):
+        label = category(moment)[moment.slot]
+        for row, prefix, each in zip(moment.row.tolist(), moment.prefix.tolist(), label.tolist(), strict=True):
+            assert found.setdefault((*prompts[row // 2], -1, *prefix), each) == each
+        return {"token_ids": sampled(moment.logits[0], moment)}
+
+    decode([pair.base], batch, choose)
+    for t in (0, 1, 2):
+        share = np.bincount([label for key, label in found.items() if len(key) == 4 + t], minlength=3) / sum(len(key) == 4 + t for key in found)
+        assert (abs(share - 1 / 3) < 0.12).all(), (t, share)
+    alone = Batch(prompts[7:8], torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long), 1.0, 1.0, 1, gumbel)
+    seen: list[int] = []  # the same without company
+    decode([pair.base], alone, lambda moment: seen.append(int(category(moment)[0])) or {"token_ids": sampled(moment.logits[0], moment)})
+    assert seen == [found[1, 11, 4, -1]]
 
 
 def test_the_classifier_is_scikit_learns():

@@ -88,6 +88,7 @@ def test_models_that_organisms_share_are_counted_once_and_what_is_there_is_left_
 def test_measurements_are_stacked_and_every_study_says_something_of_them(measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from latentreason.studies import boundary, curriculum
 
+    monkeypatch.setattr(publish, "ORGANISMS", {name: tiny(name) for name in NAMES})
     for study in (boundary, curriculum):  # 4 samples a problem
         brief = partial(study.run, config=study.Config(max_k=2))
         monkeypatch.setitem(ZOO, study.__name__.rpartition(".")[2], lambda tables, run=brief: run(**{name: read_table(tables / f"{name}.parquet") for name in ("counts", "organisms")}))
@@ -122,6 +123,9 @@ def test_what_was_published_before_stays_until_its_recipe_changes(measured: Path
     changed = {**publish.ORGANISMS, "one-shot-a": replace(tiny("one-shot-a"), truth=None)}
     monkeypatch.setattr(publish, "ORGANISMS", changed)
     assert set(at_once["organisms"]["organism"]) - set(stacked(())["organisms"]["organism"]) == {"one-shot-a"}
+    assert set(at_once["organisms"]["organism"]) - set(stacked(NAMES)["organisms"]["organism"]) == {"one-shot-a"}  # measured here, of the former recipe
+    monkeypatch.setattr(publish, "ORGANISMS", {name: replace(tiny(name), truth=None) for name in NAMES if tiny(name).truth} | {name: replace(tiny(name), truth="timing") for name in NAMES if not tiny(name).truth})
+    assert all(table.empty for table in stacked(()).values())  # nothing is left of what was published
 
 
 def test_the_command_line_measures_what_is_trained_skips_what_is_not_and_publishes(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +145,7 @@ def test_the_command_line_measures_what_is_trained_skips_what_is_not_and_publish
     assert "[2/2] explore, seed 0: not trained yet, skipped; train it with: latentreason organisms train explore --seed 0" in said.output
     assert [f.name for f in grow.all_measured()] == ["activation-small-0"]
     monkeypatch.setattr(publish, "make_figures", lambda *_: [])
+    monkeypatch.setattr(publish, "ORGANISMS", {"activation-small": tiny("activation-small")})
     published = run.invoke(app, ["organisms", "publish", "--out", str(tmp_path / "artifacts")])
     assert published.exit_code == 0, published.output
     assert "spurious: Undefined: no organism was trained with a spurious reward: train and measure activation-small, spurious-random" in " ".join(published.output.split())

@@ -16,11 +16,12 @@ from latentreason.routing.controls import (
     matched_position,
     matched_random,
     never,
+    opposite,
     random_places,
     uniform,
 )
 from latentreason.routing.oracle import on_disagreement, on_divergence
-from latentreason.routing.router import Step
+from latentreason.routing.router import Step, by_threshold
 from latentreason.sampling.noise import gumbel, row_key
 from latentreason.tables import Rollouts
 from latentreason.tasks import chain
@@ -181,3 +182,14 @@ def test_at_strategy_reads_the_grammar_of_the_prefix():
 
 def test_on_disagreement_is_a_router_without_parameters():
     assert on_disagreement() == on_disagreement() and on_disagreement().params == {}
+
+
+@pytest.mark.parametrize("search", [(1e-4, 20.0), (-30.0, 30.0)])
+def test_opposite_turns_the_whole_order_round_negative_scores_too(search):
+    scores = torch.linspace(-3, 3, 41)
+    turned = opposite(by_threshold("signed", lambda step: scores, 0.0, frozenset({"base"}), search))
+    assert turned.score(None).argsort().tolist() == list(range(40, -1, -1))
+    low, high = turned.search
+    for place in (5, 20, 35):  # within its search there is a threshold for every share
+        threshold = float(turned.score(None)[place])
+        assert low <= threshold <= high and (turned.score(None) > threshold).sum() == place

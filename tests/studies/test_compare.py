@@ -59,6 +59,20 @@ def test_the_best_oracle_may_have_a_second_control(tables):
     assert routing.drawn(result) == routing.drawn(routing.run(**tables))
 
 
+def test_a_router_is_as_informed_as_what_it_is_made_of(tables):
+    from latentreason.studies.recovery import _sources
+
+    probe = {"name": "on_probe", "params": {"probe": {"timing_source": "trained on RL labels"}, "threshold": 0.0}, "reads": ["base", "base:2"]}
+    plain = {"name": "on_entropy", "params": {"threshold": 0.5}, "reads": ["base"]}
+    made = {
+        "trained on RL labels": [probe, {"name": "opposite(on_probe)", "params": {"opposite": probe}, "reads": ["base"]}, {"name": "~", "params": {"not": probe}, "reads": ["base"]}],
+        "base alone": [plain], "RL model live": [{"name": "&", "params": {"left": probe, "right": plain}, "reads": ["base", "rl"]}],
+    }  # fmt: skip
+    for source, specs in made.items():
+        for spec in specs:
+            assert _sources(arm("a", 0.5, info={"router": spec}))["timing_source"] == source, spec
+
+
 def test_routers_without_a_curve_are_said_to_lack_one(tables):
     def at(share):
         return {k: concat([t.arm(a) for a in t.arms if a.endswith(f"@{share}")]) for k, t in tables.items() if k in ("hybrid", "control")}
@@ -79,6 +93,12 @@ def test_rivals_are_judged_at_their_setting_and_by_what_they_use(tables):
     base, rl, mid = (t.per_problem().mean() for t in (tables["base"], tables["rl"], arms.arm("interpolation")))
     assert result.estimate("recovery", arm="interpolation").value == pytest.approx((mid - base) / (rl - base))
     assert "Without anything of the RL model the best rival is temperature at 0.2" in result.finding and "interpolation at 0.5" in result.finding
+    facts["temperature"]["tried"], three = [{"setting": 0.2, "accuracy": 0.5}], concat([arms, arm("votes", 0.9, seed=4), arm("swap", 0.95, seed=5)])
+    facts |= {"votes": {"uses": "nothing", "passes": 16, "setting": 16, "tried": [{"setting": 16, "accuracy": 0.4}]}, "swap": {"uses": "RL timing, RL token", "passes": 2, "setting": 1, "tried": []}}
+    chosen = rivals.run(base=tables["base"], rl=tables["rl"], rivals=three, facts=facts).finding
+    assert "the best rival (of 2, on calibration problems) is temperature at 0.2" in chosen and "swap" not in chosen  # not the one that the test problems favour, and no identity
+    facts["votes"]["tried"] = []
+    assert "the best rival, the highest of 2 on these problems, is votes at 16" in rivals.run(base=tables["base"], rl=tables["rl"], rivals=three, facts=facts).finding
     assert len(result.plot().get_yticklabels()) == 2
 
 
@@ -97,7 +117,9 @@ def test_what_was_left_out_says_why_and_loops_are_flagged(tables):
         part = fluency[fluency["arm"] == name]
         assert result.estimate("repeated", arm=name).value == pytest.approx(part["repeated"].mean())
         assert result.estimate("base_logprob", arm=name).value == pytest.approx(part["base_logprob"].mean())
-    assert result.finding.endswith("More loops than the base: loops.")
+    assert result.finding.endswith("More repeated than the base's text, and less likely to the base: loops.")
+    likely = fluency.assign(base_logprob=fluency["base_logprob"].where(fluency["arm"] != "loops", -0.5))  # repeats a little, as the RL model may, in text that the base finds likely
+    assert "More repeated" not in rivals.run(base=tables["base"], rl=tables["rl"], rivals=arms, facts=facts, fluency=likely).finding
     assert [t.get_text() for t in result.plot().get_yticklabels()][-1] == "missing\nuses RL of its own"
 
 
