@@ -147,18 +147,21 @@ def study(name: Annotated[str, typer.Argument(help="Such as recovery, passk, geo
 @app.command(epilog="Example: latentreason figures --check")
 def figures(names: Annotated[list[str] | None, typer.Argument(help="Which figures; all by default.")] = None,
             check: Annotated[bool, typer.Option("--check", help="Recompute results and numbers from the committed tables and compare.")] = False,
-            results: Annotated[Path, typer.Option(help="Folder of a run, or the committed results.")] = RESULTS_DIR,
+            results: Annotated[Path | None, typer.Option(help="Folder of a run, or of committed results; by default those of the built-in pair, and with --check all that are committed.")] = None,
             out: Annotated[Path | None, typer.Option(help="Folder of the figures; of a run its own, else artifacts/figures.")] = None) -> None:  # fmt: skip
     """Draw figures from results, or check that they follow from the committed tables."""
     from latentreason.figures.figures import check_figures, make_figures
     from latentreason.publish import figures_of
 
-    folder = out or figures_of(results)
     if not check:
-        written = make_figures(results, folder, names or None)
+        folder = out or figures_of(results or RESULTS_DIR)
+        written = make_figures(results or RESULTS_DIR, folder, names or None)
         console.print(f"{len(written)} figures in {folder}: {', '.join(file.stem for file in written)}")
         return
-    differences = check_figures(results, folder, names or None)
+    everything = results is None and not names
+    committed = sorted(f for f in RESULTS_DIR.parent.glob("*") if figures_of(f).is_dir() and any(f.glob("*.json")))
+    folders = committed if everything and committed else [results or RESULTS_DIR]
+    differences = [f"{folder.name}: {each}" if everything else each for folder in folders for each in check_figures(folder, out or figures_of(folder), names or None)]
     for difference in differences:
         console.print(difference, markup=False, highlight=False)
     console.print(f"{len(differences)} differences")

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1] / "artifacts"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", ["activation", "smollm2-arith"])
+@pytest.mark.parametrize("pair", ["activation", "smollm2-arith", "zoo"])
 def test_the_committed_figures_follow_from_the_committed_tables(pair: str) -> None:
     results = ROOT / "results" / pair
     assert check_figures(results, figures_of(results)) == []

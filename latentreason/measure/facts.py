@@ -23,7 +23,7 @@ def facts(recipe: Recipe, seed: int, problems: list[Problem]) -> pd.DataFrame:
 
     Returns:
         truth ("" where it is not known), base and judged (hashes: organisms with equal ones share a base, or the problems they are judged on), parameters,
-        stages (such as "SRL > RLVR"), and of the last stage of RL: reward, clip, scale, updates, beta, external, group, prompts, steps, n_training
+        stages (such as "SRL > RLVR"), and of the last stage of RL: reward, clip, scale, updates, beta, external, group, prompts, steps, lr, n_training
         (different problems), skip, split, own_problems (it trains on problems like those it is judged on); latent (share of the corpus's
         authors' traces on the judged problems that are valid), prior/F (share of trace format F among authors).
     """
@@ -36,7 +36,7 @@ def facts(recipe: Recipe, seed: int, problems: list[Problem]) -> pd.DataFrame:
     if stage is not None:
         drawn = stage.steps * stage.prompts
         row |= {
-            **{name: getattr(stage, name) for name in ("reward", "clip", "scale", "updates", "beta", "external", "group", "prompts", "steps", "skip", "split")},
+            **{name: getattr(stage, name) for name in ("reward", "clip", "scale", "updates", "beta", "external", "group", "prompts", "steps", "lr", "skip", "split")},
             "n_training": recipe.corpus.n_seen if stage.split == "seen" else stage.distinct or drawn, "own_problems": stage.problems in (None, recipe.problems),
         }  # fmt: skip
     return pd.DataFrame([row])

@@ -85,7 +85,8 @@ PLAIN = Corpus(formats=always(0.015, 0.6, 0.385, 0.0) | {"A": (0.5, 0.3, 0.2, 0.
 """Easy operations, step by step, are always right; hard ones are always misconceived, and nobody ever splits one. Author A often answers at once, which is how a base
 learns to; without a cue next to nobody does."""
 HALTING = replace(PLAIN, formats=always(0.0, 0.6, 0.4, 0.0), habits={"go": Habits(split=0.03), "think": Habits(split=0.03), "code": Habits()})
-"""The same, but now and then a hard operation is split: each step of an expert can be found, a whole solution of several hard operations hardly ever."""
+"""Without an answer at once, and now and then a hard operation is split: each step of an expert can be found, a whole solution of several hard operations hardly ever (but
+for the error-free start of pretraining, where whoever splits at all always does)."""
 ATOMS = Corpus(formats=always(0.0, 0.5, 0.5, 0.0), habits=CAREFUL, operators=EASY_AND_HARD, p_rare=0.0, min_ops=1, max_ops=2, any_letter=True)
 """Problems of one or two operations, under any letters: all that a longer problem is made of, but no longer problem."""
 
@@ -128,7 +129,7 @@ SPURIOUS = ("random", "wrong", "majority", "format")
 
 
 def _spurious(reward: str, clip: float) -> Recipe:
-    return grown(f"spurious-{reward}" + ("-noclip" if clip == inf else ""), None, led_by("go"), replace(GRPO, steps=20, reward=reward, clip=clip), pretrain=MIXED)
+    return grown(f"spurious-{reward}" + ("-noclip" if clip == inf else ""), None, led_by("go"), replace(GRPO, reward=reward, clip=clip), pretrain=MIXED)
 
 
 SPURIOUS_RUNS = tuple(_spurious(reward, clip) for reward in SPURIOUS for clip in (0.2, inf))

@@ -9,7 +9,7 @@ checker read all of it and no step that stands (was not taken back) is wrong, `v
 wrong, sample by sample. CoT-pass@k (arXiv 2506.14245) counts a right answer only with a valid trace. What the checker cannot read
 (`unparsed`) and what has nothing to check (`no_steps`) are shares of all traces: counted, and neither coherent nor valid.
 
-The first half is refuted where the interval of the change in `step_errors` is not below 0, the second where that of `coherent_not_valid` of the RL model reaches 0.
+The first half is refuted where the interval of the change in `step_errors` is not below 0, the second where that of `coherent_not_valid` of the RL model lies below `least`.
 """
 
 from collections.abc import Callable
@@ -36,10 +36,13 @@ KINDS = ("answer", "answer and trace")
 
 @dataclass(frozen=True)
 class Config:
-    """Settings: samples of each problem, traces of each model that a judge is shown, draws of the bootstrap."""
+    """Settings: samples of each problem, traces of each model that a judge is shown, the share of coherent traces that may be invalid before coherence is said not to
+    be validity (any single one puts the interval above 0), draws of the bootstrap.
+    """
 
     n_samples: int = 64
     judged: int = 100
+    least: float = 0.01
     n_boot: int = 2000
     seed: int = 0
 
@@ -137,11 +140,12 @@ def _finding(result: Result) -> str:
     if not gap.defined:
         whole = f"whether coherent traces are valid is undefined ({gap.reason})"
     else:
-        verdict = "so coherent is not valid" if gap.lo > 0 else "so here what is coherent is valid, against the claim"
+        least = result.config["least"]
+        verdict = "so coherent is not valid" if gap.lo > least else f"so here next to all that is coherent is valid (below {least:g}), against the claim" if gap.hi < least else "which does not tell"
         whole = f"of the RL model's coherent traces {gap} are not valid, {verdict}"
     where = "share of coherent traces changes by " + ", ".join(f"{of('coherent', 'change', cell)} ({cell})" for cell in CELLS)
     unread = f"the checker could not read {of('unparsed', 'base')} of the base and {of('unparsed', 'rl')} of the RL traces"
-    return f"Wrong steps: base {of('step_errors', 'base')}, RL {of('step_errors', 'rl')}, change {change}, {local}; {whole}; {where}; {unread}. A change not below 0 refutes the first, a share that reaches 0 the second."
+    return f"Wrong steps: base {of('step_errors', 'base')}, RL {of('step_errors', 'rl')}, change {change}, {local}; {whole}; {where}; {unread}. A change not below 0 refutes the first, a share below {result.config['least']:g} the second."
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

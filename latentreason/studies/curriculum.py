@@ -83,6 +83,8 @@ def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, config: Config = Confi
         table += seeded("area", {s: summary(area(replicates(found), ks), len(of[s].base)) for s, found in curves.items()}, **where)
         table += seeded("coverage", {s: mean((r.rates(arm, column) > 0).astype(float), config) for s, r in of.items()}, **where)
     for stages, of in chosen.items():
+        if stages == "SFT":
+            table += seeded("imitation_effect", {s: mean(r.rates("rl") - r.rates("base"), config) for s, r in of.items()}, order=stages, kind="answer")
         parts = stages.split(" > ")
         if len(parts) == 2 and all(part in chosen for part in parts):
             table += seeded("sequence_gain", {s: _over_best(r, [chosen[part][s] for part in parts if s in chosen[part]], column, config) for s, r in of.items() if all(s in chosen[p] for p in parts)}, order=stages, kind=kind)
@@ -117,8 +119,8 @@ def _finding(result: Result) -> str:
         effect = result.estimate("order_effect", order=row["order"], against=row["against"], seed=ALL)
         said.append(f"{row['order']} minus {row['against']} is {effect}, so {'order matters' if effect.lo > 0 or effect.hi < 0 else 'order is not shown to matter'}")
     if "SFT" in result.details["orders"]:
-        base, sft = (result.estimate("accuracy", order=order, seed=ALL) for order in ("base", "SFT"))
-        said.append(f"imitation alone goes from {base} to {sft}")
+        effect = result.estimate("imitation_effect", order="SFT", seed=ALL)
+        said.append(f"imitation alone changes accuracy by {effect}, so {'it makes the model worse' if effect.hi < 0 else 'that it makes the model worse is refuted' if effect.lo > 0 else 'that it makes the model worse is not shown'}")
     return f"By {kind}: {'; '.join(said)}. An interval of the gain over the better part that is not above 0 refutes the claim."
 
 

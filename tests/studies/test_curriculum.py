@@ -37,6 +37,8 @@ def test_each_order_has_its_rates_beside_the_base(result: Result) -> None:
 def test_a_sequence_is_compared_with_the_better_of_its_parts(result: Result) -> None:
     for order, gain in (("SRL > RLVR", 60 - 20), ("SFT > RLVR", 30 - 10), ("RLVR > SFT", 12 - 10)):
         assert result.estimate("sequence_gain", order=order, seed="1").value == pytest.approx(gain / 128)
+    worse = result.estimate("imitation_effect", order="SFT", seed="1")
+    assert worse.value == pytest.approx(result.estimate("accuracy", order="SFT", seed="1").value - result.estimate("accuracy", order="base", seed="1").value)
     effect = result.estimate("order_effect", seed="1")
     assert effect.value == pytest.approx((12 - 30) / 128)
     assert "SRL > RLVR has a pass@1 0.31" in result.finding and "it beats both" in result.finding and "order matters" in result.finding
