@@ -79,7 +79,9 @@ def organisms_train(names: Names, seed: int = 0,
     from latentreason.publish import publish_seed
 
     name, *more = names
-    if name in ADAPTERS and not more:
+    if more and (adapters := [each for each in names if each in ADAPTERS]):
+        raise InvalidInput(f"{adapters[0]} is an adapter on a model of its own, not one of the zoo: train it alone.")
+    if name in ADAPTERS:
         how: dict[str, Any] = {"seed": seed, "work": grow.RUNS / f"{name}-{seed}-work", "progress": not quiet}
         table, folder = grow.adapter_picture(name, out or grow.run_dir(name, seed), **how)
         show(table[["temperature", "quantity", "arm", "text"]], f"{name}, seed {seed}")

@@ -57,6 +57,8 @@ def recipes_of(*names: str) -> list[Recipe]:
     for name in names:
         if name.endswith(".toml"):
             recipe = load_config(Recipe, name)
+            if found.get(recipe.name, recipe) != recipe:
+                raise InvalidInput(f"{name} holds another recipe of the name {recipe.name!r}; give each a name of its own.")
             if ORGANISMS.get(recipe.name, recipe) != recipe:
                 raise InvalidInput(f"{name} holds another recipe than that of {recipe.name!r} in the zoo; the two would be mixed up in its tables. Give it a name of its own.")
             found[recipe.name] = recipe
@@ -87,7 +89,8 @@ def plan(recipes: list[Recipe], seed: int) -> pd.DataFrame:
 def totals(recipes: list[Recipe], seed: int, jobs: int = 1) -> str:
     """The plan in one line."""
     table = estimate(recipes, seed, work_dir(seed))
-    on = f", {table['minutes'].sum() / jobs:.0f} on {jobs}" if jobs > 1 else ""
+    longest = max((float(estimate(family, seed, work_dir(seed))["minutes"].sum()) for family in families(recipes, seed, work_dir(seed))), default=0.0) if jobs > 1 else 0.0
+    on = f", {max(table['minutes'].sum() / jobs, longest):.0f} on {jobs}" if jobs > 1 else ""  # a family has one core at a time
     return f"{len(table)} organisms, about {table['minutes'].sum():.0f} minutes on one free core{on}, {table['megabytes'].sum():.1f} MB of weights as shipped"
 
 
