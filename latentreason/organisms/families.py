@@ -18,7 +18,7 @@ from latentreason.organisms.recipe import Recipe
 from latentreason.organisms.train import needed
 from latentreason.store import config_hash
 
-Made = TypeVar("Made")
+Each, Made = TypeVar("Each"), TypeVar("Made")
 
 
 def families(recipes: Iterable[Recipe], seed: int, work: Path, known: Mapping[str, Recipe] | None = None) -> list[list[Recipe]]:
@@ -33,12 +33,12 @@ def families(recipes: Iterable[Recipe], seed: int, work: Path, known: Mapping[st
     return [members for _, (_, members) in sorted(zip(minutes, groups, strict=True), key=lambda each: -each[0])]
 
 
-def in_processes(make: Callable[..., Made], groups: list[list[Recipe]], seed: int, jobs: int, **how: Any) -> Iterator[tuple[Recipe, Made | BaseException]]:
-    """Call `make(recipe, seed, **how)` for each recipe, in `jobs` processes of one thread each; recipes of one group in their order.
+def in_processes(make: Callable[..., Made], groups: list[list[Each]], seed: int, jobs: int, **how: Any) -> Iterator[tuple[Each, Made | BaseException]]:
+    """Call `make(recipe, seed, **how)` for each recipe (or whatever `make` takes), in `jobs` processes of one thread each; those of one group in their order.
 
-    Yields each recipe as it is done, with what `make` returned or raised; neither that nor a process that dies holds up the others. The processes end with this one.
+    Yields each as it is done, with what `make` returned or raised; neither that nor a process that dies holds up the others. The processes end with this one.
     """
-    waiting, running = [list(group) for group in groups], dict[Future[Made], list[Recipe]]()
+    waiting, running = [list(group) for group in groups], dict[Future[Made], list[Each]]()
     pools = [_pool() for _ in range(jobs)]  # one a process: a pool is broken as a whole where one of its processes dies
     free, of = [*pools], dict[Future[Made], ProcessPoolExecutor]()
     try:

@@ -1,5 +1,11 @@
 """Organisms that are trained at once have no model in common, and are what they are when trained one after the other."""
 
+import operator
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
 import pytest
@@ -7,7 +13,7 @@ import torch
 
 from latentreason import grow
 from latentreason.errors import InvalidInput
-from latentreason.organisms.families import families
+from latentreason.organisms.families import families, in_processes
 from latentreason.organisms.recipe import RL, Pretrain, Size
 from latentreason.organisms.train import needed
 from latentreason.organisms.zoo import EXPERT, ORGANISMS
@@ -54,3 +60,77 @@ def test_two_processes_train_what_one_does_and_what_fails_holds_up_nobody(tmp_pa
     for name, folder in alone.items():
         for model in ("base", "rl"):
             assert (folder / model / "model.safetensors").read_bytes() == (tmp_path / "two" / done[name] / model / "model.safetensors").read_bytes()
+
+
+def test_commands_leave_what_is_there_and_say_what_is_not(tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    from latentreason.cli import app
+
+    monkeypatch.chdir(tmp_path)
+
+    def said(line):
+        result = CliRunner().invoke(app, line.split())
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return " ".join(result.output.split())
+
+    monkeypatch.setattr(grow, "trained", lambda recipe, seed: tmp_path if (recipe.name, seed) == ("activation", 0) else None)
+    planned = said("organisms train activation sharpening --dry-run --jobs 2")
+    assert "There already, trained or shipped: activation" in planned and "1 organisms, about" in planned and "free core, " in planned
+    assert "There already" not in said("organisms train activation activation --dry-run")  # by its name it is trained again
+    assert said("organisms train activation sharpening --seed 1 --dry-run").count("There already") == 0
+    assert "Not trained with seed 5 by the recipe of today: sharpening" in said(f"organisms ship sharpening --seed 5 --out {tmp_path / 'shipped'}")
+    with pytest.raises(InvalidInput, match="smollm2-arith is an adapter on a model of its own"):
+        said("organisms train activation smollm2-arith")
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_replaced_and_takes_one_of_its_family_with_it():
+    done = [(call.__name__, result) for call, result in in_processes(operator.call, [[abs], [os._exit, float], [complex]], 0, 1)]
+    assert [(name, result) for name, result in done if name != "_exit"] == [("abs", 0), ("float", 0.0), ("complex", 0j)]
+    assert isinstance(dict(done)["_exit"], BrokenProcessPool)
+
+
+@pytest.mark.slow
+def test_workers_do_not_outlive_a_run_that_is_killed(tmp_path):
+    """A worker that went on would train in the folders of the run that resumes."""
+    script = tmp_path / "run.py"
+    script.write_text(f"""
+import operator, os, time
+from functools import partial
+from latentreason.organisms.families import in_processes
+
+if __name__ == "__main__":
+    list(in_processes(operator.call, [[partial(os.mkdir, {str(tmp_path)!r} + "/" + name), time.sleep] for name in "ab"], 300, 2))
+""")
+    run = subprocess.Popen([sys.executable, str(script)])
+    try:
+        _until(lambda: all((tmp_path / name).is_dir() for name in "ab") or None, 120)  # both have begun, and sleep
+        workers = _children(run.pid)
+        assert len(workers) >= 2 and all(map(_alive, workers))
+        run.kill()
+        run.wait()
+        assert _until(lambda: not any(map(_alive, workers)) or None, 20)
+    finally:
+        run.kill()
+
+
+def _children(pid):
+    """Processes that were spawned for it; the resource tracker is one, too."""
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout.split()
+    return [int(each) for each in found]
+
+
+def _alive(pid):
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout.strip()
+    return bool(state) and not state.startswith("Z")
+
+
+def _until(asked, seconds):
+    for _ in range(int(seconds * 4)):
+        if (answer := asked()) is not None:
+            return answer
+        time.sleep(0.25)
+    raise AssertionError("not in time")
