@@ -18,7 +18,8 @@ from latentreason.organisms.recipe import Recipe
 from latentreason.organisms.train import needed
 from latentreason.store import config_hash
 
-Each, Made = TypeVar("Each"), TypeVar("Made")
+Each = TypeVar("Each")
+Made = TypeVar("Made")
 
 
 def families(recipes: Iterable[Recipe], seed: int, work: Path, known: Mapping[str, Recipe] | None = None) -> list[list[Recipe]]:

@@ -163,7 +163,8 @@ def across(found: Mapping[int, Estimate]) -> Estimate:
     if not np.isfinite(values).all():
         return Estimate(float(np.median(values)), float(values.min()), float(values.max()), len(values), f"median and range of {len(values)} seeds", "infinite in a seed" + (f"; {note}" if note else ""))
     half = student(len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    below, above = (float(np.mean(ends)) if (ends := [abs(e.value - getattr(e, end)) for e in known.values() if not math.isnan(getattr(e, end))]) else 0.0 for end in ("lo", "hi"))
+    ends = [np.array([abs(e.value - getattr(e, end)) for e in known.values()], dtype=float) for end in ("lo", "hi")]
+    below, above = (float(np.nanmean(each)) if np.isfinite(each).any() else 0.0 if np.isnan(each).all() else math.inf for each in ends)
     within = " and the intervals of problems within them, in quadrature" if below or above else ""
     return Estimate(
         float(values.mean()), float(values.mean() - math.hypot(half, below)), float(values.mean() + math.hypot(half, above)), len(values),
