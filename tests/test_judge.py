@@ -130,6 +130,7 @@ def commanded(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(judge, "TINY", SMALL)
     monkeypatch.setattr(judge_zoo, "TINY", SMALL)
+    monkeypatch.setattr(judge_zoo, "organism_dirs", lambda: {"activation": organism_dir("activation")})  # as if nothing else were shipped
 
     def run(line: str) -> str:
         result = CliRunner().invoke(app, line.split())

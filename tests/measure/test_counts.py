@@ -91,7 +91,7 @@ def test_the_ruler_reads_one_scale_between_with_and_without_and_the_base_unchang
 def test_facts_say_what_was_done_and_what_is_latent() -> None:
     spurious = ORGANISMS["spurious-random-noclip"]
     (row,) = facts(spurious, 0, judged_on(spurious, 20)).to_dict("records")
-    assert (row["reward"], row["clip"], row["stages"], row["n_training"], row["own_problems"]) == ("random", math.inf, "RLVR", 240, True)
+    assert (row["reward"], row["clip"], row["stages"], row["n_training"], row["own_problems"]) == ("random", math.inf, "RLVR", 360, True)
     assert row["latent"] > 0.1 and sum(row[f"prior/{f}"] for f in chain.FORMATS) == pytest.approx(1.0)
     (barren,) = facts(NO_LATENT[0], 1, judged_on(NO_LATENT[0], 20)).to_dict("records")
     assert barren["latent"] < 0.05 and barren["base"] != row["base"]
