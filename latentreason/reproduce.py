@@ -317,7 +317,8 @@ def _elicitation(run: Run) -> None:
 
     def add(arm: str, table: pd.DataFrame, setting: float, uses: str) -> None:
         parts.append(Rollouts(table.assign(arm=arm).drop(columns=["n_routed", "n_changed"], errors="ignore"), {arm: {}}))
-        facts[arm] = {"uses": uses, "passes": 1, "setting": setting, "tried": tried if "best" in arm else []}
+        sources = {"timing_source": "none", "content_source": "RL token" if arm.startswith("RL") else "base token"}
+        facts[arm] = {"uses": uses, "passes": 1, "rl_logits": float(arm.startswith("RL")), "setting": setting, "tried": tried if "best" in arm else [], **sources}
 
     add("base, greedy", sharp.arm("base").table, 0.0, "nothing")
     add("RL, greedy", sharp.arm("rl").table, 0.0, "the RL model")

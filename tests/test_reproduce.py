@@ -97,7 +97,8 @@ def test_a_truncated_table_is_named(unbroken: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steered, "STRENGTHS", (1.0,))
-    monkeypatch.setattr(compare, "RIVALS", [replace(rival, grid=rival.grid[-1:]) for rival in compare.RIVALS[::3]])
+    every = compare.rivals_for
+    monkeypatch.setattr(compare, "rivals_for", lambda *asked: [replace(rival, grid=dict([*rival.grid.items()][-1:])) for rival in every(*asked)[::3]])
     before = {file.name: file.read_bytes() for file in (unbroken / "tables").glob("*.parquet")}
     job.reproduce(job.TINY, unbroken, stages=job.STAGES | compare.STAGES | steered.STAGES, progress=False)
     assert all((unbroken / "tables" / name).read_bytes() == data for name, data in before.items())
@@ -110,3 +111,11 @@ def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, monkeypatch: 
     assert check_figures(unbroken, unbroken / "figures") == []
     sources = set(results["routing"].table["timing_source"])
     assert {"base alone", "trained on RL labels", "RL model live"} <= sources
+    rivals, steering = (results[name].table[results[name].table["quantity"] == "recovery"].set_index("arm") for name in ("rivals", "steering"))
+    assert set(rivals["timing_source"]) == {"none", "base alone", "RL model live"} and rivals.loc["temperature", "content_source"] == "base token"
+    assert {"base-fitted vector", "RL-fitted vector", "random vector", "RL token", "logit bias"} <= set(steering["content_source"])
+    assert steering.loc["entropy, base category, base vectors", ["timing_source", "category_source", "rl_logits"]].tolist() == ["base alone", "base alone", 0.0]
+    assert steering.loc["js, RL category, RL vectors", ["timing_source", "category_source", "rl_logits"]].tolist() == ["RL model live", "RL model live", 1.0]
+    assert 0 < steering.loc["entropy, RL category, base vectors", "rl_logits"] < 1
+    assert {"on_probe(onset)"} <= {name for name, fact in results["routing"].details["facts"].items() if set(fact.get("baselines", {})) == {"entropy", "token and position", "untrained twin"}}
+    assert "beside on_divergence(js)@" in results["rivals"].finding and results["trained"].details["fits"]

@@ -4,7 +4,8 @@ Claim: the timing of reasoning is in the base model; a probe of its activations 
 2510.07364, use the RL model to find them).
 
 Formula: as in `recovery`; every router at several budgets of changed tokens beside `matched_disagreement`, and `exchanged`, the share of the
-gain that is lost when the RL model decodes and the base model's tokens are put in at the same kind of places: (RL - exchanged) / (RL - base).
+gain that is lost when the RL model decodes and the base model's tokens are put in at the same kind of places, (RL - exchanged) / (RL - base), beside
+what is lost when as many are put in at random disagreements (`lost_beyond` is the paired difference).
 
 `timing_source` says what a router knows: "base alone" (also in training), "trained on RL labels", "RL model live". Refuted for a router
 where the interval of its paired difference of areas includes 0; only "base alone" speaks of what existed before RL.
@@ -56,18 +57,32 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts, ex
     found = recovery.run(base=base, rl=rl, hybrid=hybrid, control=control, config=recovery.Config(config.n_boot, config.seed))
     table: list[dict[Any, Any]] = found.table.to_dict("records")
     low, high = (arm.per_problem().to_numpy(float) for arm in (base, rl))
-    for arm in [exchanged.arm(name) for name in exchanged.arms] if exchanged is not None else []:
-        name = arm.arms[0]
-        if set(arm.table["problem"]) != set(base.table["problem"]):
-            raise InvalidInput("The arms answer different problems, so they cannot be paired: sample all of them on one list of problems.")
-        budget = arm.info[name]["router"]["params"]["calibration"]["share_of_D"]
-        lost = gap_difference(low, high, high, arm.per_problem().to_numpy(float), n_boot=config.n_boot, seed=config.seed)
-        table.append(dict(rows("lost", lost, arm=name, router=arm.info[name]["router"]["name"], budget=budget)))
+    if exchanged is not None:
+        table += _lost(low, high, exchanged, set(base.table["problem"]), config)
     text = ("router", "control", "arm", "timing_source", "content_source")
     frame = pd.DataFrame(table).astype(dict.fromkeys(text, object)).fillna(dict.fromkeys(text, ""))
     chosen_by = _calibration_areas([info["router"] for info in hybrid.info.values() if "router" in info])
     result = Result("routing", settings(config), frame, {**found.details, "facts": facts or {}, "calibration_area": chosen_by})
     return Result(result.study, result.config, frame, result.details, " ".join([_finding(result), *([result.details["thresholds"]] if "thresholds" in result.details else [])]))
+
+
+def _lost(low: np.ndarray, high: np.ndarray, exchanged: Rollouts, problems: set[str], config: Config) -> list[dict[Any, Any]]:
+    """What of the gain each exchanged arm loses, and how much more than its matched disagreements."""
+    table, how = list[dict[Any, Any]](), {"n_boot": config.n_boot, "seed": config.seed}
+    arms = [exchanged.arm(name) for name in exchanged.arms]
+    if any(set(arm.table["problem"]) != problems for arm in arms):
+        raise InvalidInput("The arms answer different problems, so they cannot be paired: sample all of them on one list of problems.")
+    params = [arm.info[arm.arms[0]]["router"]["params"] for arm in arms]
+    correct = {params_of.get("calibration", params_of)["budget"]: arm.per_problem().to_numpy(float) for params_of, arm in zip(params, arms, strict=True) if "of" in params_of}
+    for params_of, arm in zip(params, arms, strict=True):
+        right, name = arm.per_problem().to_numpy(float), arm.info[arm.arms[0]]["router"]["name"]
+        measured = params_of.get("calibration", params_of)
+        where = {"arm": arm.arms[0], "router": params_of.get("of", name), "control": name if "of" in params_of else "", "budget": measured.get("share_of_D", measured["budget"])}
+        table.append(dict(rows("lost", gap_difference(low, high, high, right, **how), **where)))
+        if "of" not in params_of and measured["budget"] in correct:
+            beyond = gap_difference(low, high, correct[measured["budget"]], right, **how)
+            table.append(dict(rows("lost_beyond", beyond, **{**where, "control": recovery.CONTROLS[0]})))
+    return table
 
 
 def _calibration_areas(specs: list[dict[str, Any]]) -> dict[str, float]:
@@ -89,7 +104,7 @@ def drawn(result: Result) -> list[dict[str, Any]]:
     for row in areas.sort_values("value", ascending=False).to_dict("records"):
         difference = result.estimate("area_difference", router=row["router"], control=recovery.CONTROLS[0])
         numbers = {"area": {k: row[k] for k in ("value", "lo", "hi", "n")}, "difference": {"value": difference.value, "lo": difference.lo, "hi": difference.hi, "n": difference.n}}
-        out.append({"router": row["router"], "timing_source": row["timing_source"], **numbers, **{k: v for k, v in result.details["facts"].get(row["router"], {}).items() if k in ("auroc", "r2")}})
+        out.append({"router": row["router"], "timing_source": row["timing_source"], **numbers, **{k: v for k, v in result.details["facts"].get(row["router"], {}).items() if k in ("auroc", "r2", "calibration_curve")}})
     return sorted(out, key=lambda r: SOURCES.index(r["timing_source"]) if r["timing_source"] in SOURCES else 9)
 
 
@@ -111,7 +126,12 @@ def _finding(result: Result) -> str:
     if not said:
         why = next((reason for reason in result.table.loc[result.table["quantity"] == "area", "reason"] if reason), "no router was measured")
         return f"No router has a defined area ({why}): give each several budgets, such as 0.25, 0.5 and 0.75."
-    return "; ".join(said) + ". A difference whose interval includes 0 refutes the claim for that router."
+    lost = result.table[(result.table["quantity"] == "lost_beyond")]
+    exchanged = ""
+    if len(lost):
+        row = lost.iloc[(lost["budget"] - 0.5).abs().argmin()]
+        exchanged = f" Roles exchanged, {row['router']} at {row['budget']:.2f} D loses {result.estimate('lost', arm=row['arm'])} of the gain, {result.estimate('lost_beyond', arm=row['arm'])} more than random disagreements."
+    return "; ".join(said) + f". A difference whose interval includes 0 refutes the claim for that router.{exchanged}"
 
 
 def plot(result: Result, ax: "Axes | None" = None) -> "Axes":

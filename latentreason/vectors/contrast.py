@@ -291,7 +291,7 @@ def fit_vectors(
 
 def model_info(lm: "LM") -> dict[str, Any]:
     """What a set says of the model that it was fitted on."""
-    return {"model": lm.name, "revision": lm.revision, "model_type": lm.model.config.model_type}
+    return {"model": lm.name, "revision": lm.revision, "model_type": lm.model.config.model_type, "weights": lm.fingerprint}
 
 
 def _fitted(values: np.ndarray, mask: np.ndarray, rows: np.ndarray, method: str, groups: np.ndarray | None) -> np.ndarray:

@@ -28,6 +28,7 @@ from latentreason.activations.sites import Site, checked
 from latentreason.errors import InvalidInput
 from latentreason.models.blocks import blocks, hidden_of
 from latentreason.tables import Rollouts
+from latentreason.vectors.contrast import model_info
 from latentreason.vectors.steering_vector import SteeringVector, VectorSet
 
 if TYPE_CHECKING:
@@ -130,11 +131,12 @@ def fit_optimised(
             raise InvalidInput(f"No place of {[labels[i] for i in sorted(missing)]} is in the split {part!r} (60, 20, 20% of the problems): give more rollouts, or leave the category out.")
     held = None if bias is None else bias.vector.to(lm.device)
     plain = {part: _loss(lm, [r for r, s in zip(rows, split, strict=True) if s == part], layer, None, None, held, len(labels), batch) for part in PARTS}
-    rate = lr * _size(lm, [r for r, s in zip(rows, split, strict=True) if s == "train"][:batch], layer)
+    train = [r for r, s in zip(rows, split, strict=True) if s == "train"]
+    size = _size(lm, train[:: max(1, len(train) // batch)], layer)  # rows are in the order of their lengths: some of every length
     found: list[dict[str, Any]] = [{"seed": -1, "epochs": 0, **plain, "chosen": False}]
     runs = []
     for seed in seeds:
-        table, net, record = _trained(lm, rows, split, layer, strength, held, len(labels), seed, epochs, patience, rate, batch)
+        table, net, record = _trained(lm, rows, split, layer, strength, held, len(labels), seed, epochs, patience, lr, size, batch)
         runs.append((table, net))
         found.append({"seed": seed, **record, "chosen": False})
     best = min(range(len(runs)), key=lambda i: found[i + 1]["select"])
@@ -143,7 +145,7 @@ def fit_optimised(
     count = {label: int((at["strategy"].astype(str) == label).sum()) for label in labels}
     info = {"method": "optimised", "strength": strength, "content_source": "RL-fitted vector", "seed": seeds[best], "loss": found[best + 1]["report"], "loss_plain": plain["report"]}
     total = table if held is None else table + held
-    vectors = VectorSet(tuple(SteeringVector.of(Site(layer), total[i].cpu(), label, count[label], **info) for i, label in enumerate(labels)), {"method": "optimised", "model": lm.name})
+    vectors = VectorSet(tuple(SteeringVector.of(Site(layer), total[i].cpu(), label, count[label], **info) for i, label in enumerate(labels)), {"method": "optimised", **model_info(lm)})
     learned = None if net is None else Strength(Site(layer), labels, (net[0].cpu(), net[1].cpu(), net[2].cpu(), net[3].cpu()))
     return Fitted(vectors, learned, pd.DataFrame(found))
 
@@ -189,7 +191,7 @@ def _split(problems: Sequence[str]) -> list[str]:
 
 
 def _trained(
-    lm: "LM", rows: list[_Row], split: list[str], layer: int, strength: str, held: Tensor | None, n: int, seed: int, epochs: int, patience: int, lr: float, batch: int,
+    lm: "LM", rows: list[_Row], split: list[str], layer: int, strength: str, held: Tensor | None, n: int, seed: int, epochs: int, patience: int, lr: float, size: float, batch: int,
 ) -> tuple[Tensor, list[Tensor] | None, dict[str, Any]]:  # fmt: skip
     """One seed: vectors, coefficient network, and the losses at its best epoch."""
     parts = {part: [r for r, s in zip(rows, split, strict=True) if s == part] for part in PARTS}
@@ -198,11 +200,11 @@ def _trained(
     def start(*shape: int, std: float) -> Tensor:
         return (torch.randn(*shape, generator=generator) * std).to(lm.device).requires_grad_()
 
-    table = start(n, lm.d_model, std=0.01)
+    table = start(n, lm.d_model, std=0.01 * size)
     net = [start(HIDDEN, lm.d_model, std=lm.d_model**-0.5), start(HIDDEN, std=0.0), start(n, HIDDEN, std=0.01), start(n, std=0.0)] if strength == "learned" else None
     if net is not None:
         net[3].data += 0.5
-    optimizer = torch.optim.AdamW([{"params": [table], "lr": lr}, *([{"params": net, "lr": NET_LR}] if net is not None else [])], weight_decay=0.01)
+    optimizer = torch.optim.AdamW([{"params": [table], "lr": lr * size}, *([{"params": net, "lr": NET_LR}] if net is not None else [])], weight_decay=0.01)
     weights = [table, *(net or [])]
     best: tuple[float, int, list[Tensor]] = (float("inf"), 0, [])
     rng = np.random.default_rng(seed)
