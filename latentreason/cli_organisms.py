@@ -24,11 +24,11 @@ def verdict(pair: PairOption = "activation", task: TaskOption = "chain", tempera
             seed: int = 0, tiny: Tiny = False,
             out: Annotated[Path | None, typer.Option(help="Folder of its own; default artifacts/runs/verdict/PAIR-HASH.")] = None, quiet: Quiet = False) -> None:  # fmt: skip
     """Why is the RL model better? Collect the arms (resumable), split the gain, name its cause. An organism is judged on its own problems."""
-    from latentreason import grow
     from latentreason.judge_zoo import collected
+    from latentreason.organisms.problems import recipe_in
     from latentreason.studies.recompute import RESULTS
 
-    folder = collected(load(pair, quiet), task, out, grown=grow.recipe_in(pair), tiny=tiny, style=style, chat=chat, progress=not quiet, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+    folder = collected(load(pair, quiet), task, out, grown=recipe_in(pair), tiny=tiny, style=style, chat=chat, progress=not quiet, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
     _conclude(RESULTS["verdict"](folder / "tables"), "verdict", folder, ["verdict"])
 
 
