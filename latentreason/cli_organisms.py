@@ -32,6 +32,23 @@ def verdict(pair: PairOption = "activation", task: TaskOption = "chain", tempera
     _conclude(RESULTS["verdict"](folder / "tables"), "verdict", folder, ["verdict"])
 
 
+@app.command(epilog="Example: latentreason measure mine.toml --out runs/mine. The file: docs/studies.md.")
+def measure(file: Annotated[Path, typer.Argument(help="TOML file that lists pairs and what is known of each training.")],
+            out: Annotated[Path, typer.Option(help="Folder of their own, for tables, results and figures.")] = Path("artifacts/runs/pairs"), quiet: Quiet = False) -> None:  # fmt: skip
+    """The studies that compare trainings (boundary, curriculum, difficulty, formats, one_shot, spurious), on pairs of your own. A model that was counted is not counted again."""
+    from latentreason.config import load_config
+    from latentreason.measure.pairs import Pairs, measure_pairs
+    from latentreason.publish import finish_pairs
+    from latentreason.studies.recompute import zoo_configs
+
+    config = load_config(Pairs, file)
+    zoo_configs(config.settings())  # what is wrong there is said before anything is sampled
+    measure_pairs(config, out, progress=not quiet)
+    for name, result in finish_pairs(out).items():
+        console.print(f"{name}: {result.finding}", markup=False, highlight=False)
+    console.print(f"Tables, results and figures: {out}")
+
+
 @app.command(epilog="Example: latentreason calibrate --seed 1 --seed 2")
 def calibrate(seed: Annotated[list[int] | None, typer.Option(help="Of the training; 0, 1 and 2 by default.")] = None,
               organisms: Annotated[list[str] | None, typer.Option(help="Which, by name or TOML file; by default all of the zoo whose truth is known.")] = None,

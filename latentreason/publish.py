@@ -133,6 +133,15 @@ def publish_zoo(measured: Iterable[Path], artifacts: Path) -> dict[str, Result]:
     return results
 
 
+def finish_pairs(folder: Path) -> dict[str, Result]:
+    """Results and figures of the studies of the zoo on the tables of pairs in a folder, which `measure.pairs` wrote."""
+    results = recompute_zoo(folder / "tables")
+    for name, result in results.items():
+        result.save(folder, name)
+    make_figures(folder, folder / "figures", list(results), progress=False)
+    return results
+
+
 def figures_of(results: Path) -> Path:
     """Where the figures of a folder of results go: of a run into its own, of committed results of the built-in pair to `artifacts/figures`, of others below it."""
     if results.parent.name != "results":

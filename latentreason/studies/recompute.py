@@ -9,13 +9,14 @@ it reads published numbers, which lie elsewhere, and its result lies beside thos
     artifacts/results/zoo/                               those of the zoo, with its tables/
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from latentreason.errors import CorruptArtifact
+from latentreason.config import from_dict
+from latentreason.errors import CorruptArtifact, unknown_name
 from latentreason.files import FIX, read_json, read_table
 from latentreason.studies import (
     boundary,
@@ -145,10 +146,28 @@ AUDITS: dict[str, Callable[[Path], Result]] = {"published": published_result}
 
 
 def zoo_result(tables: Path, study: Any, *needed: str, optional: tuple[str, ...] = ()) -> Result:
-    """A study of the zoo, on the stacked tables that it names; the optional ones where they are there."""
+    """A study of the zoo, on the stacked tables that it names; the optional ones where they are there. Tables of somebody's pairs have settings beside them."""
     there = [name for name in optional if (tables / f"{name}.parquet").is_file()]
-    result: Result = study.run(**{name: read_table(tables / f"{name}.parquet") for name in (*needed, *there)})
+    stated = read_json(tables / "settings.json") if (tables / "settings.json").is_file() else {}
+    config = zoo_configs(stated)[study.__name__.rpartition(".")[2]]
+    result: Result = study.run(**{name: read_table(tables / f"{name}.parquet") for name in (*needed, *there)}, config=config)
     return result
+
+
+def zoo_configs(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The configuration of each study of the zoo, by name.
+
+    Args:
+        settings: study -> keys of its Config that are not to be the usual ones.
+
+    Raises:
+        UnknownName: no such study of the zoo, or no such key.
+        InvalidInput: a value of another type, or one that the study refuses.
+    """
+    studies = {module.__name__.rpartition(".")[2]: module for module in (boundary, curriculum, difficulty, formats, one_shot, spurious)}
+    if strange := [name for name in settings if name not in studies]:
+        raise unknown_name("study of the zoo", strange[0], studies)
+    return {name: from_dict(module.Config, settings.get(name, {})) for name, module in studies.items()}
 
 
 ZOO: dict[str, Callable[[Path], Result]] = {

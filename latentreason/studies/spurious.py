@@ -5,7 +5,7 @@ behaviour is latent, and not for others; clipping, which favours what is likely,
 behaviour is a strategy of the organism.)
 
 Formula: gain = accuracy of RL minus base at temperature 1, paired by problem; share = gain / gain under the true reward from the same base. Latent: a
-base whose corpus's authors write a valid trace for at least `latent_from` of the judged problems. Behaviour: its frequency in training, step by step.
+base whose corpus's authors write a valid trace for at least `latent_from` of the judged problems (of a pair whose corpus nobody knows: the base itself does). Behaviour: its frequency in training, step by step.
 
 Refuted where, on a latent base, the interval of the share lies below `nearly`; or where rewards without the truth bring a gain to a base
 without latent strategies.
@@ -86,7 +86,7 @@ def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, curves: pd.DataFrame, 
         latent = float(np.mean([r.facts["latent"] for r in group]))
         name = "latent" if latent >= config.latent_from else "none"
         name = name if name not in shown else f"{name} {base[:4]}"
-        shown[name] = {"base": base, "latent": latent}
+        shown[name] = {"base": base, "latent": latent, **({"latent_from": "base"} if any(r.facts.get("latent_from") == "base" for r in group) else {})}
         arms: dict[tuple[str, str], dict[int, Run]] = {}
         for r in group:
             arms.setdefault((str(r.facts["reward"]), "clip" if np.isfinite(r.facts["clip"]) else "no clip"), {})[r.seed] = r
@@ -134,7 +134,8 @@ def _finding(result: Result, config: Config) -> str:
             seen = "refutes" if share.hi < config.nearly else "supports" if share.lo >= config.nearly else "neither supports nor refutes"
             of_true = f", {share} of the true reward's" if share.defined else f" (share of the true reward's: {share})"
             judged = f", which {seen} that they work nearly as well (an upper bound below {config.nearly:g} refutes it)" if share.defined else ""
-            said.append(f"On a base with latent strategies ({facts['latent']:.0%} of its authors' traces valid) spurious rewards together gain {gain}{of_true}{judged}")
+            whose = "its own samples right" if facts.get("latent_from") == "base" else "its authors' traces valid"
+            said.append(f"On a base with latent strategies ({facts['latent']:.0%} of {whose}) spurious rewards together gain {gain}{of_true}{judged}")
         else:
             judged = "refutes" if gain.lo > 0 else "agrees with the claim"
             said.append(f"on a base without ({facts['latent']:.1%}) they gain {gain}, which {judged} (an interval above 0 refutes that the behaviour must be latent)")
