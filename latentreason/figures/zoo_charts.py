@@ -79,12 +79,14 @@ def _made(name: str, numbers: Callable[[Result], Numbers], draw: "Callable[[Resu
 
 
 def _spurious(result: Result) -> Numbers:
-    return {"gains": _rows(result, "gain", "base", "reward", "clip"), "behaviour": result.details["behaviour"], "name": result.config["behaviour"]}
+    moved = [{**r, "sure": bool(r["lo"] > 0 or r["hi"] < 0)} for r in _rows(result, "moved", "base", "reward", "clip", "behaviour", seed=ALL)]
+    return {"gains": _rows(result, "gain", "base", "reward", "clip"), "behaviour": result.details["behaviour"], "name": result.config["behaviour"], "moved": moved}
 
 
 def _draw_spurious(result: Result, numbers: Numbers) -> "Drawing":
-    figure, axes = canvas(12.0, 5.0, (1.2, *(1 for _ in result.details["bases"])))
+    figure, (*axes, heat) = canvas(18.0, 5.4, (1.2, *(1 for _ in result.details["bases"]), 1.7))
     spurious.plot(result, axes[0])
+    _draw_moved(heat, numbers["moved"])
     axes[0].set(title="Gain (filled: with clip, rings: without)")
     for ax, base in zip(axes[1:], result.details["bases"], strict=True):
         for line in (line for line in numbers["behaviour"] if line["base"] == base):
@@ -99,6 +101,28 @@ def _draw_spurious(result: Result, numbers: Numbers) -> "Drawing":
     axes[1].plot([], [], ":", color="0.3", label="without clip")
     axes[1].legend()
     return figure
+
+
+def _draw_moved(ax: "Axes", moved: list[Numbers]) -> None:
+    """RL minus base of each behaviour, by reward, clip term and base; bold where the interval is without 0."""
+    if not moved:
+        return say(ax, "no behaviour was counted")
+    order = {reward: i for i, reward in enumerate(spurious.COLOURS)}
+    places = sorted({(r["base"], r["reward"], r["clip"]) for r in moved}, key=lambda p: (p[0], order.get(p[1], len(order)), p[2]))
+    labels = list(dict.fromkeys(r["behaviour"] for r in moved))
+    grid = np.full((len(places), len(labels)), np.nan)
+    for r in moved:
+        grid[places.index((r["base"], r["reward"], r["clip"])), labels.index(r["behaviour"])] = r["value"]
+    extent = float(np.nanmax(np.abs(grid), initial=0.1))
+    image = ax.imshow(grid, cmap="PuOr", vmin=-extent, vmax=extent, aspect="auto")
+    for r in moved:
+        y, x, value = places.index((r["base"], r["reward"], r["clip"])), labels.index(r["behaviour"]), float(r["value"])
+        ax.text(x, y, "-" if np.isnan(value) else f"{value:+.2f}", ha="center", va="center", fontsize=7, color="white" if abs(value) > 0.6 * extent else "black", fontweight="bold" if r["sure"] else "normal")
+    ax.set_xticks(range(len(labels)), [label.replace("/", "\n") for label in labels], fontsize=7)
+    ax.set_yticks(range(len(places)), [f"{reward}{', no clip' if clip == 'no clip' else ''} ({base})" for base, reward, clip in places], fontsize=7)
+    ax.set(title="What moved: RL minus base, a trace")
+    ax.figure.colorbar(image, ax=ax, label="occurrences a trace")
+    return None
 
 
 # --- one_shot ----------------------------------------------------------------------------------------------------------
@@ -264,7 +288,8 @@ def _draw_curriculum(result: Result, numbers: Numbers) -> "Drawing":
 
 ZOO_FIGURES: dict[str, Figure] = {
     "spurious": _made("spurious", _spurious, _draw_spurious,
-        "Gain in accuracy by reward and base, and how often the behaviour occurs in the rollouts of each RL step, one line a seed."),
+        "Gain in accuracy by reward and base; how often the behaviour occurs in the rollouts of each RL step, one line a seed; and how each format (share of the traces) and strategy (occurrences a trace) "
+        "moved on the judged problems (right; bold: the interval is without 0)."),
     "one_shot": _made("one_shot", _one_shot, _draw_one_shot,
         "Gain by number of different training problems (left), and each run's share of the gain of the full set (right; lines at 0, at what counts as most, and at 1)."),
     "formats": _made("formats", _formats, _draw_formats,
