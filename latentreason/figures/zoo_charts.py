@@ -8,7 +8,7 @@ import numpy as np
 from latentreason.figures.figure import Figure, Results
 from latentreason.figures.style import canvas, dots, say
 from latentreason.studies import boundary, curriculum, difficulty, formats, one_shot, spurious
-from latentreason.studies.palette import ARMS, ROUTERS
+from latentreason.studies.palette import ARMS, NAMES, ROUTERS
 from latentreason.studies.result import Result
 from latentreason.studies.stacked import ALL, rows_of
 
@@ -183,14 +183,21 @@ def _boundary(result: Result) -> Numbers:
     kind = result.details["kind"]
     changes = {name: _rows(result, name, "organism", seed=ALL) for name in ("effective_paths_change", "right_paths_change", "entropy_change")}
     return {
+        "unread": [row for quantity in boundary.UNREAD for row in _rows(result, quantity, "quantity", "organism", "arm", seed=ALL)],
         "curves": boundary.drawn(result), "areas": _rows(result, "area_change", "organism", kind=kind), "changes": changes,
         "remedies": _rows(result, "remedy_area", "organism", "against", kind=kind),
     }  # fmt: skip
 
 
 def _draw_boundary(result: Result, numbers: Numbers) -> "Drawing":
-    figure, (left, middle, right) = canvas(13.0, 4.8, (1.2, 1, 1))
+    figure, (left, middle, right, unread) = canvas(16.5, 4.8, (1.2, 1, 1, 0.9))
     boundary.plot(result, left)
+    for i, arm in enumerate(("base", "rl")):
+        rows = [{**r, "label": f"{r['quantity']},\n{r['organism']}", "colour": ARMS[arm]} for r in numbers["unread"] if r["arm"] == arm]
+        dots(unread, rows, shift=0.25 * i, label=NAMES.get(arm, arm))
+    unread.set(xlabel="share of the samples", title="Not read, or cut")
+    if numbers["unread"]:
+        unread.legend()
     left.set(title="pass@k (solid: RL, dashed: base)")
     names = list(dict.fromkeys(c["organism"] for c in numbers["curves"]))
     colours = {name: boundary.COLOURS[i % len(boundary.COLOURS)] for i, name in enumerate(names)}
@@ -295,7 +302,8 @@ ZOO_FIGURES: dict[str, Figure] = {
     "formats": _made("formats", _formats, _draw_formats,
         "Effective number exp(H) of trace formats over RL steps (left); shares of the formats in the corpus and at the end of RL, and the step at which one first passes (right). Every line and bar is one run."),
     "boundary": _made("boundary", _boundary, _draw_boundary,
-        "pass@k before and after RL (left), change of the coverage area, and of RL-PLUS against the same training without its terms (middle), change of the breadth of samples (right; colours as on the left)."),
+        "pass@k before and after RL (left), change of the coverage area, and of RL-PLUS against the same training without its terms (middle), change of the breadth of samples (colours as on the left); and samples that the checker "
+        "could not read, or that the length limit cut: none is left out (right)."),
     "difficulty": _made("difficulty", _difficulty, _draw_difficulty,
         "Effect of RL by the base's pass rate (bins from one half of its samples, effect from the other); gain by the base's pass rate on the training problems, over-hard ones in vermilion; "
         "share of lone successes whose trace is valid (Wilson within a seed); and how activations at choices move along the base's strategy vectors, on the base's own traces."),
