@@ -38,7 +38,7 @@ from latentreason.studies import (
     taxonomy,
     verdict,
 )
-from latentreason.studies.result import Result
+from latentreason.studies.result import Result, same_pair
 from latentreason.tables import Rollouts
 
 
@@ -82,9 +82,11 @@ def routing_result(tables: Path) -> Result:
     """Study `routing`."""
     arms = Rollouts.load(tables / "routing.parquet")
     control = arms.table["arm"].str.startswith("matched_")
+    exchanged = Rollouts.load(tables / "routing_exchanged.parquet")
+    same_pair(arms=arms, exchanged=exchanged)
     parts = [Rollouts(arms.table[rows].reset_index(drop=True), arms.info) for rows in (~control & ~arms.table["arm"].isin(["base", "rl"]), control)]
     return routing.run(base=arms.arm("base"), rl=arms.arm("rl"), hybrid=parts[0], control=parts[1],
-                       exchanged=Rollouts.load(tables / "routing_exchanged.parquet"), facts=read_json(tables / "routing.json"),
+                       exchanged=exchanged, facts=read_json(tables / "routing.json"),
                        config=routing.Config(temperature=sampled_at(tables)))  # fmt: skip
 
 
@@ -92,6 +94,7 @@ def rivals_result(tables: Path, name: str) -> Result:
     """Study `rivals`, of the rival arms ("rivals") or of vectors in place of tokens ("steering")."""
     ends = Rollouts.load(tables / "t1_ends.parquet")
     arms, facts, config = Rollouts.load(tables / f"{name}.parquet"), read_json(tables / f"{name}.json"), rivals.Config(temperature=sampled_at(tables))
+    same_pair(ends=ends, rivals=arms)
     fluency = tables / f"{name}_fluency.parquet"
     return rivals.run(base=ends.arm("base"), rl=ends.arm("rl"), rivals=arms, facts=facts, fluency=read_table(fluency) if fluency.is_file() else None, config=config)
 
