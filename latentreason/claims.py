@@ -6,8 +6,8 @@ Stages as there: each writes its table once, whole; a run that is started again 
 from collections.abc import Callable
 from typing import Any
 
-from latentreason.organisms.zoo import ORGANISMS
-from latentreason.reproduce import Run
+from latentreason.organisms.problems import problems_of
+from latentreason.reproduce import Run, recipe_for
 from latentreason.studies import coherence, contamination, passk, planning, taxonomy
 from latentreason.tables import Rollouts
 from latentreason.tasks.registry import TASKS
@@ -27,8 +27,13 @@ def _likelihood(run: Run) -> None:
 def _contamination(run: Run) -> None:
     """On an organism the problems that its corpus held, and their twins; on another pair the test problems: clean where they are generated, else with a generated twin."""
     config = contamination.Config(n_samples=2 * max(1, min(16, run.config.n_samples) // 2), seed=run.config.seed)
-    known = {} if run.pair.name in ORGANISMS else {"seen" if TASKS[run.config.task].fixed else "clean": run.problems("test", run.config.n_problems)}
-    contamination.collect(run.pair, config, run.tables, limit=run.config.n_problems, sampling=run.sampling(1), draw=_own(run), **known)
+    recipe, n = recipe_for(run.config), run.config.n_problems
+    known: dict[str, Any]
+    if recipe is None:
+        known = {"seen" if TASKS[run.config.task].fixed else "clean": run.problems("test", n)}
+    else:
+        known = {split: problems_of(recipe, split=split, limit=n) for split in (("seen", "clean") if recipe.corpus.n_seen else ("clean",))}
+    contamination.collect(run.pair, config, run.tables, sampling=run.sampling(1), draw=_own(run), **known)
 
 
 def _coherence(run: Run) -> None:

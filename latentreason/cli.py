@@ -196,7 +196,7 @@ def _show_plan(planned: Any) -> None:
 
 
 @app.command(epilog="Example: latentreason reproduce --pair orz-7b --dry-run")
-def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism or of a configuration that comes with the package, or BASE,RL; default activation.")] = None, seed: Annotated[int | None, typer.Option(help="Default 0.")] = None,
+def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism or of a configuration that comes with the package, folder of an organism that you trained, or BASE,RL; default activation. An organism is asked its own problems.")] = None, seed: Annotated[int | None, typer.Option(help="Default 0.")] = None,
               config: Annotated[str | None, typer.Option(help="TOML file with keys of RunConfig, such as n_problems = 50; or the name of one that comes with the package.")] = None,
               tiny: Tiny = False,
               dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan (tokens, passes, memory, files) and load no weights.")] = False,
@@ -225,7 +225,7 @@ def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism
 
 
 @app.command(epilog="Example: latentreason compare --publish")
-def compare(pair: Annotated[str, typer.Option(help="Name of an organism, or BASE,RL.")] = "activation", seed: int = 0,
+def compare(pair: PairOption = "activation", seed: int = 0,
             tiny: Tiny = False, runs: Path = Path("artifacts/runs"),
             publish: Annotated[bool, typer.Option("--publish", help="Copy results and figures to the committed places.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
     """After `reproduce`, in its folder: every router beside every other; rival arms such as temperature, votes and weight interpolation; vectors, trained ones too, in place of tokens."""
@@ -250,7 +250,7 @@ def compare(pair: Annotated[str, typer.Option(help="Name of an organism, or BASE
 
 
 @app.command(epilog="Example: latentreason claims --pair activation --publish")
-def claims(pair: Annotated[str, typer.Option(help="Name of an organism or of a configuration that comes with the package, or BASE,RL.")] = "activation", seed: int = 0,
+def claims(pair: Annotated[str, typer.Option(help="Name of an organism or of a configuration that comes with the package, folder of an organism that you trained, or BASE,RL. An organism is asked its own problems.")] = "activation", seed: int = 0,
            config: Annotated[str | None, typer.Option(help="TOML file with keys of RunConfig, or the name of one that comes with the package.")] = None,
            tiny: Tiny = False, runs: Path = Path("artifacts/runs"),
            publish: Annotated[bool, typer.Option("--publish", help="Copy tables, results and figures to the committed places.")] = False, quiet: Quiet = False) -> None:  # fmt: skip

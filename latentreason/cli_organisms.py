@@ -24,12 +24,29 @@ def verdict(pair: PairOption = "activation", task: TaskOption = "chain", tempera
             seed: int = 0, tiny: Tiny = False,
             out: Annotated[Path | None, typer.Option(help="Folder of its own; default artifacts/runs/verdict/PAIR-HASH.")] = None, quiet: Quiet = False) -> None:  # fmt: skip
     """Why is the RL model better? Collect the arms (resumable), split the gain, name its cause. An organism is judged on its own problems."""
-    from latentreason import grow
     from latentreason.judge_zoo import collected
+    from latentreason.organisms.problems import recipe_in
     from latentreason.studies.recompute import RESULTS
 
-    folder = collected(load(pair, quiet), task, out, grown=grow.recipe_in(pair), tiny=tiny, style=style, chat=chat, progress=not quiet, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+    folder = collected(load(pair, quiet), task, out, grown=recipe_in(pair), tiny=tiny, style=style, chat=chat, progress=not quiet, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
     _conclude(RESULTS["verdict"](folder / "tables"), "verdict", folder, ["verdict"])
+
+
+@app.command(epilog="Example: latentreason measure mine.toml --out runs/mine. The file: docs/studies.md.")
+def measure(file: Annotated[Path, typer.Argument(help="TOML file that lists pairs and what is known of each training.")],
+            out: Annotated[Path, typer.Option(help="Folder of their own, for tables, results and figures.")] = Path("artifacts/runs/pairs"), quiet: Quiet = False) -> None:  # fmt: skip
+    """The studies that compare trainings (boundary, curriculum, difficulty, formats, one_shot, spurious), on pairs of your own. A model that was counted is not counted again."""
+    from latentreason.config import load_config
+    from latentreason.measure.pairs import Pairs, measure_pairs
+    from latentreason.publish import finish_pairs
+    from latentreason.studies.recompute import zoo_configs
+
+    config = load_config(Pairs, file)
+    zoo_configs(config.settings())  # what is wrong there is said before anything is sampled
+    measure_pairs(config, out, progress=not quiet)
+    for name, result in finish_pairs(out).items():
+        console.print(f"{name}: {result.finding}", markup=False, highlight=False)
+    console.print(f"Tables, results and figures: {out}")
 
 
 @app.command(epilog="Example: latentreason calibrate --seed 1 --seed 2")

@@ -23,15 +23,13 @@ Tiny = Annotated[bool, typer.Option("--tiny", help="A run of seconds whose numbe
 
 
 def load(name: str, quiet: bool = False) -> Any:
-    """The pair of that name, in that folder (an artifact of `organisms train`), or BASE,RL."""
+    """The pair of that name, in that folder, or BASE,RL: see `ModelPair.named`."""
     from transformers.utils.logging import disable_progress_bar
 
     from latentreason.models.pair import ModelPair
 
     if quiet:
         disable_progress_bar()
-    if (Path(name) / "manifest.json").is_file():
-        return ModelPair.from_folder(name, Path(name).resolve().name)
     return ModelPair.named(name, verbose=not quiet)
 
 

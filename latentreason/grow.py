@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from latentreason.config import from_dict, load_config
+from latentreason.config import load_config
 from latentreason.errors import InvalidInput, LatentReasonError, unknown_name
-from latentreason.files import read_json, read_table
+from latentreason.files import read_table
 from latentreason.measure.organism import Measuring, measure
 from latentreason.models.pair import ModelPair, organism_dirs
 from latentreason.organisms import adapter
@@ -69,13 +69,6 @@ def recipes_of(*names: str) -> list[Recipe]:
         else:
             raise unknown_name("organism", name, [*ORGANISMS, *ADAPTERS, "all"])
     return list(found.values())
-
-
-def recipe_in(folder: str | Path) -> tuple[Recipe, int] | None:
-    """The recipe and the seed of the organism in a folder, as its artifact says; None where there is none (an adapter has no corpus)."""
-    file = Path(folder) / "recipe.json"
-    facts = read_json(file) if file.is_file() else {"recipe": {}}
-    return (from_dict(Recipe, facts["recipe"]), int(facts["seed"])) if "corpus" in facts["recipe"] else None
 
 
 def plan(recipes: list[Recipe], seed: int) -> pd.DataFrame:

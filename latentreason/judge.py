@@ -18,7 +18,7 @@ from latentreason.files import read_table, write_table
 from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.models.pair import ModelPair
 from latentreason.models.prompts import Prompt
-from latentreason.organisms.problems import problems_of, training_problems
+from latentreason.organisms.problems import problems_of, room, training_problems
 from latentreason.organisms.recipe import RL, Recipe
 from latentreason.routing.controls import always, at_strategy, never
 from latentreason.sampling.local import Sampling, sample
@@ -134,8 +134,7 @@ def case_of(recipe: Recipe, config: Judging, seed: int) -> Case:
 
 def fitted(config: Judging, recipe: Recipe) -> Judging:
     """The same, with no more new tokens than the context of an organism holds."""
-    problems = [recipe.corpus.problems, recipe.problems, *(stage.problems for stage in recipe.training if stage.problems)]
-    return replace(config, max_new_tokens=min(config.max_new_tokens, recipe.size.context - 7 - 2 * max(how.max_ops for how in problems)))
+    return replace(config, max_new_tokens=min(config.max_new_tokens, room(recipe)))
 
 
 def identity(pair: ModelPair, case: Case, config: Judging) -> dict[str, Any]:

@@ -21,10 +21,10 @@ from latentreason.errors import InvalidInput, unknown_name
 from latentreason.geometry.doses import CONTENT, DECODED, POINTS, STRENGTHS
 from latentreason.hybrid.calibrate import FURTHER, PARTS, ROUNDS, TRIED
 from latentreason.models.adapters import is_adapter
-from latentreason.models.pair import organism_dirs
+from latentreason.models.pair import found_dir
 from latentreason.models.prompts import Prompt, render
 from latentreason.models.size import PairSize, at_hand, sources, tokenizer_of
-from latentreason.reproduce import TEMPERATURES_TRIED, TINY, RunConfig, geometry_settings
+from latentreason.reproduce import TEMPERATURES_TRIED, TINY, RunConfig, geometry_settings, problems_for
 from latentreason.sampling.local import MEMORY, Sampling
 from latentreason.strategies.rules import RULES
 from latentreason.tasks import benchmarks, chain
@@ -260,7 +260,7 @@ def _prompts(config: RunConfig, size: PairSize, local: bool) -> Callable[[str | 
     tokenizer = tokenizer_of(base)
     own = [] if config.rl_prompt is None else [(tokenizer if is_adapter(rl.path) else tokenizer_of(rl), config.rl_prompt)]
     limits = {"test": max(config.n_problems, config.passk_problems, config.trace_problems), "calibration": 2 * config.calibration_problems, "fit": config.geometry_problems}
-    asked: list[Problem] = [p for split, limit in limits.items() for p in load_task(config.task, split=split, limit=limit, seed=config.seed)]
+    asked: list[Problem] = [p for split, limit in limits.items() for p in problems_for(config, split, limit)]
 
     def longest(style: str | None) -> int:
         prompt = Prompt(style or config.style, bool(config.chat), config.system)
@@ -344,7 +344,7 @@ def _files(draws: list[Draw], new: int) -> pd.DataFrame:
 
 def _fetch(config: RunConfig) -> tuple[str, ...]:
     """Commands that get what is not on this machine."""
-    missing = "," not in config.pair and config.pair not in organism_dirs()
+    missing = "," not in config.pair and found_dir(config.pair) is None
     commands = [f"latentreason organisms train {config.pair}"] if missing else [s.command for s in sources(config.pair, config.revisions) if not s.here]
     if TASKS[config.task].fixed and benchmarks.at_hand(config.task) is None:
         commands.append(benchmarks.command(config.task))

@@ -14,11 +14,10 @@ from latentreason.figures.report import headline, write_report
 from latentreason.files import copy_tree, read_json, read_table, write_json, write_table
 from latentreason.organisms.recipe import config_of
 from latentreason.organisms.zoo import ORGANISMS
-from latentreason.reproduce import RunConfig, run_name
+from latentreason.reproduce import RunConfig, problems_for, run_name
 from latentreason.store import SCHEMA, code_version, config_hash, environment, open_artifact, sha256
 from latentreason.studies.recompute import CLAIMS, OF_THEIR_OWN, RESULTS, recompute, recompute_zoo
 from latentreason.studies.result import Result
-from latentreason.tasks.registry import load_task
 
 _OF_CLAIMS = ("passk_likelihood.parquet", "taxonomy_scores.parquet", *(OF_THEIR_OWN[name] for name in CLAIMS))
 
@@ -134,6 +133,15 @@ def publish_zoo(measured: Iterable[Path], artifacts: Path) -> dict[str, Result]:
     return results
 
 
+def finish_pairs(folder: Path) -> dict[str, Result]:
+    """Results and figures of the studies of the zoo on the tables of pairs in a folder, which `measure.pairs` wrote."""
+    results = recompute_zoo(folder / "tables")
+    for name, result in results.items():
+        result.save(folder, name)
+    make_figures(folder, folder / "figures", list(results), progress=False)
+    return results
+
+
 def figures_of(results: Path) -> Path:
     """Where the figures of a folder of results go: of a run into its own, of committed results of the built-in pair to `artifacts/figures`, of others below it."""
     if results.parent.name != "results":
@@ -145,7 +153,7 @@ def figures_of(results: Path) -> Path:
 def _facts(folder: Path, config: RunConfig) -> dict[str, Any]:
     """The manifest of a run: what was asked, with which weights, problems, code and packages, how long it took, and what came out."""
     asked = {"calibration": 2 * config.calibration_problems, "fit": config.geometry_problems, "test": max(config.n_problems, config.passk_problems)}
-    ids = {split: [p.id for p in load_task(config.task, split=split, limit=limit, seed=config.seed)] for split, limit in asked.items()}
+    ids = {split: [p.id for p in problems_for(config, split, limit)] for split, limit in asked.items()}
     files = sorted(p for p in folder.rglob("*.parquet") if "parts" not in p.parts)
     return {
         "schema": SCHEMA, "kind": "run", "models": read_json(models) if (models := folder / "models.json").is_file() else {}, "config": asdict(config), "weights": read_json(folder / "config.json")["config"]["weights"],

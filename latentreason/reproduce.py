@@ -20,9 +20,11 @@ from latentreason.errors import unknown_name
 from latentreason.files import read_json, write_json, write_table
 from latentreason.hybrid.calibrate import calibrate, calibration_area
 from latentreason.hybrid.decode import Arms, Hybrid
-from latentreason.models.pair import ModelPair
+from latentreason.models.pair import ModelPair, found_dir
 from latentreason.models.prompts import Prompt, facts as prompt_facts
 from latentreason.models.size import PairSize
+from latentreason.organisms.problems import problems_of, recipe_named, room
+from latentreason.organisms.recipe import Recipe, config_of
 from latentreason.routing.controls import always, at_strategy, first_token, matched_disagreement, matched_random, never
 from latentreason.routing.named import named, rebuilt
 from latentreason.routing.oracle import on_disagreement
@@ -31,6 +33,7 @@ from latentreason.sampling.local import Sampling, sample
 from latentreason.store import Parts, config_hash
 from latentreason.strategies.language import Language, language
 from latentreason.tables import Rollouts, concat
+from latentreason.tasks import chain
 from latentreason.tasks.problem import Problem
 from latentreason.tasks.registry import TASKS, load_task
 
@@ -39,7 +42,7 @@ from latentreason.tasks.registry import TASKS, load_task
 class RunConfig:
     """Everything that can change a number of the main job. The defaults are the job of the built-in pair."""
 
-    pair: str = "activation"  # an organism, or BASE,RL
+    pair: str = "activation"  # an organism, the folder of one, or BASE,RL
     task: str = "chain"
     seed: int = 0
     n_problems: int = 200
@@ -104,7 +107,7 @@ class Run:
 
     def problems(self, split: str, limit: int) -> list[Problem]:
         """Problems of a split, under the run's seed."""
-        return load_task(self.config.task, split=split, limit=limit, seed=self.config.seed)
+        return problems_for(self.config, split, limit)
 
     @cached_property
     def language(self) -> Language:
@@ -116,6 +119,7 @@ class Run:
         config = self.config
         drawn = Sampling(seed=config.seed, max_rows=config.max_rows, prompt=Prompt(config.style, bool(config.chat), config.system), rl_prompt=config.rl_prompt)
         asked = {key: value for key in ("temperature", "top_p", "max_new_tokens") if (value := getattr(config, key)) is not None}
+        asked |= {} if "max_new_tokens" in asked or (recipe := recipe_for(config)) is None else {"max_new_tokens": min(drawn.max_new_tokens, room(recipe))}
         return replace(drawn, **{**asked, "n": n} if temperature == "t1" else {**asked, "n": 1, "temperature": 0.0, "top_p": 1.0})
 
     @property
@@ -128,10 +132,26 @@ class Run:
         return sample(model, problems, sampling, out=self.folder / "parts" / name, progress=self.progress)
 
 
+def recipe_for(config: RunConfig) -> Recipe | None:
+    """The recipe of the run's pair where it is an organism on its own task, else None."""
+    known = recipe_named(config.pair) if config.task == "chain" else None
+    return known and known[0]
+
+
+def problems_for(config: RunConfig, split: str, limit: int) -> list[Problem]:
+    """Problems of a split, under the run's seed: of an organism those that its recipe draws, of any other pair those of the task."""
+    if (recipe := recipe_for(config)) is not None:
+        return problems_of(recipe, split=split, limit=limit, seed=config.seed)
+    return load_task(config.task, split=split, limit=limit, seed=config.seed)
+
+
 def identity(config: RunConfig, pair: ModelPair) -> dict[str, Any]:
-    """What makes two runs the same: the configuration and the weights."""
+    """What makes two runs the same: the configuration, the weights, and how problems are drawn where that is not the task's own way."""
     asked = {key: value for key, value in asdict(config).items() if value is not None and key not in SILENT}
-    return {**asked, "weights": [pair.base.fingerprint, pair.rl.fingerprint]}
+    asked["pair"] = pair.name if found_dir(config.pair) == Path(config.pair) else config.pair  # wherever the folder lies
+    recipe = recipe_for(config)
+    drawn = {} if recipe is None or recipe.problems == chain.Draw() else {"problems": config_of(recipe.problems)}
+    return {**asked, **drawn, "weights": [pair.base.fingerprint, pair.rl.fingerprint]}
 
 
 def load_pair(config: RunConfig) -> ModelPair:
@@ -342,7 +362,8 @@ def geometry_settings(config: RunConfig) -> Any:
 def _geometry(run: Run) -> None:
     from latentreason.studies import geometry
 
-    geometry.collect(run.pair, run.config, run.tables, sampling=run.sampling(1))
+    problems = run.problems("fit", run.config.geometry_problems)
+    geometry.collect(run.pair, run.config, run.tables, sampling=run.sampling(1), problems=problems)
 
 
 Stage = Callable[[Run], None]

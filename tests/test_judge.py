@@ -17,7 +17,7 @@ from latentreason.files import read_table
 from latentreason.judge import TINY, Case, case_of, collect, eight, mildest
 from latentreason.models.language_model import LM
 from latentreason.models.pair import ModelPair, organism_dir
-from latentreason.organisms.problems import problems_of
+from latentreason.organisms.problems import problems_of, recipe_in
 from latentreason.organisms.recipe import RL, Pretrain, Size
 from latentreason.organisms.train import train
 from latentreason.organisms.zoo import ACTIVATION, ORGANISMS
@@ -188,7 +188,7 @@ def test_a_recipe_of_ones_own_is_planned_trained_measured_and_judged_from_its_fi
     assert "mine" in commanded("organisms train mine.toml --seed 3 --dry-run") and not Path("artifacts").exists()
     assert "mine.toml" in commanded("organisms measure mine.toml --seed 3 --quiet")  # not trained yet: how to
     folder = train(recipe, grow.run_dir("mine", 3), seed=3, work=grow.work_dir(3), progress=False)
-    assert grow.recipe_in(folder) == (recipe, 3) and grow.recipe_in(tmp_path) is None and grow.recipe_in(organism_dir("smollm2-arith")) is None
+    assert recipe_in(folder) == (recipe, 3) and recipe_in(tmp_path) is None and recipe_in(organism_dir("smollm2-arith")) is None
     assert "mine, seed 3: measured in" in commanded("organisms measure mine.toml --seed 3 --problems 4 --samples 2 --quiet")
     said = commanded(f"verdict --pair {folder} --tiny --quiet --out one")  # the context holds no 40 new tokens
     assert "Verdict: undefined" in said

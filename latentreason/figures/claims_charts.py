@@ -50,8 +50,9 @@ def _coherence(results: Results) -> dict[str, Any]:
     result = results["coherence"]
     cells = []
     for cell in coherence.CELLS:
-        share = estimate(result, "cell", cell=cell)
-        cells += [entry(estimate(result, "coherent", cell=cell, arm=arm), label=f"{cell}\n({share.value:.1%} of the pairs)", arm=arm) for arm in ("base", "rl")]
+        share, chance = estimate(result, "cell_independent", cell=cell), estimate(result, "cell_control", cell=cell)
+        cells += [entry(estimate(result, "coherent", cell=cell, arm=arm), label=f"{cell}\n({share.value:.1%}; base again {chance.value:.1%})", arm=arm) for arm in ("base", "rl")]
+        cells.append(entry(estimate(result, "coherent_second_control", cell=cell), label=cell, arm="control"))
     curves = []
     part = result.table[result.table["quantity"] == "pass@k"]
     for (arm, kind), group in part.groupby(["arm", "kind"], sort=False):
@@ -64,9 +65,10 @@ def _draw_coherence(results: Results, numbers: dict[str, Any]) -> "Drawing":
     figure, (left, middle, right) = canvas(13.0, 4.4, (1, 0.9, 1))
     coherence.plot(results["coherence"], left)
     left.set(title="Steps and traces")
-    for i, arm in enumerate(("base", "rl")):
-        dots(middle, [{**row, "colour": ARMS[arm]} for row in numbers["cells"] if row["arm"] == arm], shift=0.25 * i, label=NAMES.get(arm, arm))
+    for i, arm in enumerate(("base", "rl", "control")):
+        dots(middle, [{**row, "colour": ARMS[arm]} for row in numbers["cells"] if row["arm"] == arm], shift=0.22 * i, label="the base again" if arm == "control" else NAMES.get(arm, arm))
     middle.set(title="Coherent traces, by who is right", xlabel="share of the traces of the cell", xlim=(-0.03, 1.03))
+    middle.legend()
     for curve in numbers["curves"]:
         style, label = ("-", "") if curve["kind"] == "answer" else ("--", f", {curve['kind']}")
         right.plot(curve["k"], curve["value"], style, marker="o", markersize=3, color=ARMS[curve["arm"]], label=f"{NAMES.get(curve['arm'], curve['arm'])}{label}")
@@ -121,8 +123,8 @@ CONTAMINATION = Figure(
 COHERENCE = Figure(
     ("coherence",), _coherence, _draw_coherence,
     lambda results: (
-        "Left: every step checked against the one before it, whole traces, answers, and what the checker could not read. Middle: share of coherent traces by whether base and "
-        "RL model are right on the same sample. Right: pass@k by answer (solid), and by answer and valid trace (dashed). "
+        "Left: every step checked against the one before it, whole traces, answers, and what the checker could not read or the length limit cut. Middle: share of coherent traces by whether base and "
+        "RL model are right on the same sample; grey: of a second base sample in the place of RL. In brackets the share of the cell among pairs of independent samples, and with the base again. Right: pass@k by answer (solid), and by answer and valid trace (dashed). "
         f"{caption_end(results['coherence'], 'accuracy')}"
     ),
 )  # fmt: skip

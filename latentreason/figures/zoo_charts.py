@@ -8,7 +8,7 @@ import numpy as np
 from latentreason.figures.figure import Figure, Results
 from latentreason.figures.style import canvas, dots, say
 from latentreason.studies import boundary, curriculum, difficulty, formats, one_shot, spurious
-from latentreason.studies.palette import ARMS, ROUTERS
+from latentreason.studies.palette import ARMS, NAMES, ROUTERS
 from latentreason.studies.result import Result
 from latentreason.studies.stacked import ALL, rows_of
 
@@ -79,12 +79,14 @@ def _made(name: str, numbers: Callable[[Result], Numbers], draw: "Callable[[Resu
 
 
 def _spurious(result: Result) -> Numbers:
-    return {"gains": _rows(result, "gain", "base", "reward", "clip"), "behaviour": result.details["behaviour"], "name": result.config["behaviour"]}
+    moved = [{**r, "sure": bool(r["lo"] > 0 or r["hi"] < 0)} for r in _rows(result, "moved", "base", "reward", "clip", "behaviour", seed=ALL)]
+    return {"gains": _rows(result, "gain", "base", "reward", "clip"), "behaviour": result.details["behaviour"], "name": result.config["behaviour"], "moved": moved}
 
 
 def _draw_spurious(result: Result, numbers: Numbers) -> "Drawing":
-    figure, axes = canvas(12.0, 5.0, (1.2, *(1 for _ in result.details["bases"])))
+    figure, (*axes, heat) = canvas(18.0, 5.4, (1.2, *(1 for _ in result.details["bases"]), 1.7))
     spurious.plot(result, axes[0])
+    _draw_moved(heat, numbers["moved"])
     axes[0].set(title="Gain (filled: with clip, rings: without)")
     for ax, base in zip(axes[1:], result.details["bases"], strict=True):
         for line in (line for line in numbers["behaviour"] if line["base"] == base):
@@ -99,6 +101,28 @@ def _draw_spurious(result: Result, numbers: Numbers) -> "Drawing":
     axes[1].plot([], [], ":", color="0.3", label="without clip")
     axes[1].legend()
     return figure
+
+
+def _draw_moved(ax: "Axes", moved: list[Numbers]) -> None:
+    """RL minus base of each behaviour, by reward, clip term and base; bold where the interval is without 0."""
+    if not moved:
+        return say(ax, "no behaviour was counted")
+    order = {reward: i for i, reward in enumerate(spurious.COLOURS)}
+    places = sorted({(r["base"], r["reward"], r["clip"]) for r in moved}, key=lambda p: (p[0], order.get(p[1], len(order)), p[2]))
+    labels = list(dict.fromkeys(r["behaviour"] for r in moved))
+    grid = np.full((len(places), len(labels)), np.nan)
+    for r in moved:
+        grid[places.index((r["base"], r["reward"], r["clip"])), labels.index(r["behaviour"])] = r["value"]
+    extent = float(np.nanmax(np.abs(grid), initial=0.1))
+    image = ax.imshow(grid, cmap="PuOr", vmin=-extent, vmax=extent, aspect="auto")
+    for r in moved:
+        y, x, value = places.index((r["base"], r["reward"], r["clip"])), labels.index(r["behaviour"]), float(r["value"])
+        ax.text(x, y, "-" if np.isnan(value) else f"{value:+.2f}", ha="center", va="center", fontsize=7, color="white" if abs(value) > 0.6 * extent else "black", fontweight="bold" if r["sure"] else "normal")
+    ax.set_xticks(range(len(labels)), [label.replace("/", "\n") for label in labels], fontsize=7)
+    ax.set_yticks(range(len(places)), [f"{reward}{', no clip' if clip == 'no clip' else ''} ({base})" for base, reward, clip in places], fontsize=7)
+    ax.set(title="What moved: RL minus base, a trace")
+    ax.figure.colorbar(image, ax=ax, label="occurrences a trace")
+    return None
 
 
 # --- one_shot ----------------------------------------------------------------------------------------------------------
@@ -159,14 +183,21 @@ def _boundary(result: Result) -> Numbers:
     kind = result.details["kind"]
     changes = {name: _rows(result, name, "organism", seed=ALL) for name in ("effective_paths_change", "right_paths_change", "entropy_change")}
     return {
+        "unread": [row for quantity in boundary.UNREAD for row in _rows(result, quantity, "quantity", "organism", "arm", seed=ALL)],
         "curves": boundary.drawn(result), "areas": _rows(result, "area_change", "organism", kind=kind), "changes": changes,
         "remedies": _rows(result, "remedy_area", "organism", "against", kind=kind),
     }  # fmt: skip
 
 
 def _draw_boundary(result: Result, numbers: Numbers) -> "Drawing":
-    figure, (left, middle, right) = canvas(13.0, 4.8, (1.2, 1, 1))
+    figure, (left, middle, right, unread) = canvas(16.5, 4.8, (1.2, 1, 1, 0.9))
     boundary.plot(result, left)
+    for i, arm in enumerate(("base", "rl")):
+        rows = [{**r, "label": f"{r['quantity']},\n{r['organism']}", "colour": ARMS[arm]} for r in numbers["unread"] if r["arm"] == arm]
+        dots(unread, rows, shift=0.25 * i, label=NAMES.get(arm, arm))
+    unread.set(xlabel="share of the samples", title="Not read, or cut")
+    if numbers["unread"]:
+        unread.legend()
     left.set(title="pass@k (solid: RL, dashed: base)")
     names = list(dict.fromkeys(c["organism"] for c in numbers["curves"]))
     colours = {name: boundary.COLOURS[i % len(boundary.COLOURS)] for i, name in enumerate(names)}
@@ -264,13 +295,15 @@ def _draw_curriculum(result: Result, numbers: Numbers) -> "Drawing":
 
 ZOO_FIGURES: dict[str, Figure] = {
     "spurious": _made("spurious", _spurious, _draw_spurious,
-        "Gain in accuracy by reward and base, and how often the behaviour occurs in the rollouts of each RL step, one line a seed."),
+        "Gain in accuracy by reward and base; how often the behaviour occurs in the rollouts of each RL step, one line a seed; and how each format (share of the traces) and strategy (occurrences a trace) "
+        "moved on the judged problems (right; bold: the interval is without 0)."),
     "one_shot": _made("one_shot", _one_shot, _draw_one_shot,
         "Gain by number of different training problems (left), and each run's share of the gain of the full set (right; lines at 0, at what counts as most, and at 1)."),
     "formats": _made("formats", _formats, _draw_formats,
         "Effective number exp(H) of trace formats over RL steps (left); shares of the formats in the corpus and at the end of RL, and the step at which one first passes (right). Every line and bar is one run."),
     "boundary": _made("boundary", _boundary, _draw_boundary,
-        "pass@k before and after RL (left), change of the coverage area, and of RL-PLUS against the same training without its terms (middle), change of the breadth of samples (right; colours as on the left)."),
+        "pass@k before and after RL (left), change of the coverage area, and of RL-PLUS against the same training without its terms (middle), change of the breadth of samples (colours as on the left); and samples that the checker "
+        "could not read, or that the length limit cut: none is left out (right)."),
     "difficulty": _made("difficulty", _difficulty, _draw_difficulty,
         "Effect of RL by the base's pass rate (bins from one half of its samples, effect from the other); gain by the base's pass rate on the training problems, over-hard ones in vermilion; "
         "share of lone successes whose trace is valid (Wilson within a seed); and how activations at choices move along the base's strategy vectors, on the base's own traces."),

@@ -14,6 +14,7 @@ from latentreason.organisms.trainers.metrics import repetition
 from latentreason.strategies.grammar import parse
 from latentreason.strategies.language import CHECKERS
 from latentreason.strategies.rules import RULES, sentences, strategy_of
+from latentreason.strategies.steps import STEP_CHECKERS
 from latentreason.tables import Rollouts
 from latentreason.tasks import chain
 from latentreason.tasks.problem import Problem
@@ -45,13 +46,15 @@ def of_chain(text: str, problem: Problem) -> Traits:
 
 
 def of_text(text: str, problem: Problem) -> Traits:
-    """One completion of another task: a strategy is what a rule says of a sentence, the format is `code` where there is Python in the text, else `text`."""
+    """One completion of another task: a strategy is what a rule says of a sentence, the format is `code` where there is Python in the text, else `text`. Unparsed is
+    what the step checker of the task, where it has one, cannot read.
+    """
     said = [name for _, sentence in sentences(text) if (name := strategy_of(sentence)) is not None]
-    checker = CHECKERS.get(problem.task)
+    checker, steps = CHECKERS.get(problem.task), STEP_CHECKERS.get(problem.task)
     format = "code" if any(mark in text for mark in PYTHON) else "text"
     again = max(0, said.count("answer") - 1)
     return {
-        "valid": None if checker is None else checker(text, problem), "unparsed": False, "skipped": 0.0, "answers_again": again, "format": format, "strategies": Counter(said),
+        "valid": None if checker is None else checker(text, problem), "unparsed": steps is not None and steps[1](text, problem).status == "unparsed", "skipped": 0.0, "answers_again": again, "format": format, "strategies": Counter(said),
         "path": " ".join([format, *said]),
     }  # fmt: skip
 

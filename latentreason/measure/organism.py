@@ -98,11 +98,11 @@ def _tables(recipe: Recipe, trained: Path, seed: int, cache: Path, how: Measurin
     longest = max(len(p.meta["operations"]) for p in problems)
     full = Sampling(n=how.n_samples, seed=how.seed, max_new_tokens=min(NEW_TOKENS, recipe.size.context - 7 - 2 * longest), max_rows=MAX_ROWS)
     brief = replace(full, n=how.kept_samples)
-    kept = _kept(recipe, trained, pair)
-    groups = _groups(recipe, seed, how, [(0, 0, pair.base), *kept])
+    kept = kept_of(recipe, trained, pair)
+    drawn = groups(recipe, seed, how, [(0, 0, pair.base), *kept])
     jobs: list[tuple[str, dict[str, Any], LM, list[Problem], Sampling]] = [("counts", {"arm": lm.name}, lm, problems, full) for lm in (pair.base, pair.rl)]
     jobs += [("kept", {"stage": stage, "step": step}, lm, problems, brief) for stage, step, lm in ([(0, 0, pair.base), *kept] if kept else [])]
-    jobs += [("training", {"stage": stage, "step": step}, lm, asked, replace(full, n=size)) for stage, step, lm, asked, size in groups]
+    jobs += [("training", {"stage": stage, "step": step}, lm, asked, replace(full, n=size)) for stage, step, lm, asked, size in drawn]
     parts: dict[str, list[pd.DataFrame]] = {}
     for table, where, lm, asked, sampling in tqdm(jobs, desc=f"measure {recipe.name}", unit="model", disable=not progress):
         found = counted(lm, asked, sampling, cache, how.entropy_samples)
@@ -126,7 +126,7 @@ def counted(lm: LM, problems: list[Problem], sampling: Sampling, cache: Path, en
     return read_table(file)
 
 
-def _kept(recipe: Recipe, trained: Path, pair: ModelPair) -> list[tuple[int, int, LM]]:
+def kept_of(recipe: Recipe, trained: Path, pair: ModelPair) -> list[tuple[int, int, LM]]:
     """(stage, step, model) of the weights that were kept on the way, in order; the last is the RL model."""
     found = []
     for folder in sorted((trained / "kept").glob("stage-*-step-*")):
@@ -136,7 +136,7 @@ def _kept(recipe: Recipe, trained: Path, pair: ModelPair) -> list[tuple[int, int
     return [*(each for each in found if each[:2] != last), (*last, pair.rl)] if found else []
 
 
-def _groups(recipe: Recipe, seed: int, how: Measuring, models: list[tuple[int, int, LM]]) -> list[tuple[int, int, LM, list[Problem], int]]:
+def groups(recipe: Recipe, seed: int, how: Measuring, models: list[tuple[int, int, LM]]) -> list[tuple[int, int, LM, list[Problem], int]]:
     """On which training problems, and how many at once, each model is sampled as its trainer did; only stages of RL with the true reward on whole traces."""
     found = []
     for stage, step, lm in models:

@@ -7,7 +7,7 @@ from latentreason.activations.sites import Site
 from latentreason.errors import InvalidInput
 from latentreason.models.language_model import LM
 from latentreason.sampling.local import Sampling, sample
-from latentreason.strategies.tagging import tag
+from latentreason.strategies.language import language
 from latentreason.tables import Rollouts
 from latentreason.tasks.problem import Problem
 from latentreason.vectors.contrast import capture_onsets, family, fit_onsets
@@ -25,7 +25,8 @@ class Ruler:
     def __init__(self, base: LM, problems: list[Problem], sampling: Sampling, layer: int) -> None:
         """Raises InvalidInput where no strategy has a vector (the model makes no two choices of one kind)."""
         rollouts = sample(base, problems, sampling, progress=False)
-        onsets = capture_onsets(base, rollouts, tag(rollouts), layers=layer)
+        self.spans = language(problems[0].task, base.tokenizer).spans
+        onsets = capture_onsets(base, rollouts, self.spans(rollouts), layers=layer)
         self.site = Site(layer)
         self.vectors: VectorSet = fit_onsets(onsets, control=False)
         kinds = onsets.index["strategy"].map(family)
@@ -33,7 +34,7 @@ class Ruler:
 
     def read(self, lm: LM, rollouts: Rollouts) -> pd.DataFrame:
         """Mean projection of a model's activations at the choices of given traces, whoever wrote them: columns label, problem, value, choices."""
-        onsets = capture_onsets(lm, rollouts, tag(rollouts), layers=self.site.layer)
+        onsets = capture_onsets(lm, rollouts, self.spans(rollouts), layers=self.site.layer)
         kinds, values, parts = onsets.index["strategy"].map(family), onsets.values[self.site], []
         for vector in self.vectors.values():
             kind = family(vector.label)

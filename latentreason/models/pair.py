@@ -105,7 +105,8 @@ class ModelPair:
 
     @classmethod
     def named(cls, name: str, *, verbose: bool = False, **how: Any) -> "ModelPair":
-        """What a command line calls a pair: the name of an organism, or BASE,RL (two local directories or hub ids, or base and adapter).
+        """What a command line calls a pair: the name of an organism, the folder of one (as `organisms train` wrote it), or BASE,RL (two local directories or hub
+        ids, or base and adapter).
 
         Args:
             name: of the pair.
@@ -118,7 +119,15 @@ class ModelPair:
         base, comma, rl = name.partition(",")
         if how and not comma:
             raise InvalidInput(f"{', '.join(how)}: only for a pair BASE,RL; {name!r} is loaded as it was made.")
-        return cls.from_pretrained(base, rl, verbose=verbose, **how) if comma else cls.from_organism(name, verbose=verbose)
+        if comma:
+            return cls.from_pretrained(base, rl, verbose=verbose, **how)
+        folder = found_dir(name)
+        if folder != Path(name):
+            return cls.from_organism(name, verbose=verbose)
+        pair = cls.from_folder(folder, folder.resolve().name)
+        if verbose:
+            print(pair, file=sys.stderr)
+        return pair
 
     @classmethod
     def from_organism(cls, name: str = "activation", *, verbose: bool = False) -> "ModelPair":
@@ -181,6 +190,11 @@ def organism_dirs() -> dict[str, Path]:
     package = Path(str(resources.files("latentreason")))
     roots = [package.parent / "artifacts" / "organisms", package / "_organisms"]
     return {folder.name: folder for root in reversed(roots) if root.is_dir() for folder in root.iterdir() if any((folder / part).is_dir() for part in ("base", "rl", "adapter"))}
+
+
+def found_dir(pair: str) -> Path | None:
+    """The folder of an organism by what a command line calls it: its folder, or its name; None where there is neither."""
+    return Path(pair) if (Path(pair) / "manifest.json").is_file() else organism_dirs().get(pair)
 
 
 def organism_dir(name: str) -> Path:

@@ -14,7 +14,7 @@ import torch
 from latentreason.errors import CorruptArtifact, InvalidInput
 from latentreason.files import read_json
 from latentreason.models.adapters import is_adapter
-from latentreason.models.pair import organism_dir, organism_dirs
+from latentreason.models.pair import found_dir, organism_dir
 from latentreason.models.smollm2 import fetched
 
 
@@ -78,9 +78,10 @@ def sources(pair: str, revisions: tuple[str, str] | None = None) -> tuple[Source
         both = zip((base, rl), revisions or (None, None), strict=True)
         first, second = (Source(path, revision, Path(path).is_dir() or _cached(path, revision)) for path, revision in both)
         return first, second
-    folder = organism_dir(pair)
+    folder = found_dir(pair) or organism_dir(pair)
     if not (folder / "adapter").is_dir():
-        return Source(str(folder / "base"), None, True), Source(str(folder / "rl"), None, True)
+        owner = folder if (folder / "base").is_dir() else organism_dir(str(read_json(folder / "base.json")["organism"]))
+        return Source(str(owner / "base"), None, True), Source(str(folder / "rl"), None, True)
     adapter, name = Source(str(folder / "adapter"), None, True), str(read_json(folder / "base.json")["base"])
     try:
         return Source(str(fetched(name)), None, True), adapter
@@ -90,7 +91,7 @@ def sources(pair: str, revisions: tuple[str, str] | None = None) -> tuple[Source
 
 def at_hand(pair: str, revisions: tuple[str, str] | None = None) -> tuple[PairSize, torch.dtype] | None:
     """Size and dtype of a pair whose files are on this machine; None where one is not."""
-    if "," not in pair and pair not in organism_dirs():
+    if "," not in pair and found_dir(pair) is None:
         return None
     base, rl = sources(pair, revisions)
     if not (base.here and rl.here):

@@ -1,15 +1,32 @@
 """The problems of an organism: those that it is judged on, those that a stage trains on, and what an expert writes of them."""
 
 import random
+from pathlib import Path
 from typing import TypeVar
 
+from latentreason.config import from_dict
 from latentreason.errors import InvalidInput
+from latentreason.files import read_json
+from latentreason.models.pair import found_dir
 from latentreason.organisms.corpus import Corpus, write_trace
 from latentreason.organisms.recipe import RL, Recipe
 from latentreason.tasks import chain
 from latentreason.tasks.problem import Problem
 
 T = TypeVar("T")
+
+
+def recipe_in(folder: str | Path) -> tuple[Recipe, int] | None:
+    """The recipe and the seed of the organism in a folder, as its artifact says; None where there is none (an adapter has no corpus)."""
+    file = Path(folder) / "recipe.json"
+    facts = read_json(file) if file.is_file() else {"recipe": {}}
+    return (from_dict(Recipe, facts["recipe"]), int(facts["seed"])) if "corpus" in facts["recipe"] else None
+
+
+def recipe_named(pair: str) -> tuple[Recipe, int] | None:
+    """Recipe and training seed of what a command line calls a pair (`ModelPair.named`); None where it is no organism, or an adapter."""
+    folder = found_dir(pair)
+    return None if folder is None else recipe_in(folder)
 
 
 def problems_of(recipe: Recipe, *, split: str = "test", limit: int = 100, seed: int = 0) -> list[Problem]:
@@ -33,6 +50,12 @@ def problems_of(recipe: Recipe, *, split: str = "test", limit: int = 100, seed: 
             raise InvalidInput(f"The corpus of {recipe.name!r} holds no test problems, so nothing is seen. Ask for the split test, or set corpus.n_seen and p_seen.")
         return seen
     return chain.load(split=split, limit=limit, seed=seed, how=recipe.problems)
+
+
+def room(recipe: Recipe) -> int:
+    """New tokens that the context of an organism holds after the longest problem that its recipe names."""
+    problems = [recipe.corpus.problems, recipe.problems, *(stage.problems for stage in recipe.training if stage.problems)]
+    return recipe.size.context - 7 - 2 * max(how.max_ops for how in problems)
 
 
 def training_problems(recipe: Recipe, stage: RL, seed: int) -> list[Problem]:

@@ -137,7 +137,8 @@ def sample(model: Decodes, problems: list[Problem], sampling: Sampling = Samplin
     own = None if sampling.rl_prompt is None else {p.id: render(p, lms[1].tokenizer, sampling.rl_prompt) for p in problems}
     said = {"prompt": facts(problems, writer, sampling.prompt)}
     said |= {} if sampling.rl_prompt is None else {"rl_prompt": facts(problems, lms[1].tokenizer, sampling.rl_prompt)}
-    info = {arm: {**getattr(model, "info", {}).get(arm, {}), **said} for arm in model.arms}
+    task = sorted({p.task for p in problems})
+    info = {arm: {**getattr(model, "info", {}).get(arm, {}), **said, "task": task[0] if len(task) == 1 else task} for arm in model.arms}
     bar = tqdm(total=len(problems), desc=f"sample {model.arms[0] if len(model.arms) == 1 else f'{len(model.arms)} arms'}", unit="problem", disable=not progress)
     tables = []
     for table in _tables(model, problems, prompts, own, said, sampling, out):

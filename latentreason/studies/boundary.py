@@ -4,7 +4,7 @@ Claim (Dong et al. 2025, arXiv 2508.00222, RL-PLUS): on-policy RLVR collapses th
 traces with multiple importance sampling, and an advantage that grows with how unlikely a token is, keep it.
 
 Formula: coverage area = mean of pass@k over log k, k = 1 to `max_k`, of answers and, where a checker exists, of answers with a valid trace. Change = RL
-minus base, paired by problem. Breadth of one problem's samples: effective number of paths (format and strategies in order) exp(H), and number
+minus base, paired by problem. What the checker cannot read (`unparsed`) and what the length limit cut (`cut`) are shares of all samples: neither is left out, and an unread trace is not valid. Breadth of one problem's samples: effective number of paths (format and strategies in order) exp(H), and number
 of different valid right paths; entropy: nats a token along the model's own samples. RL-PLUS: area of the RL model with the terms minus
 without, same base and problems.
 
@@ -45,6 +45,8 @@ TRAIN = ("activation-small", "collapsed", "explore")
 COLOURS = (ARMS["rl"], ROUTERS[0], ROUTERS[3], ROUTERS[1], ROUTERS[2])
 BREADTH: dict[str, Callable[[pd.DataFrame], np.ndarray]] = {"effective_paths": lambda t: np.exp(t["paths_entropy"].to_numpy(float)), "right_paths": lambda t: t["right_paths"].to_numpy(float), "entropy": lambda t: t["entropy"].to_numpy(float)}
 """Quantity -> its value by problem, from a table of counts that has the columns for it."""
+UNREAD = ("unparsed", "cut")
+"""Columns of the counts: samples that the checker could not read (of a task with one), and those that the length limit cut."""
 NEEDS = {"effective_paths": "paths_entropy", "right_paths": "right_paths", "entropy": "entropy"}
 
 
@@ -99,6 +101,11 @@ def run(*, counts: pd.DataFrame, organisms: pd.DataFrame | None = None, config: 
                 for arm in ("base", "rl"):
                     table += seeded(quantity, {s: mean(values(r.base if arm == "base" else r.rl), config) for s, r in have.items()}, organism=organism, arm=arm)
                 table += seeded(f"{quantity}_change", {s: mean(values(r.rl) - values(r.base), config) for s, r in have.items()}, organism=organism)
+        for quantity in UNREAD:
+            if all(quantity in r.base for r in of.values()) and (quantity == "cut" or len(kinds) > 1):
+                for arm in ("base", "rl"):
+                    table += seeded(quantity, {s: mean(r.rates(arm, quantity), config) for s, r in of.items()}, organism=organism, arm=arm)
+                table += seeded(f"{quantity}_change", {s: mean(r.rates("rl", quantity) - r.rates("base", quantity), config) for s, r in of.items()}, organism=organism)
     if organisms is not None:
         table += _remedies(runs, curves, ks)
     details = {"curves": shown, "n_problems": len(runs[0].base), "n_seeds": len({r.seed for r in runs}), "kind": list(runs[0].kinds)[-1]}
@@ -128,12 +135,18 @@ def _finding(result: Result, ks: list[int]) -> str:
     for organism in dict.fromkeys(c["organism"] for c in result.details["curves"]):
         last: Estimate = result.estimate("rl_minus_base", organism=organism, kind=kind, k=ks[-1], seed=ALL)
         seen = "a collapse" if last.hi < 0 else "which refutes a collapse" if last.lo > 0 else "no collapse shown"
-        said.append(f"{organism}: RL minus base at k={ks[-1]} is {last} ({seen}), area {result.estimate('area_change', organism=organism, kind=kind, seed=ALL)}")
+        unread = [f"{quantity} {' to '.join(_bare(result.estimate(quantity, organism=organism, arm=arm, seed=ALL)) for arm in ('base', 'rl'))}" for quantity in UNREAD if rows_of(result, quantity, organism=organism)]
+        said.append(f"{organism}: RL minus base at k={ks[-1]} is {last} ({seen}), area {result.estimate('area_change', organism=organism, kind=kind, seed=ALL)}{'; of its samples ' if unread else ''}{', '.join(unread)}")
     finding = f"By {kind}, {'; '.join(said)}"
     for row in rows_of(result, "remedy_area", kind=kind, seed=ALL):
         gap = result.estimate("remedy_area", organism=row["organism"], against=row["against"], kind=kind, seed=ALL)
         finding += f". {row['organism']} minus {row['against']} in area: {gap}, {'so the terms of RL-PLUS keep breadth' if gap.lo > 0 else 'so a remedy by RL-PLUS is not shown (an interval that is not above 0 refutes it)'}"
     return finding + ". A collapse is refuted by an interval above 0 at the largest k."
+
+
+def _bare(e: Estimate) -> str:
+    """Without the caveat that the estimates before it have."""
+    return f"{e.value:.3f} [{e.lo:.3f}, {e.hi:.3f}]"
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

@@ -6,8 +6,10 @@ fails and the RL model succeeds; coherence is no proof that the whole is valid o
 Formula: every step is checked against what stands before it. `step_errors` = steps that do not follow / steps that could be read; a trace is `coherent` if the
 checker read all of it and no step that stands (was not taken back) is wrong, `valid` if as a whole it derives the right answer.
 `coherent_not_valid` = share of the coherent traces that are not valid, `right_not_valid` = of the right answers. Four cells: base right or wrong by RL right or
-wrong, sample by sample. CoT-pass@k (arXiv 2506.14245) counts a right answer only with a valid trace. What the checker cannot read
-(`unparsed`) and what has nothing to check (`no_steps`) are shares of all traces: counted, and neither coherent nor valid.
+wrong, sample by sample (under shared noise). Who is right by chance fills all of them, and whom a cell calls right is coherent for that reason alone, so each has its control: independent samples in
+pairs (`independent`: sample i with the RL model's sample i + n/2 of the problem), and a second sample of the base in the place of RL (`control`), their difference `above`. CoT-pass@k (arXiv
+2506.14245) counts a right answer only with a valid trace. What the checker cannot read (`unparsed`), what has nothing to check (`no_steps`) and what the length limit cut (`cut`) are shares of all
+traces: counted; the first two are neither coherent nor valid, and a cut trace is what the checker says of its part.
 
 The first half is refuted where the interval of the change in `step_errors` is not below 0, the second where that of `coherent_not_valid` of the RL model lies below `least`.
 """
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS = ("problem", "sample", "arm", "correct", "status", "steps", "wrong", "standing", "valid")
-SHARES = ("accuracy", "coherent", "valid", "unparsed", "no_steps", "step_errors", "coherent_not_valid", "right_not_valid")
+SHARES = ("accuracy", "coherent", "valid", "unparsed", "no_steps", "cut", "step_errors", "coherent_not_valid", "right_not_valid")
 CELLS = {"both right": (True, True), "RL only": (False, True), "base only": (True, False), "both wrong": (False, False)}
 KINDS = ("answer", "answer and trace")
 
@@ -51,7 +53,8 @@ def run(*, table: pd.DataFrame, config: Config = Config()) -> Result:
     """Steps, traces and answers of both models on the same samples.
 
     Args:
-        table: what `collect` wrote, of one pair: columns `COLUMNS`, and `judge` where a judge was asked ("valid", "invalid", "failed", "" for not asked).
+        table: what `collect` wrote, of one pair: columns `COLUMNS`, `cut` (older tables have none), and `judge` where a judge was asked ("valid", "invalid", "failed",
+            "" for not asked).
         config: settings.
 
     Raises:
@@ -77,6 +80,9 @@ def run(*, table: pd.DataFrame, config: Config = Config()) -> Result:
     parts = {arm: _parts(of) for arm, of in arms.items()}
     found: list[dict[str, Any]] = []
     for quantity in SHARES:
+        if quantity not in parts["base"]:
+            found += [rows(quantity, undefined("the table is older than this column: collect it again", len(problems)), arm=arm) for arm in ("base", "rl", "change")]
+            continue
         draws = {arm: pooled(*parts[arm][quantity]) for arm in arms}
         draws["change"] = draws["rl"] - draws["base"]
         found += [told(quantity, values, f"no trace of the kind that {quantity} is a share of", arm=arm) for arm, values in draws.items()]
@@ -88,6 +94,7 @@ def run(*, table: pd.DataFrame, config: Config = Config()) -> Result:
             draws = {arm: pooled(parts[arm][quantity][0] & inside, inside) for arm in arms}
             draws["change"] = draws["rl"] - draws["base"]
             found += [told(quantity, values, "no pair of samples in this cell", arm=arm, cell=cell) for arm, values in draws.items()]
+    found += _controls(parts, right, place, pooled, told)
     found += _curves(arms, config)
     if "judge" in frame and (frame["judge"] != "").any():
         for arm, of in arms.items():
@@ -101,6 +108,27 @@ def run(*, table: pd.DataFrame, config: Config = Config()) -> Result:
     return Result(result.study, result.config, result.table, details, _finding(result))
 
 
+def _controls(parts: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], right: dict[str, np.ndarray], place: np.ndarray, pooled: Callable[..., np.ndarray], told: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
+    """The cells of independent pairs, of base and RL model (`independent`) and of base and base (`control`), and what the first has above the second."""
+    starts = np.flatnonzero(np.diff(place, prepend=-1))
+    other = np.concatenate([np.roll(each, len(each) // 2) for each in np.split(np.arange(len(place)), starts[1:])])
+    alone = bool((other == np.arange(len(place))).any())  # a problem with one sample
+    why = "a problem has one sample, and no second one" if alone else "no pair of samples in this cell"
+    found = []
+    for cell, (first, second) in CELLS.items():
+        draws: dict[str, np.ndarray] = {}
+        for name, arm in (("independent", "rl"), ("control", "base")):
+            inside = (right["base"] == first) & (right[arm][other] == second)
+            draws[f"cell_{name}"] = pooled(inside, np.ones(len(inside)))
+            for quantity in ("coherent", "valid"):
+                begin, end = (pooled(of & inside, inside) for of in (parts["base"][quantity][0], parts[arm][quantity][0][other]))
+                draws |= {f"{quantity}_second_{name}": end, f"{quantity}_change_{name}": end - begin}
+        for quantity in ("cell", "coherent_change", "valid_change"):
+            draws[f"{quantity}_above"] = draws[f"{quantity}_independent"] - draws[f"{quantity}_control"]
+        found += [told(quantity, values * np.nan if alone else values, why, cell=cell) for quantity, values in draws.items()]
+    return found
+
+
 def _parts(of: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Each share as what is counted, and among what."""
     every = np.ones(len(of), dtype=bool)
@@ -109,6 +137,7 @@ def _parts(of: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {
         "accuracy": (correct, every), "coherent": (coherent, every), "valid": (valid, every), "unparsed": (status == "unparsed", every), "no_steps": (status == "no steps", every),
         "step_errors": (of["wrong"].to_numpy(), of["steps"].to_numpy()), "coherent_not_valid": (coherent & ~valid, coherent), "right_not_valid": (correct & ~valid, correct),
+        **({"cut": (of["cut"].to_numpy(bool), every)} if "cut" in of else {}),
     }  # fmt: skip
 
 
@@ -145,7 +174,21 @@ def _finding(result: Result) -> str:
         whole = f"of the RL model's coherent traces {gap} are not valid, {verdict}"
     where = "share of coherent traces changes by " + ", ".join(f"{of('coherent', 'change', cell)} ({cell})" for cell in CELLS)
     unread = f"the checker could not read {of('unparsed', 'base')} of the base and {of('unparsed', 'rl')} of the RL traces"
-    return f"Wrong steps: base {of('step_errors', 'base')}, RL {of('step_errors', 'rl')}, change {change}, {local}; {whole}; {where}; {unread}. A change not below 0 refutes the first, a share below {result.config['least']:g} the second."
+    unread += f", and the length limit cut {cut[0]} and {cut[1]}" if (cut := [of("cut", arm) for arm in ("base", "rl")])[0].defined else ""
+    return f"Wrong steps: base {of('step_errors', 'base')}, RL {of('step_errors', 'rl')}, change {change}, {local}; {whole}; {where}; {_of_cells(result)}{unread}. A change not below 0 refutes the first, a share below {result.config['least']:g} the second."
+
+
+def _of_cells(result: Result) -> str:
+    """What the four cells say beyond a second draw of the base in the place of RL."""
+    share, chance = ({cell: result.estimate(f"cell_{name}", cell=cell) for cell in ("RL only", "base only")} for name in ("independent", "control"))
+    rise = {name: result.estimate(f"coherent_change_{name}", cell="RL only") for name in ("independent", "control", "above")}
+    if not share["RL only"].defined:
+        return f"the cells have no control ({share['RL only'].reason}); "
+    said = f"of pairs of independent samples {share['RL only']} are RL only and {share['base only']} base only, with the base again in the place of RL {chance['RL only']} of either; "
+    if not rise["above"].defined:
+        return said
+    more = "so RL adds to it" if rise["above"].lo > 0 else "so RL takes from it" if rise["above"].hi < 0 else "so the rest is not told from noise"
+    return f"{said}being right alone raises the share of coherent traces by {rise['control']} (the base again, where the base failed), with RL it is {rise['independent']}, {rise['above']} above, {more}; "
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:
@@ -212,7 +255,7 @@ def collect(pair: Any, config: Config, out: str | Path, *, problems: Any, sampli
         drawn_table = draw(f"coherence-{arm}", lm, problems, sampling).table
         texts = list(zip(drawn_table["problem"], drawn_table["text"], strict=True))
         seen = {key: check(key[1], asked[key[0]]) for key in dict.fromkeys(texts)}
-        kept = drawn_table[["problem", "sample", "correct"]].assign(arm=arm)
+        kept = drawn_table[["problem", "sample", "correct"]].assign(arm=arm, cut=drawn_table["finish"] == "length")
         for column, kind in (("status", object), ("steps", np.int32), ("wrong", np.int32), ("standing", np.int32), ("valid", bool)):
             kept[column] = np.array([getattr(seen[key], column) for key in texts], dtype=kind)
         if judge is not None:
@@ -228,6 +271,6 @@ def collect(pair: Any, config: Config, out: str | Path, *, problems: Any, sampli
             kept["judge"] = [verdicts.get(key, "") if first[key] == i else "" for i, key in enumerate(texts)]
         parts.append(kept)
     stacked = pd.concat(parts, ignore_index=True).assign(pair=pair.name, task=task, checker=name)
-    table: pd.DataFrame = stacked[["pair", "task", "checker", *COLUMNS, *(["judge"] if judge is not None else [])]]
+    table: pd.DataFrame = stacked[["pair", "task", "checker", *COLUMNS, "cut", *(["judge"] if judge is not None else [])]]
     write_table(Path(out) / "coherence.parquet", table)
     return table

@@ -44,7 +44,7 @@ class Config:
     """Settings.
 
     Attributes:
-        organisms: those whose bins are looked at; all with training problems of their own stand in the comparison of trainings.
+        organisms: those whose bins are looked at, none for all that are there; all with training problems of their own stand in the comparison of trainings.
         edges: of the bins of the base's pass rate.
         over_hard: base pass rate on training problems below which they are over-hard.
     """
@@ -84,7 +84,7 @@ def run(
         InvalidInput: tables without their columns, or of different organisms.
     """
     runs = runs_of(required(counts, "counts", (*COUNTED, "correct_first")), organisms)
-    chosen = [r for r in runs.values() if r.organism in config.organisms]
+    chosen = [r for r in runs.values() if r.organism in config.organisms or not config.organisms]
     if not chosen:
         return without("difficulty", config, "effect", f"none of {', '.join(config.organisms)} has been measured", TRAIN)
     table: list[dict[str, Any]] = []
@@ -182,7 +182,7 @@ def _trainings(runs: dict[tuple[str, int], Run], training: pd.DataFrame, config:
         gain = {s: mean(r.rates("rl") - r.rates("base"), config) for s, r in of.items()}
         table += seeded("training_rate", rate, organism=organism) + seeded("gain", gain, organism=organism)
         details["trainings"].append({"organism": organism, "rate": across(rate).value, **{k: getattr(across(gain), k) for k in ("value", "lo", "hi")}, "seeds": {str(s): [rate[s].value, gain[s].value] for s in of}})
-        if organism in config.organisms:
+        if organism in config.organisms or not config.organisms:
             for stage, step in sorted(set(zip(part["stage"].astype(int), part["step"].astype(int), strict=True))):
                 at = part[(part["stage"] == stage) & (part["step"] == step)]
                 table += _reinforced(at, {s: str(r.facts.get("scale", "group")) for s, r in of.items()}, {"organism": organism, "stage": stage, "step": step}, config)
@@ -194,6 +194,9 @@ def _reinforced(groups: pd.DataFrame, scales: dict[int, str], where: dict[str, A
     by_seed = {s: groups[groups["seed"] == s] for s in scales}
     lone = {s: g[g["correct"] == 1] for s, g in by_seed.items()}
     table = seeded("lone_successes", {s: wilson(len(lone[s]), len(g)) for s, g in by_seed.items()}, **where)
+    if groups["correct_valid"].isna().any():
+        why = "nothing can check the traces of this task"
+        return table + [row for quantity in ("lone_valid", "reinforced_valid") for row in seeded(quantity, {s: undefined(why, len(g)) for s, g in by_seed.items()}, scale="group", **where)]
     table += seeded("lone_valid", {s: wilson(int(one["correct_valid"].sum()), len(one)) for s, one in lone.items()}, **where)
     for scale in ("group", "none"):
         shares = {}

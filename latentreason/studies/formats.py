@@ -21,7 +21,7 @@ import pandas as pd
 from latentreason.stats import Estimate, undefined, wilson
 from latentreason.studies.palette import ARMS, ROUTERS
 from latentreason.studies.result import Result, rows
-from latentreason.studies.stacked import ALL, STANDING, bare, finished, required, seeded, without
+from latentreason.studies.stacked import ALL, STANDING, bare, few, finished, last_of, required, seeded, steps_at, without
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,24 +59,24 @@ def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Confi
     required(organisms, "organisms", (*STANDING, "reward", "external", "split", "own_problems", "n_training", "steps", "prompts", "group", "parameters"))
     required(curves, "curves", ("organism", "seed"))
     names = [c.removeprefix(PREFIX) for c in map(str, curves) if c.startswith(PREFIX)]
-    runs = [(f, shares) for f in organisms.to_dict("records") if _chosen(f, names, config) and len(shares := _shares(curves, f, names))]
+    runs = [(f, *found) for f in organisms.to_dict("records") if _chosen(f, names, config) and len((found := _shares(curves, f, names))[0])]
     if not runs:
         return without("formats", config, "passes_at", "no organism with several formats has a curve of their shares", TRAIN)
     table: list[dict[str, Any]] = []
     lines, seeds = [], dict[str, dict[int, dict[str, Estimate]]]()
-    for f, shares in runs:
+    for f, shares, steps in runs:
         prior = {name: float(f.get(f"prior/{name}", math.nan)) for name in names}
-        last = dict(zip(names, np.nan_to_num(shares[-config.window :]).mean(0).tolist(), strict=True))
+        last = dict(zip(names, np.nan_to_num(shares[-(window := last_of(len(shares), config.window)) :]).mean(0).tolist(), strict=True))
         entropies = np.array([_entropy(row) for row in shares])
         winner, leader = max(last, key=lambda n: last[n]), max(prior, key=lambda n: prior[n])
         lines.append({
             "organism": f["organism"], "seed": str(f["seed"]), "parameters": int(f["parameters"]), "leader": leader, "winner": winner, "prior": prior, "last": last, "shares": shares.T.tolist(),
-            "entropy": entropies.tolist(),
+            "entropy": entropies.tolist(), **({} if steps[0] == 1 else {"steps": steps.tolist()}),
         })  # fmt: skip
-        found = {f"last_share {name}": bare(value, 1) for name, value in last.items()}
-        found |= {"effective_first": bare(math.exp(entropies[0]), 1), "effective_last": bare(math.exp(entropies[-config.window :].mean()), 1), "prior_of_winner": bare(prior[winner], 1)}
-        found["passes_at"] = passes_at(shares, int(f["prompts"] * f["group"]), config.passes)
-        seeds.setdefault(str(f["organism"]), {})[int(f["seed"])] = found
+        measured = {f"last_share {name}": bare(value, 1) for name, value in last.items()}
+        measured |= {"effective_first": bare(math.exp(entropies[0]), 1), "effective_last": bare(math.exp(entropies[-window:].mean()), 1), "prior_of_winner": bare(prior[winner], 1)}
+        measured["passes_at"] = passes_at(shares, _rollouts(f), config.passes, steps)
+        seeds.setdefault(str(f["organism"]), {})[int(f["seed"])] = measured
     for organism, by_seed in seeds.items():
         for quantity in next(iter(by_seed.values())):
             kind, _, name = quantity.partition(" ")
@@ -87,8 +87,9 @@ def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Confi
         passed = [seeds[x["organism"]][int(x["seed"])]["passes_at"] for x in members]
         table.append(rows("converged", wilson(sum(e.defined for e in passed), len(passed)), seed=ALL, size=group))
         table.append(rows("winner_is_leader", wilson(sum(x["winner"] == x["leader"] for x in members), len(members)), seed=ALL, size=group))
-        table.append(rows("early", wilson(sum(e.value <= len(x["entropy"]) / 2 for e, x in zip(passed, members, strict=True) if e.defined), sum(e.defined for e in passed)), seed=ALL, size=group))
-    details = {"formats": names, "runs": lines, "n_runs": len(lines), "n_seeds": len({x["seed"] for x in lines})}
+        table.append(rows("early", wilson(sum(e.value <= x.get("steps", [len(x["entropy"])])[-1] / 2 for e, x in zip(passed, members, strict=True) if e.defined), sum(e.defined for e in passed)), seed=ALL, size=group))
+    details: dict[str, Any] = {"formats": names, "runs": lines, "n_runs": len(lines), "n_seeds": len({x["seed"] for x in lines})}
+    details |= {"leader_of": "base"} if any(f.get("prior_from") == "base" for f, *_ in runs) else {}
     result = finished("formats", config, table, details, "")
     return finished("formats", config, table, details, _finding(result, config))
 
@@ -96,14 +97,20 @@ def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Confi
 def _chosen(f: dict[Any, Any], names: list[str], config: Config) -> bool:
     """One stage of plain RL with the true reward, on a corpus of several formats."""
     several = sum(f.get(f"prior/{name}", 0.0) >= config.least_prior for name in names) > 1
-    return bool(f["stages"] == "RLVR" and f["reward"] == "true" and not f["external"] and f["split"] == "train" and f["own_problems"] and f["n_training"] >= f["steps"] * f["prompts"] and several)
+    return bool(f["stages"] == "RLVR" and f["reward"] == "true" and not f["external"] and f["split"] == "train" and f["own_problems"] and not few(f) and several)
 
 
-def _shares(curves: pd.DataFrame, f: dict[Any, Any], names: list[str]) -> np.ndarray:
-    """[step, format] of the steps that drew rollouts."""
-    part = curves[(curves["organism"] == f["organism"]) & (curves["seed"] == f["seed"])][[PREFIX + name for name in names]]
-    found: np.ndarray = part.dropna(how="all").to_numpy(float)
-    return found
+def _shares(curves: pd.DataFrame, f: dict[Any, Any], names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """[step, format] of the steps that drew rollouts; and which steps these are."""
+    part = curves[(curves["organism"] == f["organism"]) & (curves["seed"] == f["seed"])]
+    part = part.dropna(how="all", subset=[PREFIX + name for name in names])
+    return part[[PREFIX + name for name in names]].to_numpy(float), steps_at(part)
+
+
+def _rollouts(f: dict[Any, Any]) -> int:
+    """Rollouts of a point of the curve: as stated of a pair, else those of a step of an organism's training."""
+    stated = f.get("rollouts", math.nan)
+    return int(stated if math.isfinite(stated) else f["prompts"] * f["group"])
 
 
 def _entropy(shares: np.ndarray) -> float:
@@ -112,17 +119,19 @@ def _entropy(shares: np.ndarray) -> float:
     return float(-(p * np.log(p)).sum())
 
 
-def passes_at(shares: np.ndarray, n: int, passes: float) -> Estimate:
+def passes_at(shares: np.ndarray, n: int, passes: float, steps: np.ndarray | None = None) -> Estimate:
     """First step (from 1) at which one format has the share; undefined where none ever has.
 
     Args:
         shares: [step, format].
         n: rollouts of a step.
         passes: the share.
+        steps: that the rows are of; None for 1, 2, 3 and so on.
     """
+    steps = np.arange(1, len(shares) + 1) if steps is None else steps
     top = np.nanmax(shares, axis=1)
     bounds = [wilson(round(share * n), n) for share in top]
-    firsts = [next((step for step, value in enumerate(values, 1) if value >= passes), math.inf) for values in ([b.hi for b in bounds], top, [b.lo for b in bounds])]
+    firsts = [next((float(step) for step, value in zip(steps, values, strict=True) if value >= passes), math.inf) for values in ([b.hi for b in bounds], top, [b.lo for b in bounds])]
     if math.isinf(firsts[1]):
         return undefined(f"no format reaches {passes:.0%}: at most {top.max():.0%}, in {len(top)} steps", len(top))
     return Estimate(float(firsts[1]), float(firsts[0]), float(firsts[2]), len(top), f"first step; Wilson 95% over {n} rollouts a step")
@@ -134,7 +143,8 @@ def _finding(result: Result, config: Config) -> str:
     firsts = [e.value for e in (result.estimate("passes_at", organism=x["organism"], seed=x["seed"]) for x in result.details["runs"]) if e.defined]
     when = f", at step {np.median(firsts):g} (median), in the first half of the steps in {early} of them" if firsts else ""
     seen = "refutes" if converged.hi < 0.5 else "supports" if converged.lo > 0.5 else "neither supports nor refutes"
-    mixture = "the corpus's leading format wins" if leads.lo > 0.5 else "the corpus's leading format mostly loses" if leads.hi < 0.5 else "whether the corpus's leading format wins is open"
+    whose = "base" if result.details.get("leader_of") == "base" else "corpus"  # of a pair of somebody's nobody knows the corpus
+    mixture = f"the {whose}'s leading format wins" if leads.lo > 0.5 else f"the {whose}'s leading format mostly loses" if leads.hi < 0.5 else f"whether the {whose}'s leading format wins is open"
     return (
         f"One format passes {config.passes:.0%} in {converged} of {n} runs{when}, which {seen} convergence on one format (an upper bound below one half refutes it); "
         f"{mixture} ({leads} of the runs; one half and less refutes that the mixture decides)."
@@ -160,7 +170,7 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
     names, smallest = result.details["formats"], min(r["parameters"] for r in runs)
     for r in runs:
         colour = COLOURS[names.index(r["winner"]) % len(COLOURS)]
-        ax.plot(range(1, len(r["entropy"]) + 1), np.exp(r["entropy"]), "-" if r["parameters"] == smallest else "--", color=colour, alpha=0.8, linewidth=1.2)
+        ax.plot(r.get("steps", range(1, len(r["entropy"]) + 1)), np.exp(r["entropy"]), "-" if r["parameters"] == smallest else "--", color=colour, alpha=0.8, linewidth=1.2)
     for name in sorted({r["winner"] for r in runs}, key=names.index):
         ax.plot([], [], color=COLOURS[names.index(name) % len(COLOURS)], label=f"ends on {name}")
     if len({r["parameters"] for r in runs}) > 1:

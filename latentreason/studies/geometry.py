@@ -93,7 +93,7 @@ def usual(run_config: Any) -> Config:
     return replace(config, n_samples=run_config.geometry_samples, dose_samples=min(config.dose_samples, run_config.geometry_samples))
 
 
-def collect(pair: Any, run_config: Any, out: str | Path, config: Config | None = None, sampling: Any = None) -> None:
+def collect(pair: Any, run_config: Any, out: str | Path, config: Config | None = None, sampling: Any = None, problems: Any = None) -> None:
     """Measure a pair on the fit split and write `geometry_NAME.parquet` for each of `TABLES`, and the key "geometry" of `facts.json`.
 
     Args:
@@ -102,6 +102,7 @@ def collect(pair: Any, run_config: Any, out: str | Path, config: Config | None =
         out: the folder of a run's tables.
         config: by default the `usual` settings.
         sampling: how traces are drawn, but for their number.
+        problems: of the split fit; None for those of the task.
     """
     from latentreason.geometry.measure import measure
     from latentreason.sampling.local import Sampling
@@ -110,7 +111,7 @@ def collect(pair: Any, run_config: Any, out: str | Path, config: Config | None =
 
     config = config or usual(run_config)
     settings = {name: value for name, value in asdict(config).items() if name != "reliability"}
-    problems = load_task(run_config.task, split="fit", limit=run_config.geometry_problems, seed=run_config.seed)
+    problems = problems or load_task(run_config.task, split="fit", limit=run_config.geometry_problems, seed=run_config.seed)
     tables = measure(pair, problems, language(run_config.task, pair.base.tokenizer), sampling or Sampling(), **settings)
     for name in TABLES:
         write_table(Path(out) / f"geometry_{name}.parquet", tables[name])

@@ -19,7 +19,7 @@ import pandas as pd
 from latentreason.stats import Estimate, gap_recovered, undefined
 from latentreason.studies.palette import ARMS
 from latentreason.studies.result import Result, rows
-from latentreason.studies.stacked import ALL, Run, bare, by_base, finished, mean, plain, rows_of, runs_of, seeded, without
+from latentreason.studies.stacked import ALL, Run, bare, by_base, few, finished, mean, plain, rows_of, runs_of, seeded, without
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,22 +48,22 @@ def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, config: Config = Confi
     """
     for group in by_base(runs_of(counts, organisms).values()).values():
         full = {r.seed: r for r in group if plain(r) and r.facts["reward"] == "true"}
-        few = [r for r in group if _few(r)]
-        if any(r.facts["n_training"] == 1 for r in few):
-            return _measured(full, few, config)
+        small = [r for r in group if _few(r)]
+        if any(r.facts["n_training"] == 1 for r in small):
+            return _measured(full, small, config)
     return without("one_shot", config, "share", "no organism was trained on a single problem", TRAIN)
 
 
 def _few(run: Run) -> bool:
     """Plain RL on so few problems that they come again, with the true reward."""
     f = run.facts
-    return bool(f["stages"] == "RLVR" and f["reward"] == "true" and f["split"] == "train" and not f["external"] and f["n_training"] < f["steps"] * f["prompts"])
+    return bool(f["stages"] == "RLVR" and f["reward"] == "true" and f["split"] == "train" and not f["external"] and few(f))
 
 
-def _measured(full: dict[int, Run], few: list[Run], config: Config) -> Result:
+def _measured(full: dict[int, Run], small: list[Run], config: Config) -> Result:
     table: list[dict[str, Any]] = []
-    sizes = sorted({int(r.facts["n_training"]) for r in few})
-    trained = {size: [r for r in few if r.facts["n_training"] == size] for size in sizes}
+    sizes = sorted({int(r.facts["n_training"]) for r in small})
+    trained = {size: [r for r in small if r.facts["n_training"] == size] for size in sizes}
     if full:
         trained[int(next(iter(full.values())).facts["n_training"])] = list(full.values())
     largest = max(trained)
@@ -79,7 +79,7 @@ def _measured(full: dict[int, Run], few: list[Run], config: Config) -> Result:
             table += [rows("share_of_run", e, seed=str(seed), organism=organism, **where) for (organism, seed), e in shares.items()]
             table += _spread({s: [shares[r.organism, s].value for r in each] for s, each in of.items()}, where)
     first = next(iter(trained[sizes[0]]))
-    details = {"n_problems": len(first.base), "n_seeds": len({r.seed for r in few}), "organisms": sorted({r.organism for r in few})}
+    details = {"n_problems": len(first.base), "n_seeds": len({r.seed for r in small}), "organisms": sorted({r.organism for r in small})}
     result = finished("one_shot", config, table, details, "")
     return finished("one_shot", config, table, details, _finding(result, config))
 

@@ -38,7 +38,7 @@ from latentreason.stats import (
     wilson,
 )
 from latentreason.studies.palette import ARMS, NAMES
-from latentreason.studies.result import Result, different_prompts, of_one_pair, one_arm_each, rows
+from latentreason.studies.result import Result, different_prompts, of_one_pair, one_arm_each, rows, same_pair
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -72,9 +72,10 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts | None = None, greedy:
         config: settings.
 
     Raises:
-        InvalidInput: fewer samples than the largest k, different problems, or several arms in one table.
+        InvalidInput: fewer samples than the largest k, different problems, arms of different pairs, or several arms in one table.
     """
     one_arm_each(base=base, rl=rl, hybrid=hybrid)
+    same_pair(base=base, rl=rl, hybrid=hybrid, greedy=greedy)
     table: list[dict[str, Any]] = []
     curves: dict[tuple[str, str], Any] = {}
     problems = base.per_problem().index

@@ -9,13 +9,14 @@ it reads published numbers, which lie elsewhere, and its result lies beside thos
     artifacts/results/zoo/                               those of the zoo, with its tables/
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from latentreason.errors import CorruptArtifact
+from latentreason.config import from_dict
+from latentreason.errors import CorruptArtifact, unknown_name
 from latentreason.files import FIX, read_json, read_table
 from latentreason.studies import (
     boundary,
@@ -37,7 +38,7 @@ from latentreason.studies import (
     taxonomy,
     verdict,
 )
-from latentreason.studies.result import Result
+from latentreason.studies.result import Result, same_pair
 from latentreason.tables import Rollouts, concat
 
 
@@ -83,9 +84,11 @@ def routing_result(tables: Path) -> Result:
     """Study `routing`."""
     arms = Rollouts.load(tables / "routing.parquet")
     control = arms.table["arm"].str.startswith("matched_")
+    exchanged = Rollouts.load(tables / "routing_exchanged.parquet")
+    same_pair(arms=arms, exchanged=exchanged)
     parts = [Rollouts(arms.table[rows].reset_index(drop=True), arms.info) for rows in (~control & ~arms.table["arm"].isin(["base", "rl"]), control)]
     return routing.run(base=arms.arm("base"), rl=arms.arm("rl"), hybrid=parts[0], control=parts[1],
-                       exchanged=Rollouts.load(tables / "routing_exchanged.parquet"), facts=read_json(tables / "routing.json"),
+                       exchanged=exchanged, facts=read_json(tables / "routing.json"),
                        config=routing.Config(temperature=sampled_at(tables)))  # fmt: skip
 
 
@@ -94,6 +97,7 @@ def rivals_result(tables: Path, name: str) -> Result:
     greedy = name.endswith("_greedy")
     ends = Rollouts.load(tables / f"{'greedy' if greedy else 't1'}_ends.parquet")
     arms, facts, config = Rollouts.load(tables / f"{name}.parquet"), read_json(tables / f"{name}.json"), rivals.Config(temperature=0.0 if greedy else sampled_at(tables))
+    same_pair(ends=ends, rivals=arms)
     parts = {part: tables / f"{name}_{part}.parquet" for part in ("fluency", "fits")} | ({"changes": tables / "weight_changes.parquet"} if name == "rivals" else {})
     more = {part: read_table(file) for part, file in parts.items() if file.is_file()}
     return rivals.run(base=ends.arm("base"), rl=ends.arm("rl"), rivals=arms, facts=facts, config=config, **more)
@@ -150,10 +154,28 @@ AUDITS: dict[str, Callable[[Path], Result]] = {"published": published_result}
 
 
 def zoo_result(tables: Path, study: Any, *needed: str, optional: tuple[str, ...] = ()) -> Result:
-    """A study of the zoo, on the stacked tables that it names; the optional ones where they are there."""
+    """A study of the zoo, on the stacked tables that it names; the optional ones where they are there. Tables of somebody's pairs have settings beside them."""
     there = [name for name in optional if (tables / f"{name}.parquet").is_file()]
-    result: Result = study.run(**{name: read_table(tables / f"{name}.parquet") for name in (*needed, *there)})
+    stated = read_json(tables / "settings.json") if (tables / "settings.json").is_file() else {}
+    config = zoo_configs(stated)[study.__name__.rpartition(".")[2]]
+    result: Result = study.run(**{name: read_table(tables / f"{name}.parquet") for name in (*needed, *there)}, config=config)
     return result
+
+
+def zoo_configs(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The configuration of each study of the zoo, by name.
+
+    Args:
+        settings: study -> keys of its Config that are not to be the usual ones.
+
+    Raises:
+        UnknownName: no such study of the zoo, or no such key.
+        InvalidInput: a value of another type, or one that the study refuses.
+    """
+    studies = {module.__name__.rpartition(".")[2]: module for module in (boundary, curriculum, difficulty, formats, one_shot, spurious)}
+    if strange := [name for name in settings if name not in studies]:
+        raise unknown_name("study of the zoo", strange[0], studies)
+    return {name: from_dict(module.Config, settings.get(name, {})) for name, module in studies.items()}
 
 
 ZOO: dict[str, Callable[[Path], Result]] = {

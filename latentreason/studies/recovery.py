@@ -23,7 +23,7 @@ from latentreason.errors import InvalidInput
 from latentreason.sources import sources
 from latentreason.stats import Estimate, gap_difference, mean_estimate, pooled_ratio, shapley_shares
 from latentreason.studies.palette import ARMS, ROUTERS
-from latentreason.studies.result import Result, different_prompts, one_arm_each, rows, settings
+from latentreason.studies.result import Result, different_prompts, one_arm_each, rows, same_pair, settings
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
         config: settings.
 
     Raises:
-        InvalidInput: arms on different problems, two arms under one name, or several where there should be one.
+        InvalidInput: arms on different problems or of different pairs, two arms under one name, or several where there should be one.
     """
     given = {"base": base, "rl": rl, "hybrid": hybrid, "control": control, "timing": timing, "content": content}
     for name, tables in given.items():
@@ -68,6 +68,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
         if tables is not None and tables.table.duplicated(["arm", "problem", "sample"]).any():
             raise InvalidInput(f"{name} holds a sample twice (same arm, problem and sample): were two arms of one name stacked? Give each a name.")
     one_arm_each(base=base, rl=rl, timing=timing, content=content)
+    same_pair(**given)
     problems = base.per_problem().index
     for arms_of in (rl, hybrid, control, timing, content):
         if arms_of is not None and set(arms_of.table["problem"]) != set(problems):

@@ -111,13 +111,44 @@ class Result:
 
 
 def one_arm_each(**tables: Rollouts | None) -> None:
-    """Raises InvalidInput where a table that should be one arm holds several (which would be pooled), or none."""
+    """Raises InvalidInput where a table that should be one arm holds several (which would be pooled), or none; and as `same_pair`."""
     from latentreason.errors import InvalidInput
 
     for name, rollouts in tables.items():
         if rollouts is not None and len(rollouts.arms) != 1:
             held = f"holds the arms {', '.join(rollouts.arms)}" if rollouts.arms else "holds no rows"
             raise InvalidInput(f"{name} must be one arm, but it {held}. Pick one with .arm(name).")
+    same_pair(**tables)
+
+
+def same_pair(**tables: Rollouts | None) -> None:
+    """Refuse arms that are known to be of different pairs of models, or to answer different tasks. What an arm does not say (older tables, tables of one's own) is not asked.
+
+    Args:
+        **tables: as sampled. A hybrid says both of its models, in either order; a model alone is compared as `base` or `rl` only, since a rival may have weights of its own.
+
+    Raises:
+        InvalidInput: two arms disagree; names both.
+    """
+    from latentreason.errors import InvalidInput
+
+    arms = [(f"{name} ({arm})" if arm != name else name, name, rollouts.info.get(arm, {})) for name, rollouts in tables.items() if rollouts is not None for arm in rollouts.arms]
+    tasks = [(who, facts["task"]) for who, _, facts in arms if facts.get("task")]
+    for who, task in tasks:
+        if task != tasks[0][1]:
+            raise InvalidInput(f"{tasks[0][0]} answers the task {tasks[0][1]!r}, {who} {task!r}: a study speaks of one task. Sample all arms on one list of problems.")
+    pairs = [(who, frozenset(facts["weights"]), facts.get("pair", "")) for who, _, facts in arms if isinstance(facts.get("weights"), list)]
+    for who, weights, pair in pairs:
+        if weights != pairs[0][1]:
+            raise InvalidInput(f"{pairs[0][0]} is of the pair {_models(pairs[0][2], pairs[0][1])}, {who} of {_models(pair, weights)}: a study speaks of one pair. Sample all arms with one pair, or give tables of one run.")
+    for who, name, facts in arms if pairs else ():
+        alone = facts.get("weights")
+        if name in ("base", "rl") and isinstance(alone, str) and alone not in pairs[0][1]:
+            raise InvalidInput(f"{who} is a model with weights {alone}, which is none of the pair {_models(pairs[0][2], pairs[0][1])} of {pairs[0][0]}. Sample all arms with one pair, or give tables of one run.")
+
+
+def _models(pair: str, weights: Collection[str]) -> str:
+    return f"{pair!r} (weights {' and '.join(sorted(weights))})"
 
 
 def different_prompts(arms: Mapping[str, Rollouts | None]) -> str:

@@ -5,10 +5,12 @@ behaviour is latent, and not for others; clipping, which favours what is likely,
 behaviour is a strategy of the organism.)
 
 Formula: gain = accuracy of RL minus base at temperature 1, paired by problem; share = gain / gain under the true reward from the same base. Latent: a
-base whose corpus's authors write a valid trace for at least `latent_from` of the judged problems. Behaviour: its frequency in training, step by step.
+base whose corpus's authors write a valid trace for at least `latent_from` of the judged problems (of a pair whose corpus nobody knows: the base itself does). Behaviour: its frequency in training, step by
+step; and what moved: how often each format and strategy occurs in a trace of the judged problems (of text: code), RL minus base, paired by problem. The clip term: RL with it minus RL without, in accuracy
+and in each behaviour; if it favours what is likely, it raises the share of the base's commonest format.
 
 Refuted where, on a latent base, the interval of the share lies below `nearly`; or where rewards without the truth bring a gain to a base
-without latent strategies.
+without latent strategies; the mechanism where the clip term does not raise the share of the base's commonest format.
 """
 
 from dataclasses import dataclass
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 REWARDS = ("random", "wrong", "majority", "format")
 TRAIN = ("activation-small", *(f"spurious-{r}{c}" for r in REWARDS for c in ("", "-noclip")), *(f"no-latent-{r}" for r in REWARDS))
+LEFT_OUT = ("format/text", "format/none")
+"""Shares that are the rest of others."""
 COLOURS = {"true": ARMS["rl"], "random": ARMS["base"], "wrong": ROUTERS[1], "majority": ROUTERS[0], "format": ROUTERS[3], "shuffled": ARMS["control"]}
 
 
@@ -65,7 +69,7 @@ class Config:
 
 
 def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, curves: pd.DataFrame, config: Config = Config()) -> Result:
-    """Gain by reward, base and clip term, and how often the behaviour occurs over the steps.
+    """Gain by reward, base and clip term, what moved, and how often the behaviour occurs over the steps.
 
     Args:
         organisms, counts, curves: stacked tables of the zoo.
@@ -86,7 +90,8 @@ def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, curves: pd.DataFrame, 
         latent = float(np.mean([r.facts["latent"] for r in group]))
         name = "latent" if latent >= config.latent_from else "none"
         name = name if name not in shown else f"{name} {base[:4]}"
-        shown[name] = {"base": base, "latent": latent}
+        names = behaviours(group)
+        shown[name] = {"base": base, "latent": latent, "commonest": _commonest(group, names), **({"latent_from": "base"} if any(r.facts.get("latent_from") == "base" for r in group) else {})}
         arms: dict[tuple[str, str], dict[int, Run]] = {}
         for r in group:
             arms.setdefault((str(r.facts["reward"]), "clip" if np.isfinite(r.facts["clip"]) else "no clip"), {})[r.seed] = r
@@ -99,13 +104,16 @@ def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, curves: pd.DataFrame, 
             for s, r in of.items():
                 found = measured(curves, r, config.behaviour)
                 steps.append({**where, "seed": str(s), "step": found["step"].tolist(), "value": found["value"].tolist()})
+            for each in names:
+                table += seeded("moved", {s: mean(r.rates("rl", each) - r.rates("base", each), config) for s, r in of.items()}, **where, behaviour=each)
             behaviour = {s: dict(ends(measured(curves, r, config.behaviour))) for s, r in of.items()}
             for end in ("first", "last", "change"):
                 table += seeded(f"behaviour_{end}", {s: bare(values[end], 1) for s, values in behaviour.items()}, **where)
             if clip == "clip" and (reward, "no clip") in arms:
                 other = arms[reward, "no clip"]
-                differences = {s: mean(r.rates("rl") - other[s].rates("rl"), config) for s, r in of.items() if s in other}
-                table += seeded("clip_effect", differences, base=name, reward=reward)
+                for each in ("correct", *names):
+                    differences = {s: mean(r.rates("rl", each) - other[s].rates("rl", each), config) for s, r in of.items() if s in other}
+                    table += seeded("clip_effect" if each == "correct" else "clip_moved", differences, base=name, reward=reward, **({} if each == "correct" else {"behaviour": each}))
         together = {s: [of[s] for (reward, clip), of in arms.items() if reward in config.spurious and clip == "clip" and s in of] for s in sorted({r.seed for r in group})}
         together = {s: of for s, of in together.items() if of}
         table += seeded("spurious_gain", {s: mean(_together(of) - of[0].rates("base"), config) for s, of in together.items()}, base=name)
@@ -113,6 +121,17 @@ def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, curves: pd.DataFrame, 
     details = {"bases": shown, "behaviour": steps, "n_problems": len(next(iter(groups.values()))[0].base), "n_seeds": len({r.seed for g in groups.values() for r in g})}
     result = finished("spurious", config, table, details, "")
     return finished("spurious", config, table, details, _finding(result, config))
+
+
+def behaviours(runs: list[Run]) -> list[str]:
+    """Columns of the counts that are a behaviour: formats (a share of the traces) and strategies (occurrences a trace)."""
+    return [c for c in map(str, runs[0].base) if c.startswith(("format/", "strategy/")) and c not in LEFT_OUT and not any(t[c].isna().any() for r in runs for t in (r.base, r.rl))]
+
+
+def _commonest(runs: list[Run], names: list[str]) -> str:
+    """The format that the bases write most often."""
+    shares = {name: float(np.mean([r.rates("base", name).mean() for r in runs])) for name in names if name.startswith("format/")}
+    return max(shares, key=lambda name: shares[name], default="")
 
 
 def _together(runs: list[Run]) -> np.ndarray:
@@ -134,11 +153,43 @@ def _finding(result: Result, config: Config) -> str:
             seen = "refutes" if share.hi < config.nearly else "supports" if share.lo >= config.nearly else "neither supports nor refutes"
             of_true = f", {share} of the true reward's" if share.defined else f" (share of the true reward's: {share})"
             judged = f", which {seen} that they work nearly as well (an upper bound below {config.nearly:g} refutes it)" if share.defined else ""
-            said.append(f"On a base with latent strategies ({facts['latent']:.0%} of its authors' traces valid) spurious rewards together gain {gain}{of_true}{judged}")
+            whose = "its own samples right" if facts.get("latent_from") == "base" else "its authors' traces valid"
+            said.append(f"On a base with latent strategies ({facts['latent']:.0%} of {whose}) spurious rewards together gain {gain}{of_true}{judged}")
         else:
             judged = "refutes" if gain.lo > 0 else "agrees with the claim"
             said.append(f"on a base without ({facts['latent']:.1%}) they gain {gain}, which {judged} (an interval above 0 refutes that the behaviour must be latent)")
+        said += [part for part in (_said_of_behaviour(result, name, config), _said_of_clip(result, name, facts["commonest"])) if part]
     return "; ".join(said) + "."
+
+
+def _said_of_behaviour(result: Result, base: str, config: Config) -> str:
+    """Under each spurious reward the behaviour that moved most, by its occurrences in a trace; one of several, so it is the largest by chance, too."""
+    found = []
+    for reward in config.spurious:
+        moved = [r for r in rows_of(result, "moved", base=base, reward=reward, clip="clip", seed=ALL) if np.isfinite(r["value"])]
+        if moved:
+            most = max(moved, key=lambda r: abs(r["value"]))
+            sure = sum(r["lo"] > 0 or r["hi"] < 0 for r in moved)
+            found.append(f"{reward} {most['behaviour'].rpartition('/')[2]} {most['value']:+.2f} [{most['lo']:.2f}, {most['hi']:.2f}] ({sure} of {len(moved)} behaviours have an interval without 0)")
+    return f"what moves most there, in occurrences a trace{_caveat(result, 'moved', base)}: {', '.join(found)}" if found else ""
+
+
+def _caveat(result: Result, quantity: str, base: str) -> str:
+    """What the many short intervals of a list leave out."""
+    return " (one seed: intervals of problems)" if any(r["reason"].startswith("one seed") for r in rows_of(result, quantity, base=base, seed=ALL)) else ""
+
+
+def _said_of_clip(result: Result, base: str, commonest: str) -> str:
+    """What the clip term does to accuracy, and to what the base does most."""
+    found, raised = [], []
+    for row in rows_of(result, "clip_moved", base=base, behaviour=commonest, seed=ALL):
+        effect, share = (result.estimate(q, base=base, reward=row["reward"], seed=ALL, **more) for q, more in (("clip_effect", {}), ("clip_moved", {"behaviour": commonest})))
+        found.append(f"{row['reward']} {effect.value:+.2f} [{effect.lo:.2f}, {effect.hi:.2f}] and {share.value:+.2f} [{share.lo:.2f}, {share.hi:.2f}]")
+        raised.append(share.lo > 0)
+    if not found:
+        return ""
+    said = f"with the clip term minus without{_caveat(result, 'clip_moved', base)}, accuracy and the share of the base's commonest format ({commonest.rpartition('/')[2]}) differ by {', '.join(found)}"
+    return f"{said}: it raises that share under {sum(raised)} of {len(raised)} rewards (under none refutes that it favours what is likely)"
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

@@ -79,10 +79,16 @@ def runs_of(counts: pd.DataFrame, organisms: pd.DataFrame | None = None) -> dict
     return found
 
 
+def few(facts: Mapping[str, Any]) -> bool:
+    """Whether training problems were so few that they came again: as it is stated of a pair, else by the steps of an organism's recipe."""
+    stated = facts.get("few")
+    return bool(stated) if isinstance(stated, bool | np.bool_) else bool(facts["n_training"] < facts["steps"] * facts["prompts"])
+
+
 def plain(run: Run) -> bool:
     """Whether an organism is one stage of plain RL on problems like those that it is judged on, and as many as its steps can take."""
     f = run.facts
-    return bool(f["stages"] == "RLVR" and not f["external"] and f["split"] == "train" and f["own_problems"] and f["n_training"] >= f["steps"] * f["prompts"])
+    return bool(f["stages"] == "RLVR" and not f["external"] and f["split"] == "train" and f["own_problems"] and not few(f))
 
 
 def by_base(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
@@ -205,16 +211,29 @@ def rows_of(result: Result, quantity: str, **where: Any) -> list[dict[str, Any]]
 
 
 def measured(curves: pd.DataFrame, run: Run, column: str) -> pd.DataFrame:
-    """Steps (those of several stages one after the other) at which a run measured a column of its training curve: columns step, value."""
+    """Steps (those of several stages one after the other) at which a run measured a column of its training curve: columns step, value. Where the curve says
+    which steps it is of (`at`: of kept weights), these; else the first is 1.
+    """
     part = curves[(curves["organism"] == run.organism) & (curves["seed"] == run.seed)]
     if column not in part:
         return pd.DataFrame({"step": [], "value": []}, dtype=float)
     part = part[part[column].notna()]
-    return pd.DataFrame({"step": np.arange(1, len(part) + 1), "value": part[column].to_numpy(float)})
+    return pd.DataFrame({"step": steps_at(part), "value": part[column].to_numpy(float)})
+
+
+def last_of(n: int, window: int) -> int:
+    """How many of the last values of a curve of n are averaged: never so many that its beginning is among them."""
+    return max(1, min(window, n // 2))
+
+
+def steps_at(part: pd.DataFrame) -> np.ndarray:
+    """The step of each row of a curve: as it says (`at`), else counted from 1."""
+    stated = part["at"].to_numpy(float) if "at" in part else np.full(len(part), np.nan)
+    return stated if len(part) and np.isfinite(stated).all() else np.arange(1, len(part) + 1)
 
 
 def ends(found: pd.DataFrame, window: int = 3) -> Iterator[tuple[str, float]]:
-    """What a curve begins with (its first value), and ends with (the mean of its last `window` values), and the change."""
+    """What a curve begins with (its first value), and ends with (the mean of its last `window` values, of a short curve fewer), and the change."""
     first = float(found["value"].iloc[0]) if len(found) else math.nan
-    last = float(found["value"].iloc[-window:].mean()) if len(found) > 1 else math.nan
+    last = float(found["value"].iloc[-last_of(len(found), window) :].mean()) if len(found) > 1 else math.nan
     yield from (("first", first), ("last", last), ("change", last - first))

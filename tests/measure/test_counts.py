@@ -16,6 +16,7 @@ from latentreason.sampling.local import Sampling, sample
 from latentreason.tables import Rollouts
 from latentreason.tasks import chain
 from latentreason.tasks.problem import Problem
+from latentreason.tasks.registry import load_task
 
 PROBLEM = chain.problem((4, 7, 1), ["rot", "mix"])
 TEXTS = ["think so a 7 1 4 , split b rot 1 4 7 inc 2 5 8 , ans 2 5 8", "go leap a b 8 2 5 ; ans 8 2 5", "direct ans 2 5 8", "direct ans 2 5 8 ans 2 5 8"]
@@ -101,3 +102,9 @@ def test_facts_say_what_was_done_and_what_is_latent() -> None:
     assert (one["n_training"], one["skip"], one["own_problems"], one["base"], one["judged"]) == (1, 1, False, row["base"], row["judged"])
     (imitated,) = facts(ORGANISMS["new-skill"], 0, judged_on(ORGANISMS["new-skill"], 5)).to_dict("records")
     assert imitated["latent"] == 0.0 and "reward" not in imitated
+
+
+def test_text_that_the_step_checker_cannot_read_is_counted() -> None:
+    problem = load_task("arith", limit=1)[0]
+    assert of_text("so x = something", problem)["unparsed"] and not of_text("3 + 4 = 7", problem)["unparsed"] and not of_text("no steps", problem)["unparsed"]
+    assert not of_text("so x = something", Problem("", "", "1", "countdown"))["unparsed"]  # nobody checks steps there

@@ -84,3 +84,18 @@ def test_any_pair_without_a_checker_or_facts_has_its_coverage(zoo: Zoo) -> None:
 def test_too_few_samples_for_the_k_asked_are_refused(zoo: Zoo) -> None:
     with pytest.raises(InvalidInput, match=r"pass@256 needs at least 256 samples a problem, got 128"):
         judged(zoo, Config(max_k=256))
+
+
+def test_what_was_not_read_or_was_cut_is_shown_and_not_left_out(zoo: Zoo, result: Result) -> None:
+    assert result.estimate("cut", organism="collapsed", arm="rl", seed=ALL).value == 0
+    counts = zoo["counts"].copy()
+    rl = (counts["organism"] == "collapsed") & (counts["arm"] == "rl")
+    counts.loc[rl, "unparsed"], counts.loc[rl, "cut"] = 32 + counts.loc[rl, "seed"], 16
+    unread = judged({**zoo, "counts": counts})
+    assert unread.estimate("unparsed", organism="collapsed", arm="rl", seed="2").value == pytest.approx(34 / 128)
+    change = unread.estimate("unparsed_change", organism="collapsed", seed=ALL)
+    assert change.value == pytest.approx(33 / 128) and change.lo > 0.2
+    assert "of its samples unparsed 0.000 [0.000, 0.000] to 0.258 [" in unread.finding and "cut 0.000 [0.000, 0.000] to 0.125 [" in unread.finding
+    pd.testing.assert_frame_equal(unread.table.query("quantity == 'area'"), result.table.query("quantity == 'area'"))
+    plain = counts.assign(correct_valid=None)  # of a task that nothing checks
+    assert set(judged({**zoo, "counts": plain}).table["quantity"]) & {"unparsed", "cut"} == {"cut"}

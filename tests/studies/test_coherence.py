@@ -28,7 +28,7 @@ def table() -> pd.DataFrame:
                 wrong = int(rng.integers(0, 3)) if status == "parsed" and rng.random() > right else 0
                 correct = bool(rng.random() < right)
                 valid = correct and status == "parsed" and wrong == 0 and bool(rng.random() < 0.7)
-                rows.append({"pair": "p", "task": "t", "problem": f"{problem:02d}", "sample": sample, "arm": arm, "correct": correct, "status": status, "steps": steps, "wrong": wrong, "standing": wrong, "valid": valid})
+                rows.append({"pair": "p", "task": "t", "problem": f"{problem:02d}", "sample": sample, "arm": arm, "correct": correct, "status": status, "steps": steps, "wrong": wrong, "standing": wrong, "valid": valid, "cut": status == "unparsed" and bool(rng.random() < 0.5)})
     return pd.DataFrame(rows)
 
 
@@ -40,12 +40,14 @@ def test_shares_are_counts_over_counts_and_what_cannot_be_read_is_not_dropped(ta
         expected = {
             "accuracy": of["correct"].mean(), "valid": of["valid"].mean(), "coherent": len(coherent) / len(of), "unparsed": (of["status"] == "unparsed").mean(),
             "no_steps": (of["status"] == "no steps").mean(), "step_errors": of["wrong"].sum() / of["steps"].sum(), "coherent_not_valid": 1 - coherent["valid"].mean(),
-            "right_not_valid": 1 - of[of["correct"]]["valid"].mean(),
+            "right_not_valid": 1 - of[of["correct"]]["valid"].mean(), "cut": of["cut"].mean(),
         }  # fmt: skip
         for quantity, value in expected.items():
             assert result.estimate(quantity, arm=arm, cell="").value == pytest.approx(value), quantity
         assert result.details["status"][arm] == of["status"].value_counts().to_dict()
-    assert "could not read" in result.finding
+    assert "could not read" in result.finding and "the length limit cut" in result.finding
+    older = coherence.run(table=table.drop(columns="cut"), config=FEW)
+    assert "collect it again" in older.estimate("cut", arm="rl", cell="").reason and "the length limit" not in older.finding
     assert len(result.plot().get_yticklabels()) == len(coherence.SHARES)
 
 
@@ -116,3 +118,40 @@ def test_a_task_that_nothing_can_check_asks_for_a_checker(tmp_path: Any) -> None
         coherence.collect(None, FEW, tmp_path, problems=problems)
     with pytest.raises(InvalidInput, match="no problems"):
         coherence.collect(None, FEW, tmp_path, problems=[])
+
+
+def test_each_cell_has_its_control_in_a_second_sample_of_the_base(table: pd.DataFrame) -> None:
+    result = coherence.run(table=table, config=FEW)
+    good = {arm: of["correct"].to_numpy().reshape(12, SAMPLES) for arm, of in table.groupby("arm")}
+    coherent = {arm: ((of["status"] == "parsed") & (of["standing"] == 0)).to_numpy().reshape(12, SAMPLES) for arm, of in table.groupby("arm")}
+    for cell, (first, second) in CELLS.items():
+        shares, rises = {}, {}
+        for name, arm in (("independent", "rl"), ("control", "base")):
+            pairs = [(p, i, (i + SAMPLES // 2) % SAMPLES) for p in range(12) for i in range(SAMPLES)]  # never a sample with itself
+            inside = [(p, i, j) for p, i, j in pairs if good["base"][p, i] == first and good[arm][p, j] == second]
+            shares[name] = len(inside) / len(pairs)
+            rises[name] = np.mean([coherent[arm][p, j] for p, _, j in inside]) - np.mean([coherent["base"][p, i] for p, i, _ in inside])
+            assert result.estimate(f"cell_{name}", cell=cell).value == pytest.approx(shares[name])
+            assert result.estimate(f"coherent_change_{name}", cell=cell).value == pytest.approx(rises[name])
+        assert result.estimate("cell_above", cell=cell).value == pytest.approx(shares["independent"] - shares["control"])
+        assert result.estimate("coherent_change_above", cell=cell).value == pytest.approx(rises["independent"] - rises["control"])
+    assert result.estimate("cell_control", cell="RL only").value == pytest.approx(result.estimate("cell_control", cell="base only").value)
+
+
+def test_rl_that_is_the_base_is_told_from_nothing(table: pd.DataFrame) -> None:
+    """The cells fill by chance, and what is right is coherent; neither is a sign of RL."""
+    rng, rows = np.random.default_rng(1), []
+    for arm in ("base", "rl"):
+        for problem in range(40):
+            for sample in range(8):
+                correct = bool(rng.random() < 0.4)
+                rows.append({"problem": f"{problem:02d}", "sample": sample, "arm": arm, "correct": correct, "status": "parsed", "steps": 3, "wrong": int(not correct), "standing": int(not correct), "valid": correct})
+    result = coherence.run(table=pd.DataFrame(rows), config=FEW)
+    assert result.estimate("cell", cell="RL only").lo > 0.1 and result.estimate("coherent", cell="RL only", arm="change").value == 1
+    above = result.estimate("cell_above", cell="RL only")
+    assert above.lo < 0 < above.hi and result.estimate("coherent_change_above", cell="RL only").value == 0 and "not told from noise" in result.finding
+
+
+def test_one_sample_a_problem_has_no_control(table: pd.DataFrame) -> None:
+    result = coherence.run(table=table[table["sample"] == 0], config=FEW)
+    assert "no second one" in result.estimate("cell_above", cell="RL only").reason and "the cells have no control" in result.finding

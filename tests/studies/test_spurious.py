@@ -65,3 +65,42 @@ def test_names_of_organisms_do_not_matter(zoo: Zoo, result: Result) -> None:
     renamed = judged({k: t.assign(organism=t["organism"].map(names)) for k, t in zoo.items()})
     assert renamed.finding == result.finding
     pd.testing.assert_frame_equal(renamed.table, result.table)
+
+
+def test_what_moved_and_what_the_clip_term_does_to_it(zoo: Zoo, result: Result) -> None:
+    assert {r["value"] for r in result.table.query("quantity == 'moved'").to_dict("records")} == {0}  # the synthetic formats do not move
+    counts = zoo["counts"].copy()
+    rl, seeds = counts["arm"] == "rl", counts["seed"]
+    for name, go in (("spurious-random", 64), ("spurious-random-noclip", 48), ("spurious-wrong", 32)):
+        mine = rl & (counts["organism"] == name)
+        counts.loc[mine, "format/go"] = go + seeds[mine]  # of 128; the base has 32
+        counts.loc[mine, "format/think"] = 32 - seeds[mine]
+    moved = judged({**zoo, "counts": counts})
+    where = {"base": "latent", "reward": "random", "behaviour": "format/go"}
+    for seed in (0, 1, 2):
+        assert moved.estimate("moved", clip="clip", seed=str(seed), **where).value == pytest.approx((32 + seed) / 128)
+        assert moved.estimate("moved", clip="no clip", seed=str(seed), **where).value == pytest.approx((16 + seed) / 128)
+        assert moved.estimate("clip_moved", seed=str(seed), **where).value == pytest.approx(16 / 128)
+    assert moved.estimate("moved", clip="clip", seed=ALL, **where).lo > 0
+    assert "random go +0.26 [" in moved.finding and "(1 of 4 behaviours have an interval without 0)" in moved.finding
+    pd.testing.assert_frame_equal(moved.table.query("quantity == 'gain'"), result.table.query("quantity == 'gain'"))
+
+
+def test_the_clip_term_must_raise_what_the_base_does_most(zoo: Zoo, result: Result) -> None:
+    assert "it raises that share under 0 of 4 rewards (under none refutes that it favours what is likely)" in result.finding
+    counts = zoo["counts"].copy()
+    counts.loc[counts["arm"] == "base", "format/think"] = 40  # the commonest
+    mine = (counts["arm"] == "rl") & counts["organism"].isin(["spurious-random", "spurious-format"])
+    counts.loc[mine, "format/think"] = 48
+    said = judged({**zoo, "counts": counts})
+    assert said.details["bases"]["latent"]["commonest"] == "format/think"
+    assert "the base's commonest format (think)" in said.finding and "it raises that share under 2 of 4 rewards" in said.finding
+
+
+def test_of_text_the_share_of_code_is_what_moves(zoo: Zoo) -> None:
+    counts = zoo["counts"].drop(columns=[c for c in zoo["counts"] if c.startswith(("format/", "right/"))])
+    counts["format/code"] = 64 + 32 * (counts["arm"] == "rl")
+    counts["format/text"] = 128 - counts["format/code"]
+    result = judged({**zoo, "counts": counts})
+    assert set(result.table.query("quantity == 'moved'")["behaviour"]) == {"format/code"}
+    assert result.estimate("moved", base="latent", reward="random", clip="clip", behaviour="format/code", seed=ALL).value == pytest.approx(0.25)
