@@ -8,14 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from latentreason.errors import InvalidInput
+from latentreason.errors import CorruptArtifact, InvalidInput
 from latentreason.figures.figures import FIGURES, load_results, make_figures
 from latentreason.figures.report import headline, write_report
-from latentreason.files import copy_tree, read_json, read_table, write_json, write_table
+from latentreason.files import copy_tree, plain, read_json, read_table, write_json, write_table
 from latentreason.organisms.recipe import config_of
 from latentreason.organisms.zoo import ORGANISMS
 from latentreason.reproduce import RunConfig, problems_for, run_name
-from latentreason.store import SCHEMA, code_version, config_hash, environment, open_artifact, sha256
+from latentreason.store import SCHEMA, Parts, code_version, config_hash, environment, open_artifact, sha256
 from latentreason.studies.recompute import CLAIMS, OF_THEIR_OWN, RESULTS, recompute, recompute_zoo
 from latentreason.studies.result import Result
 
@@ -51,6 +51,39 @@ def publish(folder: Path, artifacts: Path) -> None:
     if not seed:
         make_figures(target, figures_of(target))
         shutil.copyfile(folder / "report.html", target / "report.html")
+
+
+def begin_from_published(folder: Path, run: dict[str, Any], artifacts: Path, again: Iterable[str]) -> list[str]:
+    """Begin the folder of a run with the committed tables of the same configuration and weights. Returns the stages that are thereby done.
+
+    Args:
+        folder: of the run; one that is there already is left as it is.
+        run: its `reproduce.identity`.
+        artifacts: the committed ones.
+        again: stages that are to be computed anyway.
+
+    Raises:
+        InvalidInput: nothing is committed, or of another configuration or other weights.
+        CorruptArtifact: a committed table is not the one that was published.
+    """
+    seed = run.get("seed", 0)
+    source = artifacts / "results" / run_name(folder) / (f"seed-{seed}" if seed else "")
+    if not (source / "run.json").is_file():
+        raise InvalidInput(f"No run of {run_name(folder)!r} with seed {seed} is committed in {source}: run `latentreason reproduce` first.")
+    facts = read_json(source / "run.json")
+    asked = {**facts["config"], "weights": facts["weights"]}
+    if different := [key for key, value in plain(run, "run").items() if asked.get(key) != value]:
+        raise InvalidInput(f"The run committed in {source} differs from this one in {', '.join(different)}: run `latentreason reproduce` first.")
+    if folder.exists():
+        return []
+    for name, expected in facts["files"].items():
+        if name.startswith("tables/") and sha256(source / name) != expected:
+            raise CorruptArtifact(f"{source / name} is not the table that was published (its hash differs). Fix: restore it from the repository.")
+    done = {stage: seconds for stage, seconds in facts["seconds"].items() if stage not in again}
+    Parts(folder, run)
+    copy_tree(source / "tables", folder / "tables")
+    write_json(folder / "seconds.json", done)
+    return list(done)
 
 
 def finish_claims(folder: Path) -> list[str]:

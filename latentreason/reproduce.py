@@ -52,7 +52,7 @@ class RunConfig:
     calibration_problems: int = 100
     calibration_samples: int = 4
     passk_problems: int = 100
-    passk_samples: int = 512
+    passk_samples: int = 2048
     passk_hybrid_samples: int = 128
     strategy_samples: int = 8
     trace_problems: int = 12

@@ -20,6 +20,7 @@ from latentreason.organisms.trainers.metrics import repetition
 from latentreason.reproduce import Run, calibrated_routers, few_layers
 from latentreason.routing.controls import always, never
 from latentreason.routing.router import Router
+from latentreason.tables import Rollouts
 from latentreason.vectors.contrast import capture_onsets, fit_onsets, model_info
 from latentreason.vectors.optimised import Fitted, fit_optimised
 from latentreason.vectors.steering_vector import VectorSet
@@ -148,12 +149,14 @@ def _steering(run: Run) -> None:
 
 
 def _drawn(run: Run, stage: str, hybrids: list[Hybrid], facts: dict[str, Any], temperature: str = "t1") -> None:
-    """Sample the arms of a stage on test problems, and write its table and facts; and, from fewer samples with their tokens, how fluent each arm is beside the base."""
+    """Sample the arms of a stage on test problems, and write its table and facts; and, from the first of their samples, how fluent each arm is beside the base."""
     problems, config = run.problems("test", run.config.n_problems), run.config
-    found = run.sample(stage, Arms(hybrids), problems, replace(run.sampling(config.rival_samples * 2, temperature), keep_tokens=False, max_rows=run.rows))
-    read = run.sample(f"{stage}-read", Arms([Hybrid(run.pair, never(), name="base"), *hybrids]), problems, run.sampling(config.strategy_samples, temperature)).table
+    drawn = run.sample(stage, Arms([Hybrid(run.pair, never(), name="base"), *hybrids]), problems, replace(run.sampling(config.rival_samples * 2, temperature), max_rows=run.rows))
+    read = drawn.table[drawn.table["sample"] < config.strategy_samples]
     read = read.assign(repeated=[repetition(ids.tolist()) for ids in read["token_ids"]], base_logprob=[float(np.mean(each)) for each in read["base_logprob"]])
     write_table(run.tables / f"{stage}_fluency.parquet", read.groupby(["arm", "problem"], sort=False)[["repeated", "base_logprob"]].mean().reset_index())
+    names = [hybrid.name for hybrid in hybrids]
+    found = Rollouts(drawn.slim().table.query("arm in @names").reset_index(drop=True), {name: drawn.info[name] for name in names})
     found.save(run.tables / f"{stage}.parquet")
     arms = found.table.groupby("arm")
     routed = dict(arms["n_routed"].sum() / arms["n_tokens"].sum())

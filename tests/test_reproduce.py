@@ -3,6 +3,7 @@
 The tests share one folder, in the order in which they stand.
 """
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,12 @@ import pandas as pd
 import pytest
 
 from latentreason import compare, reproduce as job, steered
-from latentreason.errors import ArtifactConflict
+from latentreason.errors import ArtifactConflict, CorruptArtifact, InvalidInput
 from latentreason.figures import style
 from latentreason.figures.figures import check_figures, load_results
 from latentreason.files import read_table, write_table
 from latentreason.hybrid import calibrate
-from latentreason.publish import finish
+from latentreason.publish import begin_from_published, finish, publish
 from latentreason.studies import recovery
 from latentreason.studies.recompute import OF_THEIR_OWN, RESULTS
 from latentreason.tables import Rollouts
@@ -119,3 +120,25 @@ def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, monkeypatch: 
     assert 0 < steering.loc["entropy, RL category, base vectors", "rl_logits"] < 1
     assert {"on_probe(onset)"} <= {name for name, fact in results["routing"].details["facts"].items() if set(fact.get("baselines", {})) == {"entropy", "token and position", "untrained twin"}}
     assert "beside on_divergence(js)@" in results["rivals"].finding and results["trained"].details["fits"]
+
+
+@pytest.mark.slow
+def test_the_second_job_goes_on_from_what_was_published(unbroken: Path, tmp_path: Path) -> None:
+    done, artifacts, begun = tmp_path / "activation-12345678", tmp_path / "artifacts", tmp_path / "runs" / "activation-12345678"
+    shutil.copytree(unbroken, done)
+    publish(done, artifacts)
+    run = job.identity(job.TINY, job.load_pair(job.TINY))
+    with pytest.raises(InvalidInput, match="differs from this one in n_samples"):
+        begin_from_published(begun, {**run, "n_samples": 5}, artifacts, [])
+    assert set(begin_from_published(begun, run, artifacts, ["rivals"])) >= {"calibrate", "passk", "routing"}
+    before = {file.name: file.read_bytes() for file in (begun / "tables").iterdir()}
+    assert before == {file.name: file.read_bytes() for file in (done / "tables").iterdir()}
+    job.reproduce(job.TINY, begun, progress=False)  # no stage of the main job is left
+    assert before == {file.name: file.read_bytes() for file in (begun / "tables").iterdir()}
+    assert begin_from_published(begun, run, artifacts, ["rivals"]) == []
+    table = artifacts / "results" / "activation" / "tables" / "passk.parquet"
+    table.write_bytes(table.read_bytes()[:-1] + b"x")
+    with pytest.raises(CorruptArtifact, match=r"passk\.parquet is not the table that was published"):
+        begin_from_published(tmp_path / "runs" / "activation-87654321", run, artifacts, [])
+    with pytest.raises(InvalidInput, match="No run of 'other' with seed 0 is committed"):
+        begin_from_published(tmp_path / "runs" / "other-87654321", run, artifacts, [])
