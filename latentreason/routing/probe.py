@@ -183,9 +183,10 @@ def on_value(value: Probe, cost: Probe, threshold: float = 0.1) -> Router:
     def score(step: Step) -> Tensor:
         return torch.atan2(value(step.resid), cost(step.resid))
 
-    models = {place.split(":")[0] for place in value.weights}
+    places = {*value.weights, *cost.weights}
+    models = {place.split(":")[0] for place in places}
     name = "on_value" if "rl" in models else "on_value(base)"
-    return by_threshold(name, score, threshold, frozenset({*models, *value.weights}), (-math.pi, math.pi), value=value.card(), cost=cost.card())
+    return by_threshold(name, score, threshold, frozenset({*models, *places}), (-math.pi, math.pi), value=value.card(), cost=cost.card())
 
 
 def on_nearest(vectors: "VectorSet", layer: int, threshold: float = 0.5, *, center: Float[Tensor, "d_model"] | None = None) -> Router:

@@ -183,11 +183,11 @@ def test_each_token_is_read_once_and_what_comes_after_the_last_question_never(pa
 @pytest.mark.parametrize("mode", ["lockstep", "lazy"])
 def test_steering_costs_the_base_one_pass_more_at_a_routed_token_and_nothing_elsewhere(pair, mode):
     router = random_places("some", [0, 1], [0.0, 0.3])
-    batch = long_row(pair, router, 24)
+    batch = long_row(pair, router, 40)
     with Counter(pair.base) as base, Counter(pair.rl) as rl:
         decoded = Hybrid(pair, router, steer(vectors(), strength=1.0), mode=mode).decode(batch)
     n, routed = int(decoded.length[0]), sum(rows(decoded, "routed")[0])
-    assert routed > 2 and len(base) == n + routed and sum(base) == 8 + (n - 1) + routed
+    assert routed > 1 and len(base) == n + routed and sum(base) == 8 + (n - 1) + routed
     assert len(rl) == (n if mode == "lockstep" else 0)
 
 
