@@ -30,7 +30,7 @@ MAX_ROWS = 2048
 """Rows decoded at once: more are no faster on a CPU, and take memory. Changes nothing that is sampled."""
 CURVE = ("stage", "step", "seconds", "reward", "reward_std", "frac_reward_zero_std", "pass_rate", "pass_flexible", "valid", "repetition", "entropy", "kl_to_base", "kl", "loss", "note",
          "completions/mean_length", "completions/clipped_ratio", "clip_ratio/region_mean", "grad_norm")  # fmt: skip
-CURVES = ("format/", "strategy/", "wrapper/")
+CURVES = ("format/", "strategy/", "wrapper/", "step/")
 """Columns of a training curve that are kept, and beginnings of such columns: the others are trl's books."""
 
 

@@ -17,7 +17,7 @@ from latentreason.organisms.recipe import RL, SFT, Pretrain, Size
 from latentreason.organisms.rewards import REWARDS
 from latentreason.organisms.trainers import grpo, sft
 from latentreason.organisms.trainers.grpo import NOTE, ConstantReward, constant, rl_plus, train_rl
-from latentreason.organisms.trainers.metrics import kl_to, measured, repetition
+from latentreason.organisms.trainers.metrics import kl_to, measured, measured_steps, repetition
 from latentreason.organisms.trainers.pretrain import pretrain
 from latentreason.organisms.trainers.sft import train_sft
 from latentreason.organisms.zoo import ACTIVATION, EXPERT
@@ -165,6 +165,27 @@ def test_srl_draws_one_step_at_a_time(base, tmp_path, monkeypatch):
     curve = train_rl(TINY, 0, base, tmp_path, stage=stage, progress=False)
     assert len(texts) == 32 and not any(w in chain.SEPARATORS for text in texts for w in text.split()[:-1])
     assert "pass_rate" not in curve and moved(tmp_path, base)
+    always = {"reward", "reward_std", "entropy", "completions/mean_length", "kl_to_base", "clip_ratio/region_mean", "repetition", "step/exact", "step/follows", "step/malformed", "step/cut", "strategy/so"}
+    assert always <= set(curve) and curve[sorted(always)].notna().all(axis=None) and curve["format/think"].notna().any()
+    assert (curve["reward"] == 0.5).all() and (curve["step/exact"] == 0).all() and (curve["step/malformed"] > 0.5).all()  # so small a model babbles
+
+
+def test_figures_of_single_steps_are_those_counted_by_hand():
+    problem = chain.problem((4, 7, 1), ["rot", "inc"])  # 7 1 4, then 8 2 5
+    rows = [  # prefix, expert's step, completion
+        ("", "think so a 7 1 4 ,", "think so a 7 1 4 ,"),  # exact
+        ("", "think so a 7 1 4 ,", "go so a 7 1 5 ,"),  # wrong digit
+        ("think so a 7 1 4 ,", "so b 8 2 5 ,", "so b 8 2 5 ;"),  # right, with another separator
+        ("think so a 7 1 4 ,", "so b 8 2 5 ,", "run run run run"),  # outside the grammar, and cut
+        ("think so a 7 1 4 , so b 8 2 5 ,", "ans 8 2 5", "ans 8 2 5"),  # the answer
+        ("think so a 7 1 4 , so b 8 2 5 ,", "ans 8 2 5", "so b"),  # cut
+    ]
+    prefix, expert, said = zip(*rows, strict=True)
+    figures = measured_steps(said, prefix, expert, [problem.meta] * 6)
+    assert figures["step/exact"] == 2 / 6 and figures["step/follows"] == 3 / 6 and figures["step/malformed"] == 1 / 6 and figures["step/cut"] == pytest.approx(2 / 6)
+    assert (figures["format/think"], figures["format/go"], figures["format/code"]) == (0.5, 0.5, 0)
+    assert figures["strategy/so"] == 4 / 6 and "pass_rate" not in figures
+    assert "format/think" not in measured_steps(said[2:], prefix[2:], expert[2:], [problem.meta] * 4)
 
 
 # --- imitation ---------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from latentreason.organisms.problems import expert_traces, steps_of, training_pr
 from latentreason.organisms.recipe import RL, Recipe
 from latentreason.organisms.rewards import REWARDS
 from latentreason.organisms.trainers.checkpoint import keeper, newest_whole, written
-from latentreason.organisms.trainers.metrics import kl_to, measured
+from latentreason.organisms.trainers.metrics import kl_to, measured, measured_steps
 from latentreason.sampling.noise import gumbel, row_key
 from latentreason.tasks import chain
 
@@ -91,7 +91,7 @@ def rl_plus(old: Tensor, rewards: Tensor, group: int, external: int) -> tuple[Te
 
 
 def train_rl(recipe: Recipe, seed: int, base: Path, out: Path, *, stage: RL | None = None, origin: Path | None = None, progress: bool = True) -> pd.DataFrame:
-    """GRPO from the model in `base` to `out` (a Hugging Face directory); trl's metrics and those of `measured`, one row an optimizer step (those of
+    """GRPO from the model in `base` to `out` (a Hugging Face directory); trl's metrics and those of `measured` (of SRL `measured_steps`), one row an optimizer step (those of
     the rollouts on the steps that drew some), with the seconds since the start. The column `note` says where a reward gives no gradient.
 
     Resumes from trl's newest whole checkpoint in `out/checkpoints`.
@@ -158,7 +158,11 @@ def train_rl(recipe: Recipe, seed: int, base: Path, out: Path, *, stage: RL | No
         last["rewards"] = values
         if columns["trainer_state"].global_step == 0 and constant(values, rl.group):
             warnings.warn(f"Recipe {recipe.name!r}: the reward {rl.reward!r} is the same for all samples of each prompt at step 1, so there is no gradient. {FIX}", ConstantReward, stacklevel=2)
-        if not rl.by_step:
+        if rl.by_step:
+            metas = [problems[i.rpartition("/")[0]] for i in columns["problem_id"]]
+            for name, value in measured_steps(completions, columns["prefix"], columns["expert_step"], metas).items():
+                columns["log_metric"](name, value)
+        else:
             own = [i for i in range(len(completions)) if i % rl.group < rl.group - rl.external]
             some = {name: [columns[name][i] for i in own] for name in ("problem_id", "answer", "task")}
             for name, value in measured([completions[i] for i in own], **some, meta=[problems[i] for i in some["problem_id"]]).items():

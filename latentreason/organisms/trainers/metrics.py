@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from latentreason.organisms.rewards import graded
-from latentreason.strategies.grammar import parse
+from latentreason.strategies.grammar import malformed, parse
 from latentreason.tasks import chain
 
 KL_ROWS = 64
@@ -34,6 +35,31 @@ def measured(completions: Sequence[str], problem_id: Sequence[str], answer: Sequ
     after = [w[w.index(chain.ANSWER) + 1 :][:1] for w in words if chain.ANSWER in w]
     wrappers = Counter(w[0] if w and w[0] in chain.WRAPPERS else "" for w in after)
     return figures | {f"wrapper/{name or 'none'}": wrappers[name] / max(len(after), 1) for name in chain.WRAPPERS}
+
+
+def measured_steps(completions: Sequence[str], prefix: Sequence[str], expert_step: Sequence[str], meta: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Figures of single steps (SRL), each after the expert's steps before it, whatever they were rewarded for. A step has no answer to be graded, so there is no pass rate.
+
+    Returns:
+        step/exact: share that are the expert's step, word for word. step/follows: whose result follows from the state before, by the operation that they name.
+        step/malformed: outside the grammar. step/cut: that do not end, with a separator or as an answer, within the length limit (trl's clipped_ratio counts
+        every completion that does not end with the end-of-text, most steps). repetition, strategy/S: as of `measured`, of a step. format/F: share of the format F among
+        first steps, which choose it; absent where there is none.
+    """
+    n, words = len(completions), [text.split() for text in completions]
+    before = [text.split() for text in prefix]
+    traces = [parse(" ".join([*b, *w]), m) for b, w, m in zip(before, words, meta, strict=True)]
+    own = [[step for step in trace.steps if step.start >= len(b)] for trace, b in zip(traces, before, strict=True)]
+    ids = {word: i for i, word in enumerate(chain.VOCABULARY)}
+    outside = malformed([np.array([ids.get(word, 0) for word in [*b, *w]], dtype=np.int64) for b, w in zip(before, words, strict=True)]) if n else np.zeros(0)
+    done = [bool(w) and (w[-1] in chain.SEPARATORS or trace.well_formed) for w, trace in zip(words, traces, strict=True)]
+    figures = {
+        "step/exact": sum(w == expert.split() for w, expert in zip(words, expert_step, strict=True)) / n, "step/follows": sum(bool(steps) and steps[0].follows for steps in own) / n,
+        "step/malformed": float(outside.mean()), "step/cut": 1.0 - sum(done) / n, "repetition": sum(map(repetition, words)) / n,
+    }  # fmt: skip
+    strategies, first = Counter(step.strategy for steps in own for step in steps), [trace.format for trace, b in zip(traces, before, strict=True) if not b]
+    figures |= {f"strategy/{name}": strategies[name] / n for name in chain.STRATEGIES}
+    return figures | ({f"format/{name}": first.count(name) / len(first) for name in chain.FORMATS} if first else {})
 
 
 def repetition(words: Sequence[Hashable], n: int = 4) -> float:
