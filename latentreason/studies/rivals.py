@@ -24,7 +24,7 @@ from latentreason.errors import InvalidInput
 from latentreason.sources import COLUMNS, sources
 from latentreason.stats import Estimate, gap_difference, gap_recovered, mean_estimate, undefined
 from latentreason.studies.palette import ARMS
-from latentreason.studies.result import Result, one_arm_each, rows, settings
+from latentreason.studies.result import Result, one_arm_each, rows, same_pair, settings
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict
         InvalidInput: arms on different problems, or an arm without facts.
     """
     one_arm_each(base=base, rl=rl)
+    same_pair(base=base, rl=rl, rivals=rivals)
     problems = set(base.table["problem"])
     if set(rl.table["problem"]) != problems or any(set(part["problem"]) != problems for _, part in rivals.table.groupby("arm")):
         raise InvalidInput("The arms answer different problems, so they cannot be paired: sample all of them on one list of problems.")

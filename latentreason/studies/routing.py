@@ -21,7 +21,7 @@ from latentreason.errors import InvalidInput
 from latentreason.stats import gap_difference
 from latentreason.studies import recovery
 from latentreason.studies.palette import ARMS
-from latentreason.studies.result import Result, rows, settings
+from latentreason.studies.result import Result, rows, same_pair, settings
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -52,12 +52,13 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts, ex
         config: settings.
 
     Raises:
-        InvalidInput: arms on different problems.
+        InvalidInput: arms on different problems, of another pair or task.
     """
     found = recovery.run(base=base, rl=rl, hybrid=hybrid, control=control, config=recovery.Config(config.n_boot, config.seed))
     table: list[dict[Any, Any]] = found.table.to_dict("records")
     low, high = (arm.per_problem().to_numpy(float) for arm in (base, rl))
     if exchanged is not None:
+        same_pair(base=base, rl=rl, hybrid=hybrid, exchanged=exchanged)
         table += _lost(low, high, exchanged, set(base.table["problem"]), config)
     text = ("router", "control", "arm", "timing_source", "content_source")
     frame = pd.DataFrame(table).astype(dict.fromkeys(text, object)).fillna(dict.fromkeys(text, ""))
