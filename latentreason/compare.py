@@ -169,7 +169,7 @@ def _rivals(run: Run) -> None:
         facts[arm] = {"uses": "RL timing, RL token" if live else "base timing, RL token", "passes": 2.0, "rl_logits": share, "setting": f"{measured['budget']:g} D", "routed": True,
                       "tried": [{"setting": measured["share_of_D"], "accuracy": measured["accuracy"]}]}  # fmt: skip
     examples = [] if "few_shot" in styles_of(task) else worked_examples(run.pair, run.problems("fit", run.config.fit_problems), trying)
-    rivals = list(rivals_for(task, trying.prompt, examples))
+    rivals = list(rivals_for(task, trying.prompt, examples, trying.temperature))
     if not examples:
         why = f"the prompts of {task} show examples: see prompt" if "few_shot" in styles_of(task) else "the base answers no fitting problem rightly, so there is no example"
         facts["few_shot"] = {"uses": "labels of fitting and calibration problems", "reason": why}
@@ -185,7 +185,7 @@ def _rivals(run: Run) -> None:
             facts[rival.name] = {"uses": rival.uses, "reason": str(error)}
             continue
         parts.append(Rollouts(drawn.slim().table.assign(arm=rival.name), {rival.name: {}}))
-        facts[rival.name] = rival.facts(setting, tried)
+        facts[rival.name] = rival.facts(setting, tried) | ({"examples": examples} if rival.name == "few_shot" else {})
     concat(parts).save(run.tables / "rivals.parquet")
     write_json(run.tables / "rivals.json", facts)
     write_table(run.tables / "weight_changes.parquet", weight_changes(run.pair))

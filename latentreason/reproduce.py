@@ -30,7 +30,7 @@ from latentreason.routing.named import named, rebuilt
 from latentreason.routing.oracle import on_disagreement
 from latentreason.routing.router import Router
 from latentreason.sampling.local import Sampling, sample
-from latentreason.store import Parts, config_hash
+from latentreason.store import Parts, code_version, config_hash
 from latentreason.strategies.language import Language, language
 from latentreason.tables import Rollouts, concat
 from latentreason.tasks import chain
@@ -200,6 +200,8 @@ def reproduce(config: RunConfig, folder: Path, *, stages: "dict[str, Stage] | No
         started = time.monotonic()
         stage(run)
         seconds[name] = time.monotonic() - started
+        made = folder / "stages.json"
+        write_json(made, {**(read_json(made) if made.is_file() else {}), name: code_version()})
         seconds["peak_gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         write_json(folder / "seconds.json", seconds)
     shutil.rmtree(folder / "parts", ignore_errors=True)

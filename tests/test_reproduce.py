@@ -15,7 +15,7 @@ from latentreason import compare, reproduce as job, steered
 from latentreason.errors import ArtifactConflict, CorruptArtifact, InvalidInput
 from latentreason.figures import style
 from latentreason.figures.figures import check_figures, load_results
-from latentreason.files import read_table, write_table
+from latentreason.files import read_json, read_table, write_table
 from latentreason.hybrid import calibrate
 from latentreason.publish import begin_from_published, finish, publish
 from latentreason.studies import recovery
@@ -99,7 +99,7 @@ def test_a_truncated_table_is_named(unbroken: Path, tmp_path: Path) -> None:
 def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steered, "STRENGTHS", (1.0,))
     every = compare.rivals_for
-    monkeypatch.setattr(compare, "rivals_for", lambda *asked: [replace(rival, grid=dict([*rival.grid.items()][-1:])) for rival in every(*asked)[::3]])
+    monkeypatch.setattr(compare, "rivals_for", lambda *asked: [replace(rival, grid=dict([*rival.grid.items()][-1:])) for rival in every(*asked)])
     before = {file.name: file.read_bytes() for file in (unbroken / "tables").glob("*.parquet")}
     job.reproduce(job.TINY, unbroken, stages=job.STAGES | compare.STAGES | steered.STAGES, progress=False)
     assert all((unbroken / "tables" / name).read_bytes() == data for name, data in before.items())
@@ -128,14 +128,21 @@ def test_the_second_job_goes_on_from_what_was_published(unbroken: Path, tmp_path
     shutil.copytree(unbroken, done)
     publish(done, artifacts)
     run = job.identity(job.TINY, job.load_pair(job.TINY))
-    with pytest.raises(InvalidInput, match="differs from this one in n_samples"):
-        begin_from_published(begun, {**run, "n_samples": 5}, artifacts, [])
+    for other in ({**run, "n_samples": 5}, {key: value for key, value in run.items() if key != "n_samples"}, {**run, "top_p": 0.9}):
+        with pytest.raises(InvalidInput, match="differs from this one in (n_samples|top_p)"):
+            begin_from_published(begun, other, artifacts, [])
     assert set(begin_from_published(begun, run, artifacts, ["rivals"])) >= {"calibrate", "passk", "routing"}
     before = {file.name: file.read_bytes() for file in (begun / "tables").iterdir()}
     assert before == {file.name: file.read_bytes() for file in (done / "tables").iterdir()}
     job.reproduce(job.TINY, begun, progress=False)  # no stage of the main job is left
     assert before == {file.name: file.read_bytes() for file in (begun / "tables").iterdir()}
     assert begin_from_published(begun, run, artifacts, ["rivals"]) == []
+    (begun / "tables" / "rivals.json").unlink()  # as if the stage had not been run here
+    shutil.copytree(done / "figures", begun / "figures")
+    finish(begun, job.TINY)
+    publish(begun, artifacts)
+    assert (artifacts / "results" / "activation" / "tables" / "rivals.json").is_file()  # what was published of other stages stays
+    assert read_json(begun / "stages.json")["routing"] == read_json(artifacts / "results" / "activation" / "run.json")["stages"]["routing"]
     table = artifacts / "results" / "activation" / "tables" / "passk.parquet"
     table.write_bytes(table.read_bytes()[:-1] + b"x")
     with pytest.raises(CorruptArtifact, match=r"passk\.parquet is not the table that was published"):

@@ -30,6 +30,7 @@ def _draw_routing(results: Results, numbers: dict[str, Any]) -> "Drawing":
     curves = [row for row in rows if "calibration_curve" in row]
     figure, (left, middle, right, last) = canvas(15.0, 1.4 + 0.36 * max(6, len(rows)), (1, 1, 0.7, 0.8))
     notes = [next((f", {name} {row[key]:.2f}" for key, name in (("auroc", "AUROC"), ("r2", "R\N{SUPERSCRIPT TWO}")) if key in row), "") for row in rows]
+    notes = [note + (f" ({row['baseline']} {row['baseline_auroc']:.2f})" if "baseline" in row else "") for note, row in zip(notes, rows, strict=True)]
     for ax, key in ((left, "area"), (middle, "difference")):
         dots(ax, [{**row[key], "label": row["router"] + note, "colour": SOURCES.get(row["timing_source"], ARMS["control"])} for row, note in zip(rows, notes, strict=True)])
     left.set(xlabel="area under recovery, 0 to D", title="Area")
@@ -106,7 +107,7 @@ ROUTING = Figure(
     lambda results: (
         f"Every router at {sampled(results['routing'])}: area under its recovery curve (left) and its paired difference to matched disagreements (middle), by what the "
         "router knows: the base model alone (also in training), RL labels in training, or the RL model live. Beside a learned router: AUROC or "
-        "R\N{SUPERSCRIPT TWO} of its readout on problems held out. Then: the RL model decodes and base tokens are put in where the two differ most; share of the "
+        "R\N{SUPERSCRIPT TWO} of its readout on problems held out (in brackets the best of its baselines). Then: the RL model decodes and base tokens are put in where the two differ most; share of the "
         "gain that is lost, by changed tokens over D, beside as many at random disagreements. Right: what logistic probes predict against what is so, on problems held out. "
         f"{caption_end(results['routing'], 'area')}"
     ),

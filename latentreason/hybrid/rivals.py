@@ -167,7 +167,8 @@ def prompts_of(task: str, prompt: Prompt = Prompt()) -> list[str]:
 
 
 def worked_examples(pair: ModelPair, problems: list[Problem], sampling: Sampling, n: int = BUDGET // 2) -> list[str]:
-    """Questions with the shortest right completions that the base itself gives, one a problem, shortest first: what it is shown uses labels, but no other model.
+    """Questions with right completions that the base itself gives, one a problem, from the shortest to the longest that leaves room for a question and half of a completion: what the
+    base is shown uses labels, but no other model.
 
     Args:
         pair: its base is asked.
@@ -175,25 +176,31 @@ def worked_examples(pair: ModelPair, problems: list[Problem], sampling: Sampling
         sampling: of the completions.
         n: how many examples, at most.
     """
-    questions = {p.id: p.question for p in problems}
-    table = sample(pair.base, problems, replace(sampling.alone("base"), n=4), progress=False).table
-    right = table[table["correct"]].sort_values(["n_tokens", "problem", "sample"]).drop_duplicates("problem")
-    return [f"{questions[problem]} {text}" for problem, text in zip(right["problem"].head(n), right["text"].head(n), strict=True)]
+    questions, lm = {p.id: p.question for p in problems}, pair.base
+    longest = max(len(render(p, lm.writer, sampling.prompt)) for p in problems)
+    room = float("inf") if lm.context is None else lm.context - longest - sampling.max_new_tokens // 2
+    table = sample(lm, problems, replace(sampling.alone("base"), n=4), progress=False).table
+    size = table["n_tokens"] + table["prompt_ids"].map(len)
+    right = table[table["correct"] & (size <= room)].sort_values(["n_tokens", "problem", "sample"]).drop_duplicates("problem")
+    chosen = right.iloc[sorted({round(place) for place in np.linspace(0, len(right) - 1, n)})] if len(right) else right
+    return [f"{questions[problem]} {text}" for problem, text in zip(chosen["problem"], chosen["text"], strict=True)]
 
 
-def rivals_for(task: str, prompt: Prompt = Prompt(), examples: Sequence[str] = ()) -> tuple[Rival, ...]:
-    """The rivals of a task, in the order of what they use. Each has `BUDGET` settings, where there are so many.
+def rivals_for(task: str, prompt: Prompt = Prompt(), examples: Sequence[str] = (), temperature: float = 1.0) -> tuple[Rival, ...]:
+    """The rivals of a task, in the order of what they use. Each has `BUDGET` settings, where there are so many. To change nothing is one of those of `temperature`.
 
     Args:
         task: its prompts are tried.
         prompt: of the run.
         examples: of `worked_examples`, for a task that has no few-shot prompt of its own; without any there is no rival `few_shot`.
+        temperature: of the run, one of those at which prompts, examples and votes are tried.
     """
-    two = partial(_at, temperatures=(1.0, 0.4))
+    lower, middle = (0.4 if temperature > 0.4 else 0.2), (0.7 if temperature != 0.7 else 1.0)
+    two = partial(_at, temperatures=(temperature, lower))
     beyond, few = _numbers(0.25, 0.5, 0.75, 1.25, 1.5, 2.0), _numbers(0.01, 0.02, 0.05, 0.1, 0.25, 0.5)
-    votes = {f"{voters} at T={t:g}": (voters, t) for t in (0.4, 0.7, 1.0) for voters in (VOTERS // 2, VOTERS)}
+    votes = {f"{voters} at T={t:g}": (voters, t) for t in sorted((lower, middle, temperature)) for voters in (VOTERS // 2, VOTERS)}
     found = (
-        Rival("temperature", _numbers(0.05, 0.2, 0.4, 0.6, 0.8, 1.0), _temperature, LABELS),
+        Rival("temperature", _numbers(*sorted({0.05, 0.2, 0.4, 0.6, 0.8, 1.0} - {temperature})[: BUDGET - 1], temperature), _temperature, LABELS),
         Rival("prompt", two({name: name for name in prompts_of(task, prompt)}), _prompt, LABELS),
         Rival("few_shot", two({f"example {i + 1}": example for i, example in enumerate(examples)}), _example, "labels of fitting and calibration problems"),
         Rival("majority", votes, _majority, LABELS, passes=lambda setting: float(setting[0])),

@@ -4,8 +4,8 @@ Claim (the rival explanations of the headline): the gain can be had without rout
 arXiv 2510.14901), by votes, by another prompt, by logit arithmetic (proxy tuning, 2401.08565; RAST, 2506.15710), by few of RL's weight
 changes (2505.11711), or by RL of one vector a block (2505.18706).
 
-Formula: recovery = (arm - base) / (RL - base), signed, at the setting that did best on calibration problems; every rival has as many settings
-to try and the same calibration problems. `uses` says what information an arm takes, `rl_logits` at what share of the tokens the RL model's logits
+Formula: recovery = (arm - base) / (RL - base), signed, at the setting that did best on calibration problems; `settings_tried`
+says how many settings it was chosen from (each of the rival arms has as many; vectors have more, since they have layers, too). `uses` says what information an arm takes, `rl_logits` at what share of the tokens the RL model's logits
 are read, `passes` how many tokens a model reads for each token handed in; `timing_source` and `content_source` as in `latentreason.sources`. Routed
 hybrids stand in the same table, and `difference` is the paired difference in recovery between a rival and each of them.
 
@@ -72,7 +72,7 @@ def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict
     routed = [arm for arm in rivals.arms if facts[arm].get("routed")]
     for arm in rivals.arms:
         known = {**rivals.info.get(arm, {}), **{c: facts[arm][c] for c in COLUMNS if c in facts[arm]}}
-        where = {"arm": arm, "uses": facts[arm]["uses"], "passes": facts[arm]["passes"], "setting": _named(facts[arm]["setting"]), "rl_logits": facts[arm].get("rl_logits", np.nan), **sources(known)}
+        where = {"arm": arm, "uses": facts[arm]["uses"], "passes": facts[arm]["passes"], "setting": _named(facts[arm]["setting"]), "rl_logits": facts[arm].get("rl_logits", np.nan), "settings_tried": len(facts[arm]["tried"]), **sources(known)}
         table.append(rows("accuracy", mean_estimate(correct[arm], **how), **where))
         table.append(rows("recovery", gap_recovered(ends["base"], ends["rl"], correct[arm], **how), **where))
         table += [rows("difference", gap_difference(ends["base"], ends["rl"], correct[arm], correct[other], **how), **where, against=other) for other in routed if arm not in routed]
@@ -112,7 +112,7 @@ def _fluent(fluency: pd.DataFrame, arms: Sequence[str], how: dict[str, int]) -> 
 
 def _finding(result: Result) -> str:
     every = [(row, result.estimate("recovery", arm=row["arm"])) for row in drawn(result)]
-    found = [(row, estimate) for row, estimate in every if estimate.defined and not any(what in row["uses"] for what in IDENTITIES)]
+    found = [(row, estimate) for row, estimate in every if estimate.defined and not is_control(row["uses"])]
     loops = [arm for arm, flags in result.details.get("fluency", {}).items() if flags["repeats"] and flags["unlikely"]]
     more = f" More repeated than the base's text, and less likely to the base: {', '.join(loops)}." if loops else ""
     if not found:
@@ -159,8 +159,13 @@ def _trained(fits: Sequence[Mapping[str, Any]]) -> str:
     return f" Choosing the best of several seeds makes the held-out loss look better by {np.mean(optimism):.4f} nats on average (at most {most:.4f}) than on problems that had no part in it, over {len(optimism)} fits."
 
 
-IDENTITIES = ("RL token", "nothing added", "another draw")
-"""What an arm uses that is the routed hybrid itself, the base by another way, or a control once more: no rival."""
+CONTROLS = ("RL token", "nothing added: the base by another way", "random vectors", "random category", "another draw")
+"""What an arm uses that is the routed hybrid itself, the base by another way, or at random: no rival."""
+
+
+def is_control(uses: str) -> bool:
+    """Whether an arm is no rival, by what it says that it uses."""
+    return not {part.strip() for part in uses.split(",")}.isdisjoint(CONTROLS)
 
 
 def _best(part: list[tuple[dict[str, Any], Estimate]], tried: Mapping[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], Estimate, str]:

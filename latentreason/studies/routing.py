@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from latentreason.errors import InvalidInput
-from latentreason.stats import gap_difference
+from latentreason.stats import Estimate, gap_difference
 from latentreason.studies import recovery
 from latentreason.studies.palette import ARMS
 from latentreason.studies.result import Result, rows, same_pair, settings
@@ -60,11 +60,22 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts, ex
     if exchanged is not None:
         same_pair(base=base, rl=rl, hybrid=hybrid, exchanged=exchanged)
         table += _lost(low, high, exchanged, set(base.table["problem"]), config)
+    table += [dict(row) for name, fact in (facts or {}).items() for row in _readouts(name, fact)]
     text = ("router", "control", "arm", "timing_source", "content_source")
     frame = pd.DataFrame(table).astype(dict.fromkeys(text, object)).fillna(dict.fromkeys(text, ""))
     chosen_by = _calibration_areas([info["router"] for info in hybrid.info.values() if "router" in info])
     result = Result("routing", settings(config), frame, {**found.details, "facts": facts or {}, "calibration_area": chosen_by})
     return Result(result.study, result.config, frame, result.details, " ".join([_finding(result), *([result.details["thresholds"]] if "thresholds" in result.details else [])]))
+
+
+def _readouts(router: str, fact: dict[str, Any]) -> list[dict[str, Any]]:
+    """AUROC of a router's probe on problems held out, and of what it stands beside (column `control`)."""
+    table, n = list[dict[str, Any]](), int(fact.get("n_held_out", 0))
+    for name, each in {"": fact, **fact.get("baselines", {})}.items():
+        if "auroc" in each:
+            low, high = each.get("auroc_interval", (np.nan, np.nan))
+            table.append(rows("auroc", Estimate(each["auroc"], low, high, n, "bootstrap over problems, 95%"), router=router, control=name))
+    return table
 
 
 def _lost(low: np.ndarray, high: np.ndarray, exchanged: Rollouts, problems: set[str], config: Config) -> list[dict[Any, Any]]:
@@ -105,8 +116,15 @@ def drawn(result: Result) -> list[dict[str, Any]]:
     for row in areas.sort_values("value", ascending=False).to_dict("records"):
         difference = result.estimate("area_difference", router=row["router"], control=recovery.CONTROLS[0])
         numbers = {"area": {k: row[k] for k in ("value", "lo", "hi", "n")}, "difference": {"value": difference.value, "lo": difference.lo, "hi": difference.hi, "n": difference.n}}
-        out.append({"router": row["router"], "timing_source": row["timing_source"], **numbers, **{k: v for k, v in result.details["facts"].get(row["router"], {}).items() if k in ("auroc", "r2", "calibration_curve")}})
+        out.append({"router": row["router"], "timing_source": row["timing_source"], **numbers, **{k: v for k, v in result.details["facts"].get(row["router"], {}).items() if k in ("auroc", "r2", "calibration_curve")}, **_strongest(result, row["router"])})
     return sorted(out, key=lambda r: SOURCES.index(r["timing_source"]) if r["timing_source"] in SOURCES else 9)
+
+
+def _strongest(result: Result, router: str) -> dict[str, Any]:
+    """The baseline of a router's probe with the highest AUROC."""
+    beside = result.table[(result.table["quantity"] == "auroc") & (result.table["router"] == router) & (result.table["control"] != "")]
+    best = max(beside.to_dict("records"), key=lambda row: float(row["value"]), default=None)
+    return {} if best is None else {"baseline": best["control"], "baseline_auroc": float(best["value"])}
 
 
 def _finding(result: Result) -> str:
@@ -120,6 +138,7 @@ def _finding(result: Result) -> str:
             beyond = f"{difference['value']:.3f} [{difference['lo']:.3f}, {difference['hi']:.3f}] above matched disagreements, {verdict}"
             said.append(
                 f"{source}: {best['router']} (best of {len(routers)} on calibration problems) has area {area['value']:.3f} [{area['lo']:.3f}, {area['hi']:.3f}], "
+                + (f"with an AUROC of {best['auroc']:.3f} beside {best['baseline_auroc']:.3f} of {best['baseline']}, " if "baseline" in best else "")
                 + (beyond if np.isfinite(difference["value"]) else "with no curve of matched disagreements to compare it with")
             )
             clock = result.table[(result.table["quantity"] == "area_difference") & (result.table["router"] == best["router"]) & (result.table["control"] == "matched_position")]

@@ -109,6 +109,14 @@ def test_the_task_s_own_prompt_is_no_rival_of_itself():
     assert {style for style, _ in next(r for r in rivals_for("arith", Prompt("few_shot_steps")) if r.name == "prompt").grid.values()} == {"few_shot", "few_shot_at_once"}
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 0.6, 0.4])
+def test_settings_are_tried_at_the_temperature_of_the_run_too(temperature):
+    found = {r.name: r for r in rivals_for("chain", examples=["a", "b", "c"], temperature=temperature)}
+    assert all(len(rival.grid) == BUDGET for rival in found.values())
+    assert temperature in found["temperature"].grid.values()
+    assert all(temperature in {t for _, t in found[name].grid.values()} for name in ("prompt", "few_shot", "majority"))
+
+
 def test_the_setting_with_the_best_accuracy_is_taken(pair, problems):
     rival = next(r for r in rivals_for("chain") if r.name == "interpolation")
     best, tried = tuned(rival, pair, problems, SAMPLING)

@@ -37,7 +37,10 @@ def tables():
 
 
 def test_routing_tells_what_a_router_knows_and_what_exchange_costs(tables):
-    result = routing.run(**tables, facts={"on_probe(onset)": {"auroc": 0.9}})
+    readout = {"auroc": 0.9, "auroc_interval": [0.85, 0.95], "n_held_out": 80, "baselines": {"entropy": {"auroc": 0.7}, "token and position": {"auroc": 0.88, "auroc_interval": [0.8, 0.9]}}}
+    result = routing.run(**tables, facts={"on_probe(onset)": readout})
+    assert result.estimate("auroc", router="on_probe(onset)", control="").lo == 0.85 and result.estimate("auroc", router="on_probe(onset)", control="entropy").value == 0.7
+    assert routing.drawn(result)[0]["baseline"] == "token and position" and "with an AUROC of 0.900 beside 0.880 of token and position" in result.finding
     assert [r["timing_source"] for r in routing.drawn(result)] == ["base alone", "trained on RL labels", "RL model live"]
     assert routing.drawn(result)[0]["auroc"] == 0.9
     lost = result.estimate("lost", arm="exchanged@0.5")
@@ -67,8 +70,9 @@ def test_a_router_is_as_informed_as_what_it_is_made_of(tables):
 
     probe = {"name": "on_probe", "params": {"probe": {"timing_source": "trained on RL labels"}, "threshold": 0.0}, "reads": ["base", "base:2"]}
     plain = {"name": "on_entropy", "params": {"threshold": 0.5}, "reads": ["base"]}
+    nearest = {"name": "on_nearest", "params": {"vectors": {"model": "rl"}}, "reads": ["base", "base:2"]}
     made = {
-        "trained on RL labels": [probe, {"name": "opposite(on_probe)", "params": {"opposite": probe}, "reads": ["base"]}, {"name": "~", "params": {"not": probe}, "reads": ["base"]}],
+        "trained on RL labels": [nearest, probe, {"name": "opposite(on_probe)", "params": {"opposite": probe}, "reads": ["base"]}, {"name": "~", "params": {"not": probe}, "reads": ["base"]}],
         "base alone": [plain], "RL model live": [{"name": "&", "params": {"left": probe, "right": plain}, "reads": ["base", "rl"]}],
     }  # fmt: skip
     for source, specs in made.items():
@@ -79,6 +83,8 @@ def test_a_router_is_as_informed_as_what_it_is_made_of(tables):
 @pytest.mark.parametrize(("facts", "content", "category"), [
     ({"action": {"name": "swap", "params": {}}}, "RL token", ""),
     ({"action": {"name": "rerank", "params": {"k": 5}}}, "RL logits", ""),
+    ({"action": {"name": "steer_best", "params": {"vectors": {"weights": "b", "random_like": 0}, "category": "rl:2"}}, "weights": ["b", "r"]}, "RL logits", "RL model live"),
+    ({"action": {"name": "steer", "params": {"vectors": {"weights": "b", "traces": "another model's"}}}, "weights": ["b", "r"]}, "RL-fitted vector", ""),
     ({"action": {"name": "steer", "params": {"vectors": {"weights": "b"}, "category": "rl:2"}}, "weights": ["b", "r"]}, "base-fitted vector", "RL model live"),
     ({"action": {"name": "steer", "params": {"vectors": {"weights": "r"}, "category": "base:2"}}, "weights": ["b", "r"]}, "RL-fitted vector", "base alone"),
     ({"action": {"name": "steer", "params": {"vectors": {"weights": "b", "random_like": 0}, "category": "random, seed 0"}}, "weights": ["b", "r"]}, "random vector", "none"),
@@ -96,8 +102,18 @@ def test_content_is_where_the_emitted_token_comes_from(facts, content, category)
 def test_an_arm_that_is_no_hybrid_has_no_timing_but_what_its_facts_say():
     from latentreason.sources import sources
 
-    assert sources({}) == {"timing_source": "none", "content_source": "base token", "category_source": ""}
-    assert sources({"content_source": "RL weights"})["content_source"] == "RL weights"
+    assert set(sources({}).values()) == {""}  # unknown is not "the base alone"
+    stated = {"timing_source": "none", "content_source": "RL weights"}
+    assert sources(stated) == {**stated, "category_source": ""}
+
+
+@pytest.mark.parametrize(("uses", "control"), [
+    ("RL timing, RL token", True), ("base timing, RL token", True), ("RL timing, nothing added: the base by another way", True), ("RL logits at every token, random vectors", True),
+    ("base timing, random category, base-fitted vectors", True), ("RL timing, RL category, random vectors, another draw", True),
+    ("RL tokens at every token, RL category, RL-trained vectors and strength", False), ("RL timing, RL category, base-fitted vectors", False), ("RL logits at every token", False),
+])  # fmt: skip
+def test_controls_and_identities_are_no_rivals(uses, control):
+    assert rivals.is_control(uses) is control
 
 
 def test_routers_without_a_curve_are_said_to_lack_one(tables):
