@@ -162,14 +162,14 @@ def _drawn(run: Run, stage: str, hybrids: list[Hybrid], facts: dict[str, Any], t
     routed = dict(arms["n_routed"].sum() / arms["n_tokens"].sum())
     for hybrid in hybrids:  # the base at every token; the RL model, where anything of it is read, at every token too, since all enter its cache; the base once more for each candidate at a routed token
         reads = hybrid.router.reads | hybrid.action.reads
-        again = _read_again(hybrid.action, drawn.table.loc[drawn.table["arm"] == hybrid.name, "routed"])
+        again = read_again(hybrid.action, drawn.table.loc[drawn.table["arm"] == hybrid.name, "routed"])
         asked, always_asked = (any(place.split(":")[0] in ("rl", "sampled") for place in of) for of in (reads, hybrid.router.reads))
         share = float(routed[hybrid.arms[0]])
         facts[hybrid.arms[0]] |= {"passes": round(1 + asked + again, 2), "rl_logits": 1.0 if always_asked else share if asked else 0.0}
     write_json(run.tables / f"{stage}.json", facts)
 
 
-def _read_again(action: Action, routed: pd.Series) -> float:
+def read_again(action: Action, routed: pd.Series) -> float:
     """How many tokens the base reads once more for each token of the completions: one at a routed place, the whole window of a window, for each candidate."""
     if "again" not in action.reads:
         return 0.0

@@ -242,21 +242,19 @@ accuracy = tried.table.groupby("arm")["correct"].mean()
 best = {name: max(grid, key=lambda s: accuracy[f"{name}|{s}"]) for name in arms if "swap" not in name}
 
 
+from latentreason.steered import read_again
+
+
 def recovered(hybrids, uses, sampling):
-    """Share of the gain of each hybrid, with what it uses and its forward passes a token."""
+    """Share of the gain of each hybrid, with what it uses and how many tokens a model reads for each token."""
     found = sample(lr.Arms([*ends, *hybrids]), problems, sampling)
     facts = {}
     for hybrid in hybrids:
-        table, action = found.arm(hybrid.name).table, hybrid.action
-        again = (
-            len(action.params.get("strengths", [0])) * len(action.params.get("windows", [0]))
-            if "again" in action.reads
-            else 0
-        )
-        models = 1 if uses[hybrid.name].startswith("base timing") and again else 2
+        table = found.arm(hybrid.name).table
+        models = 1 if uses[hybrid.name].startswith("base timing") and "again" in hybrid.action.reads else 2
         facts[hybrid.name] = {
             "uses": uses[hybrid.name],
-            "passes": round(models + again * float(table["n_routed"].sum() / table["n_tokens"].sum()), 1),
+            "passes": round(models + read_again(hybrid.action, table["routed"]), 1),
             "setting": best.get(hybrid.name, 1.0),
             "tried": [],
         }
@@ -329,7 +327,7 @@ uses = {
     "venhoff_g3": "RL tokens at every token, RL-fitted vectors", "venhoff_g3: random vectors": "RL tokens at every token, random vectors",
 }  # fmt: skip
 presets = recovered([first, last, *without.values()], uses, greedy)
-presets.readable("accuracy", "recovery", by=["arm", "uses", "passes"])
+presets.readable("accuracy", "recovery", by=["arm", "timing_source", "content_source", "passes"])
 
 # %%
 presets.plot()
@@ -340,7 +338,7 @@ presets.plot()
 
 # %% [markdown]
 # ## At full size
-# 200 test problems, every layer and four strengths tried for each arm, as `latentreason compare` makes them:
+# 200 test problems, every layer and six strengths tried for each arm, as `latentreason compare` makes them:
 
 # %%
 committed = Path(lr.__file__).parents[1] / "artifacts" / "results"
