@@ -77,9 +77,9 @@ def run(*, verdicts: pd.DataFrame, truths: pd.DataFrame, tried: pd.DataFrame | N
             kept = one.table[one.table["quantity"].isin(["gain", "part", "share", "lead"])]
             table += [{**where, **{str(k): v for k, v in row.items() if k not in ("arm", "grade", "k", "kind")}} for row in kept.to_dict("records")]
             for i in range(config.placebos if one.details["n_problems"] >= 4 else 0):
-                part, named = placebo(rows_of.drop(columns=["organism", "seed"]), i, config.rule)
-                table.append(rows("placebo", part, **where, cause="memorisation", over=f"half {i}"))
-                alarms.append({"false_alarm": part.lo > 0, "false_difference": part.lo > 0 or part.hi < 0, "false_verdict": named == "memorisation"})
+                memory, named = placebo(rows_of.drop(columns=["organism", "seed"]), i, config.rule)
+                table.append(rows("placebo", memory, **where, cause="memorisation", over=f"half {i}"))
+                alarms.append({"false_alarm": memory.lo > 0, "false_difference": memory.lo > 0 or memory.hi < 0, "false_verdict": named == "memorisation"})
         answer = FAILED if one is None else one.details["verdict"]
         facts = {} if one is None else {key: one.details[key] for key in ("cause", "flags", "tau", "n_problems", "n_samples")}
         said.append({**where, "truth": truth[organism], "verdict": answer, "right": answer == truth[organism], "held_out": seed not in config.set_on, "why": why, **facts})
