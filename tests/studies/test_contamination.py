@@ -98,7 +98,7 @@ def test_tables_of_something_else_are_refused() -> None:
         (frame.drop(columns="share"), "no column 'share'"), (frame[frame["arm"] == "base"], "no rows of the arm 'rl'"),
         (pd.concat([frame, frame.assign(pair="q")]), "one pair; the table has the pairs p, q"),
         (frame[~((frame["problem"] == "seen0") & (frame["arm"] == "rl"))], "1 seen problems have no accuracy of the rl model"),
-        (frame.assign(split="test"), "The splits are seen and clean"),
+        (frame.assign(split="test"), "The splits are seen, clean, placebo, placebo twin, found 'test'"),
     ]  # fmt: skip
     for bad, message in refused:
         with pytest.raises(InvalidInput, match=message):

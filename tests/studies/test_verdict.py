@@ -273,7 +273,7 @@ def test_a_half_that_nobody_saw_is_seldom_taken_for_seen(judged):
     parts = judged.table[judged.table["quantity"] == "placebo"]
     assert len(parts) == 7 * 5 and parts["value"].abs().max() < 0.2 and parts["n"].eq(N // 2).all()
     outside = (parts["lo"] > 0) | (parts["hi"] < 0)
-    expected = {"false_alarm": (parts["lo"] > 0).sum(), "false_difference": outside.sum(), "false_verdict": 0}
+    expected = {"false_alarm": int((parts["lo"] > 0).sum()), "false_difference": int(outside.sum()), "false_verdict": 0}
     for quantity, count in expected.items():
         rate = judged.estimate(quantity)
         assert (rate.value, rate.lo, rate.hi, rate.n) == (wilson(count, 35).value, wilson(count, 35).lo, wilson(count, 35).hi, 35)
