@@ -43,7 +43,7 @@ def _coherence(run: Run) -> None:
 
 
 def _planning(run: Run) -> None:
-    config = planning.Config(n_samples=max(2, run.config.passk_samples // 2), seed=run.config.seed)
+    config = planning.Config(n_samples=min(256, max(2, run.config.passk_samples // 2)), seed=run.config.seed)
     planning.collect(run.pair, config, run.tables, problems=run.problems("test", run.config.passk_problems), sampling=run.sampling(1), draw=_own(run))
 
 

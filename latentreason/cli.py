@@ -224,24 +224,33 @@ def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism
     console.print(f"Report: {page}")
 
 
-@app.command(epilog="Example: latentreason compare --publish")
+@app.command(epilog="Example: latentreason compare --pair smollm2-arith --published --only rivals --publish")
 def compare(pair: PairOption = "activation", seed: int = 0,
             tiny: Tiny = False, runs: Path = Path("artifacts/runs"),
+            only: Annotated[list[str] | None, typer.Option(help="A stage to compute (routing, rivals, steering, trained), as often as needed; all by default.")] = None,
+            published: Annotated[bool, typer.Option("--published", help="Go on from the committed tables of the same configuration and weights, where the run has no folder yet.")] = False,
             publish: Annotated[bool, typer.Option("--publish", help="Copy results and figures to the committed places.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
     """After `reproduce`, in its folder: every router beside every other; rival arms such as temperature, votes and weight interpolation; vectors, trained ones too, in place of tokens."""
     from latentreason import compare as job, steered
     from latentreason.documents import write_docs
+    from latentreason.errors import unknown_name
     from latentreason.plan import chosen_config
-    from latentreason.publish import finish, publish as copy_out
-    from latentreason.reproduce import STAGES, load_pair, reproduce as compute, run_dir
+    from latentreason.publish import begin_from_published, finish, publish as copy_out
+    from latentreason.reproduce import STAGES, identity, load_pair, reproduce as compute, run_dir
     from latentreason.studies.recompute import RESULTS
 
+    mine = job.STAGES | steered.STAGES
+    if strange := [name for name in only or () if name not in mine]:
+        raise unknown_name("stage of compare", strange[0], mine)
+    asked = {name: stage for name, stage in mine.items() if name in (only or mine)}
     chosen = chosen_config(pair, None, seed, tiny=tiny)
     models = load_pair(chosen)
     folder = run_dir(chosen, runs, models)
-    compute(chosen, folder, stages=STAGES | job.STAGES | steered.STAGES, pair=models, progress=not quiet)
+    if published:
+        begin_from_published(folder, identity(chosen, models), Path("artifacts"), asked)
+    compute(chosen, folder, stages=STAGES | asked, pair=models, progress=not quiet)
     page = finish(folder, chosen)
-    for name in job.STAGES | steered.STAGES:
+    for name in asked:
         console.print(f"{name}: {RESULTS[name](folder / 'tables').finding}", markup=False, highlight=False)
     if publish:
         copy_out(folder, Path("artifacts"))

@@ -11,11 +11,12 @@ import numpy as np
 
 from latentreason.activations.capture import capture
 from latentreason.activations.sites import Site
-from latentreason.errors import InvalidInput
-from latentreason.files import write_json, write_table
+from latentreason.errors import ContextTooLong, InvalidInput
+from latentreason.files import read_json, write_json, write_table
+from latentreason.geometry.measure import untrained
 from latentreason.hybrid.calibrate import calibrate, calibration_area
 from latentreason.hybrid.decode import Arms, Hybrid
-from latentreason.hybrid.rivals import BIAS_USES, BIAS_VECTOR, RIVALS, bias_vector, tuned
+from latentreason.hybrid.rivals import BIAS_USES, BIAS_VECTOR, bias_vector, rivals_for, tuned, worked_examples
 from latentreason.hybrid.value import swap_values, value_probes
 from latentreason.judge_zoo import weights_of
 from latentreason.models.merge import weight_changes
@@ -25,9 +26,11 @@ from latentreason.reproduce import Run, calibrated_routers, few_layers
 from latentreason.routing.base_only import on_entropy, on_margin
 from latentreason.routing.controls import always, matched_disagreement, matched_position, never, opposite
 from latentreason.routing.oracle import on_divergence, on_entropy_drop, on_likelihood_gain
-from latentreason.routing.probe import fit_probe, on_nearest, on_probe, on_value
+from latentreason.routing.probe import fit_probe, on_nearest, on_probe, on_value, readout_baselines
 from latentreason.routing.router import Router
+from latentreason.sources import sources
 from latentreason.tables import Rollouts, concat
+from latentreason.tasks.registry import styles_of
 from latentreason.vectors.contrast import fit_vectors
 
 
@@ -53,6 +56,9 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
     read = capture(pair.base, own, [Site(middle)])
     activations = {f"base:{middle}": read.values[Site(middle)].numpy()}
     places = list(zip(read.index["problem"], read.index["sample"], read.index["position"], strict=True))
+    twin = capture(untrained(pair.base, config.seed), own, [Site(middle)]).values[Site(middle)].numpy()
+    token = np.concatenate([np.concatenate([p[-1:], t[:-1]]) for p, t in zip(own.table["prompt_ids"], own.table["token_ids"], strict=True)])
+    plainer = {"entropy": np.concatenate(own.table["base_entropy"].to_list()), "token and position": np.stack([token, read.index["position"].to_numpy()], 1), "untrained twin": twin}
     targets = {"base alone": ("onset", np.array([place in chosen for place in places])),
                "trained on RL labels": (f"js above {threshold:.2g}", np.concatenate(own.table["divergence"].to_list()) > threshold)}  # fmt: skip
     layers = tuple(layer for layer in few_layers(pair.base.n_layers) if layer >= middle)
@@ -62,15 +68,16 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
     def probed(source: str) -> tuple[Router, dict[str, Any]]:
         label, target = targets[source]
         probe = fit_probe(activations, target, label=label, timing_source=source, groups=read.index["problem"].to_numpy(str), seed=config.seed)
-        return on_probe(probe), probe.card()
+        beside = readout_baselines(target, read.index["problem"].to_numpy(str), seed=config.seed, inputs=plainer)
+        return on_probe(probe), {**probe.card(), "baselines": beside}
 
     def nearest() -> tuple[Router, dict[str, Any]]:
         vectors = fit_vectors(pair.base, own, spans, layers=middle)
-        return on_nearest(vectors, middle), {"skipped": dict(vectors.skipped)} if vectors.skipped else {}
+        return on_nearest(vectors, middle, center=read.values[Site(middle)].mean(0)), {"skipped": dict(vectors.skipped)} if vectors.skipped else {}
 
     def valued(base_only: bool) -> tuple[Router, dict[str, Any]]:
         value, cost = value_probes(pair, values, layers=layers, base_only=base_only, seed=config.seed)
-        return on_value(value, cost), value.card()
+        return on_value(value, cost), {**value.card(), "cost": cost.card()}
 
     made: dict[str, Callable[[], tuple[Router, dict[str, Any]]]] = {
         "on_probe(onset)": lambda: probed("base alone"), "on_nearest": nearest, f"on_probe({targets['trained on RL labels'][0]})": lambda: probed("trained on RL labels"),
@@ -87,20 +94,21 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
 
 
 def _routing(run: Run) -> None:
-    """Every router with a score, at the budgets of the run, beside its matched disagreements, the best oracle beside its matched positions too; and the roles exchanged."""
+    """Every router with a score, at the budgets of the run, beside its matched disagreements, the best of each timing source beside its matched positions too; and the roles
+    exchanged, beside the matched disagreements of that.
+    """
     fitted, facts = learned(run)
-    plain = [on_entropy(), on_margin(), opposite(on_entropy()), on_divergence("js"), on_likelihood_gain(), on_entropy_drop(), opposite(on_divergence("js"))]
+    plain = [on_entropy(), on_margin(), opposite(on_entropy()), on_divergence("js"), on_divergence("kl"), on_divergence("tv"), on_likelihood_gain(), on_entropy_drop(), opposite(on_divergence("js"))]
     problems, budgets = run.problems("calibration", run.config.calibration_problems), run.config.budgets
     sampling = replace(run.sampling(run.config.calibration_samples), max_rows=run.rows)
     how: dict[str, Any] = {"quick": bool(run.config.quick_calibration), "progress": run.progress}
     done = calibrate([*plain, *fitted], run.pair, problems, budgets, sampling=sampling, **how)
     routers: dict[str, Router] = {"base": never(), "rl": always()}
-    areas = {r.name: calibration_area([d for d in done if d.name == r.name]) for r in done if "rl" in r.reads}
-    best = max(areas, key=lambda name: np.nan_to_num(areas[name], nan=-np.inf))
+    best = _best_of_each(done)
     for router in done:
         label = f"{router.name}@{router.params['calibration']['budget']:.2f}"
         routers |= {label: router, f"matched_disagreement:{label}": matched_disagreement(router)}
-        routers |= {f"matched_position:{label}": matched_position(router)} if router.name == best else {}
+        routers |= {f"matched_position:{label}": matched_position(router)} if router.name in best else {}
     test = run.problems("test", run.config.n_problems)
     drawing = replace(run.sampling(run.config.compare_samples), keep_tokens=False, max_rows=run.rows)
     arms = Arms([Hybrid(run.pair, router, name=name) for name, router in routers.items()])
@@ -108,9 +116,19 @@ def _routing(run: Run) -> None:
 
     turned = run.pair.exchanged()  # under the shared prompt: rl_prompt is for the RL model, which decodes here
     swapped = calibrate([on_divergence("js")], turned, problems, budgets, sampling=sampling.alone("base"), **how)
-    arms = Arms([Hybrid(turned, r, name=f"exchanged@{r.params['calibration']['budget']:.2f}") for r in swapped])
+    of_each = [(f"{name}@{r.params['calibration']['budget']:.2f}", router) for r in swapped for name, router in (("exchanged", r), ("matched_disagreement", matched_disagreement(r)))]
+    arms = Arms([Hybrid(turned, router, name=name) for name, router in of_each])
     run.sample("exchanged", arms, test, drawing.alone("base")).save(run.tables / "routing_exchanged.parquet")
     write_json(run.tables / "routing.json", facts)
+
+
+def _best_of_each(done: list[Router]) -> set[str]:
+    """Of each timing source the router with the largest area on calibration problems."""
+    areas = {r.name: calibration_area([d for d in done if d.name == r.name]) for r in done}
+    by_source: dict[str, list[str]] = {}
+    for router in done:
+        by_source.setdefault(sources({"router": router.spec()})["timing_source"], []).append(router.name)
+    return {max(names, key=lambda name: np.nan_to_num(areas[name], nan=-np.inf)) for names in by_source.values()}
 
 
 def trained_biases(pair: ModelPair) -> ModelPair | str:
@@ -125,19 +143,49 @@ def trained_biases(pair: ModelPair) -> ModelPair | str:
     return found if found.base.fingerprint == pair.base.fingerprint else f"{name} was trained on another base"
 
 
+def routed_beside(run: Run) -> list[Router]:
+    """The routed hybrids that rivals are compared with: the best oracle and the best base-only router of the main job, by calibration problems, at their budgets nearest to
+    half of D and at the largest.
+    """
+    facts, routers = read_json(run.tables / "facts.json")["t1"], calibrated_routers(run, "t1")
+    found: list[Router] = []
+    for name in (facts["best_oracle"], facts["best_base_only"]):
+        mine = sorted((r for r in routers if r.name == name), key=lambda r: r.params["calibration"]["budget"])
+        found += {id(r): r for r in [min(mine, key=lambda r: abs(r.params["calibration"]["budget"] - 0.5)), mine[-1]]}.values() if mine else []
+    return found
+
+
 def _rivals(run: Run) -> None:
-    """Each rival at the setting that did best on calibration problems; and what RL changed in the weights."""
+    """Each rival at the setting that did best on calibration problems, beside the routed hybrids; and what RL changed in the weights."""
     problems, test = run.problems("calibration", run.config.calibration_problems), run.problems("test", run.config.n_problems)
-    parts: list[Rollouts] = []
-    facts: dict[str, Any] = {}
-    biases = trained_biases(run.pair)
-    if isinstance(biases, str):
+    trying, drawing, task = run.sampling(run.config.calibration_samples), run.sampling(run.config.rival_samples), run.config.task
+    routed = Arms([Hybrid(run.pair, router) for router in routed_beside(run)])
+    hybrids = run.sample("rivals-routed", routed, test, replace(drawing, keep_tokens=False, max_rows=run.rows))
+    parts, facts = [hybrids.slim()], dict[str, Any]()
+    for hybrid in routed.hybrids:
+        (arm,), measured = hybrid.arms, hybrid.router.params["calibration"]
+        live = "rl" in hybrid.router.reads
+        share = 1.0 if live else float(hybrids.arm(arm).table["n_routed"].sum() / hybrids.arm(arm).table["n_tokens"].sum())
+        facts[arm] = {"uses": "RL timing, RL token" if live else "base timing, RL token", "passes": 2.0, "rl_logits": share, "setting": f"{measured['budget']:g} D", "routed": True,
+                      "tried": [{"setting": measured["share_of_D"], "accuracy": measured["accuracy"]}]}  # fmt: skip
+    examples = [] if "few_shot" in styles_of(task) else worked_examples(run.pair, run.problems("fit", run.config.fit_problems), trying)
+    rivals = list(rivals_for(task, trying.prompt, examples, trying.temperature))
+    if not examples:
+        why = f"the prompts of {task} show examples: see prompt" if "few_shot" in styles_of(task) else "the base answers no fitting problem rightly, so there is no example"
+        facts["few_shot"] = {"uses": "labels of fitting and calibration problems", "reason": why}
+    if isinstance(biases := trained_biases(run.pair), str):
         facts[BIAS_VECTOR] = {"uses": BIAS_USES, "reason": biases}
-    for rival in RIVALS if isinstance(biases, str) else (*RIVALS, bias_vector(biases)):
-        setting, tried = tuned(rival, run.pair, problems, run.sampling(run.config.calibration_samples))
-        drawn = rival.draw(run.pair, test, run.sampling(run.config.rival_samples), setting)
+    else:
+        rivals.append(bias_vector(biases))
+    for rival in rivals:
+        try:
+            setting, tried = tuned(rival, run.pair, problems, trying)
+            drawn = rival.draw(run.pair, test, drawing, {setting: rival.grid[setting]})[setting]
+        except ContextTooLong as error:
+            facts[rival.name] = {"uses": rival.uses, "reason": str(error)}
+            continue
         parts.append(Rollouts(drawn.slim().table.assign(arm=rival.name), {rival.name: {}}))
-        facts[rival.name] = {"uses": rival.uses, "passes": rival.passes, "setting": setting, "tried": tried}
+        facts[rival.name] = rival.facts(setting, tried) | ({"examples": examples} if rival.name == "few_shot" else {})
     concat(parts).save(run.tables / "rivals.parquet")
     write_json(run.tables / "rivals.json", facts)
     write_table(run.tables / "weight_changes.parquet", weight_changes(run.pair))

@@ -78,8 +78,14 @@ def of_alarms(results: Path, where: str) -> str:
 def of_arms(results: Path, where: str) -> str:
     """The arms of a result of the study `rivals`, such as "activation/trained"."""
     pair, name = where.split("/")
-    lines = [f"| {r['arm']} | {r['uses']} | {r['setting']:g} | {r['passes']:g} | {r['value']:.3f} [{r['lo']:.3f}, {r['hi']:.3f}] |" for r in drawn(Result.load(results / pair, name))]
-    return "\n".join(["| arm | uses | setting | passes a token | share of the gain |", "|---|---|---|---|---|", *lines])
+    result = Result.load(results / pair, name)
+    lines = []
+    for r in drawn(result):
+        share = "left out: " + r["reason"] if r["setting"] == "" else f"{r['value']:.3f} [{r['lo']:.3f}, {r['hi']:.3f}]"
+        measured = ["", "", "", ""] if r["setting"] == "" else [r["setting"], f"{100 * r['rl_logits']:.0f}%", f"{r['passes']:g}", str(result.estimate("accuracy", arm=r["arm"]))]
+        lines.append(" | ".join(["", r["arm"], r["timing_source"], r["content_source"], r["category_source"], r["uses"], *measured, share, ""]).strip())
+    head = ("arm", "timing", "content", "category", "uses", "setting", "RL logits read at", "tokens read a token", "accuracy", "share of the gain")
+    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines])
 
 
 BLOCKS: dict[str, Callable[[Path, str], str]] = {

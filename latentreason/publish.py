@@ -8,14 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from latentreason.errors import InvalidInput
+from latentreason.errors import CorruptArtifact, InvalidInput
 from latentreason.figures.figures import FIGURES, load_results, make_figures
 from latentreason.figures.report import headline, write_report
-from latentreason.files import copy_tree, read_json, read_table, write_json, write_table
+from latentreason.files import copy_tree, plain, read_json, read_table, write_json, write_table
 from latentreason.organisms.recipe import config_of
 from latentreason.organisms.zoo import ORGANISMS
-from latentreason.reproduce import RunConfig, problems_for, run_name
-from latentreason.store import SCHEMA, code_version, config_hash, environment, open_artifact, sha256
+from latentreason.reproduce import SILENT, RunConfig, problems_for, run_name
+from latentreason.store import SCHEMA, Parts, code_version, config_hash, environment, open_artifact, sha256
 from latentreason.studies.recompute import CLAIMS, OF_THEIR_OWN, RESULTS, recompute, recompute_zoo
 from latentreason.studies.result import Result
 
@@ -34,23 +34,70 @@ def finish(folder: Path, config: RunConfig) -> Path:
 def publish(folder: Path, artifacts: Path) -> None:
     """Copy tables, results, figures and report of a finished run to the committed places; of a run with another seed than 0, tables and results, to `seed-N` there.
 
-    Tables of the job `claims` stay there where the run has none and they are of the same weights.
+    Tables that the run has not stay there where they are of the same configuration and weights (those of the job `claims`: of the same weights); else results without
+    tables go, too.
     """
     seed = read_json(folder / "run.json")["config"]["seed"]
     target = artifacts / "results" / run_name(folder) / (f"seed-{seed}" if seed else "")
     before = read_json(target / "run.json").get("weights") if (target / "run.json").is_file() else None
     same = before == read_json(folder / "run.json")["weights"]
-    kept = [name for name in _OF_CLAIMS if same and (target / "tables" / name).is_file() and not (folder / "tables" / name).is_file()]
+    there = [file.name for file in (target / "tables").glob("*")] if same and _identity(target) == _identity(folder) else [*_OF_CLAIMS]
+    kept = [name for name in there if same and (target / "tables" / name).is_file() and not (folder / "tables" / name).is_file()]
     for name in kept:
         shutil.copyfile(target / "tables" / name, folder / "tables" / name)
     copy_tree(folder / "tables", target / "tables")
     for file in (*folder.glob("*.parquet"), *(folder / f"{n}.json" for n in load_results(folder) if n in RESULTS), folder / "run.json"):
         shutil.copyfile(file, target / file.name)
+    for name in [name for name, table in OF_THEIR_OWN.items() if not (target / "tables" / table).is_file()]:
+        for left in (target / f"{name}.json", target / f"{name}.parquet"):
+            left.unlink(missing_ok=True)
     if kept and (target / "tables" / "passk.parquet").is_file():  # it reads what `claims` measured, too
         recompute(target / "tables", ["passk"])["passk"].save(target, "passk")
     if not seed:
         make_figures(target, figures_of(target))
         shutil.copyfile(folder / "report.html", target / "report.html")
+
+
+def begin_from_published(folder: Path, run: dict[str, Any], artifacts: Path, again: Iterable[str]) -> list[str]:
+    """Begin the folder of a run with the committed tables of the same configuration and weights. Returns the stages that are thereby done.
+
+    Args:
+        folder: of the run; one that is there already is left as it is.
+        run: its `reproduce.identity`.
+        artifacts: the committed ones.
+        again: stages that are to be computed anyway.
+
+    Raises:
+        InvalidInput: nothing is committed, or of another configuration or other weights.
+        CorruptArtifact: a committed table is not the one that was published.
+    """
+    seed = run.get("seed", 0)
+    source = artifacts / "results" / run_name(folder) / (f"seed-{seed}" if seed else "")
+    if not (source / "run.json").is_file():
+        raise InvalidInput(f"No run of {run_name(folder)!r} with seed {seed} is committed in {source}: run `latentreason reproduce` first.")
+    facts, wanted = read_json(source / "run.json"), plain(run, "run")
+    known = facts.get("identity") or {**{key: value for key, value in facts["config"].items() if value is not None and key not in SILENT}, "weights": facts["weights"]}
+    if different := sorted(key for key in {*known, *wanted} if known.get(key) != wanted.get(key)):
+        raise InvalidInput(f"The run committed in {source} differs from this one in {', '.join(different)}: run `latentreason reproduce` first.")
+    if folder.exists():
+        return []
+    for name, expected in facts["files"].items():
+        if name.startswith("tables/") and sha256(source / name) != expected:
+            raise CorruptArtifact(f"{source / name} is not the table that was published (its hash differs). Fix: restore it from the repository.")
+    done = {stage: seconds for stage, seconds in facts["seconds"].items() if stage not in again}
+    begun = folder.parent / f".{folder.name}.partial"
+    shutil.rmtree(begun, ignore_errors=True)  # of a killed one
+    Parts(begun, run)
+    copy_tree(source / "tables", begun / "tables")
+    write_json(begun / "seconds.json", done)
+    write_json(begun / "stages.json", {stage: facts.get("stages", {}).get(stage, facts["code"]) for stage in done})
+    begun.rename(folder)
+    return list(done)
+
+
+def _identity(folder: Path) -> Any:
+    """What the run of a folder was asked, and with which weights; of runs that do not say it so, None."""
+    return read_json(folder / "run.json").get("identity") if (folder / "run.json").is_file() else None
 
 
 def finish_claims(folder: Path) -> list[str]:
@@ -154,9 +201,10 @@ def _facts(folder: Path, config: RunConfig) -> dict[str, Any]:
     """The manifest of a run: what was asked, with which weights, problems, code and packages, how long it took, and what came out."""
     asked = {"calibration": 2 * config.calibration_problems, "fit": config.geometry_problems, "test": max(config.n_problems, config.passk_problems)}
     ids = {split: [p.id for p in problems_for(config, split, limit)] for split, limit in asked.items()}
-    files = sorted(p for p in folder.rglob("*.parquet") if "parts" not in p.parts)
+    files = sorted(p for p in (*folder.rglob("*.parquet"), *folder.glob("tables/*.json")) if "parts" not in p.parts)
     return {
         "schema": SCHEMA, "kind": "run", "models": read_json(models) if (models := folder / "models.json").is_file() else {}, "config": asdict(config), "weights": read_json(folder / "config.json")["config"]["weights"],
+        "identity": read_json(folder / "config.json")["config"], "stages": read_json(stages) if (stages := folder / "stages.json").is_file() else {},
         "data": {split: {"n": len(of), "ids_hash": config_hash({"ids": of})} for split, of in ids.items()},
         "code": code_version(), "env": environment(), "seconds": read_json(folder / "seconds.json"),
         "files": {p.relative_to(folder).as_posix(): sha256(p) for p in files},

@@ -30,7 +30,7 @@ from latentreason.routing.named import named, rebuilt
 from latentreason.routing.oracle import on_disagreement
 from latentreason.routing.router import Router
 from latentreason.sampling.local import Sampling, sample
-from latentreason.store import Parts, config_hash
+from latentreason.store import Parts, code_version, config_hash
 from latentreason.strategies.language import Language, language
 from latentreason.tables import Rollouts, concat
 from latentreason.tasks import chain
@@ -52,7 +52,7 @@ class RunConfig:
     calibration_problems: int = 100
     calibration_samples: int = 4
     passk_problems: int = 100
-    passk_samples: int = 512
+    passk_samples: int = 2048
     passk_hybrid_samples: int = 128
     strategy_samples: int = 8
     trace_problems: int = 12
@@ -200,6 +200,8 @@ def reproduce(config: RunConfig, folder: Path, *, stages: "dict[str, Stage] | No
         started = time.monotonic()
         stage(run)
         seconds[name] = time.monotonic() - started
+        made = folder / "stages.json"
+        write_json(made, {**(read_json(made) if made.is_file() else {}), name: code_version()})
         seconds["peak_gigabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         write_json(folder / "seconds.json", seconds)
     shutil.rmtree(folder / "parts", ignore_errors=True)
@@ -337,7 +339,8 @@ def _elicitation(run: Run) -> None:
 
     def add(arm: str, table: pd.DataFrame, setting: float, uses: str) -> None:
         parts.append(Rollouts(table.assign(arm=arm).drop(columns=["n_routed", "n_changed"], errors="ignore"), {arm: {}}))
-        facts[arm] = {"uses": uses, "passes": 1, "setting": setting, "tried": tried if "best" in arm else []}
+        sources = {"timing_source": "none", "content_source": "RL token" if arm.startswith("RL") else "base token"}
+        facts[arm] = {"uses": uses, "passes": 1, "rl_logits": float(arm.startswith("RL")), "setting": setting, "tried": tried if "best" in arm else [], **sources}
 
     add("base, greedy", sharp.arm("base").table, 0.0, "nothing")
     add("RL, greedy", sharp.arm("rl").table, 0.0, "the RL model")

@@ -20,9 +20,13 @@ from latentreason.organisms.trainers.metrics import repetition
 from latentreason.reproduce import Run, calibrated_routers, few_layers
 from latentreason.routing.controls import always, never
 from latentreason.routing.router import Router
-from latentreason.vectors.contrast import capture_onsets, fit_onsets
+from latentreason.tables import Rollouts
+from latentreason.vectors.contrast import capture_onsets, fit_onsets, model_info
 from latentreason.vectors.optimised import Fitted, fit_optimised
 from latentreason.vectors.steering_vector import VectorSet
+
+RANDOM = {"js, RL category, random vectors": "rl", "entropy, base category, random vectors": "base"}
+"""Arms of random vectors -> whose activations choose the category."""
 
 STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 BIASES = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -58,7 +62,8 @@ def _fitted(run: Run, layers: list[int]) -> tuple[dict[str, VectorSet], dict[str
     for name, lm in (("base", run.pair.base), ("rl", run.pair.rl)):
         own = run.sample(f"steering-{name}", lm, problems, run.sampling(4).alone(name))
         onsets[name] = capture_onsets(lm, own, run.language.spans(own), layers=sorted({*layers, middle}))
-        vectors[name] = fit_onsets(onsets[name])
+        fitted = fit_onsets(onsets[name])
+        vectors[name] = replace(fitted, info={**fitted.info, **model_info(lm), "model": name})
     labels = tuple(label for label in vectors["base"].labels if label in vectors["rl"].labels)
     if len(labels) < 2:
         raise InvalidInput(f"Both models' traces have enough spans of {len(labels)} strategies, and a choice needs two. Give more problems.")
@@ -84,6 +89,7 @@ def _vector_arms(run: Run, vectors: dict[str, VectorSet], which: dict[str, Categ
         "js, base category, base vectors": by("js", "RL timing, base category, base-fitted vectors", base, "base"),
         "entropy, RL category, base vectors": by("entropy", "base timing, RL category, base-fitted vectors", base, "rl"),
         "entropy, base category, base vectors": by("entropy", "base timing, base category, base-fitted vectors", base, "base"),
+        "entropy, one vector": Arm("entropy", "base timing, mean of the base-fitted vectors", lambda layer, strength: steer(base.at(layer), strength=strength), grid, {"category_accuracy": None}),
         "entropy, random category, base vectors": by("entropy", "base timing, random category, base-fitted vectors", base, "random"),
         "entropy, base category, random vectors": by("entropy", "base timing, base category, random vectors", random, "base"),
     }  # fmt: skip
@@ -131,27 +137,48 @@ def _steering(run: Run) -> None:
         grid = [{key: at, "setting": setting, "accuracy": accuracy[name]} for name, (_, at, setting) in mine.items()]
         facts[arm] = {"uses": of.uses, "setting": size, key: where, **of.facts, "tried": grid}
         hybrids.append(hybrid(arm, arm, where, size))
+        if arm in RANDOM:  # one draw of directions is one number: two more at the same layer and strength
+            for seed in (1, 2):
+                name = f"{arm}, draw {seed + 1}"
+                other = vectors["base"].random_like(run.config.seed + 1000 * seed).at(where)
+                hybrids.append(Hybrid(pair, routers[of.router], steer_by(other, which[RANDOM[arm]], strength=size), name))
+                facts[name] = {**facts[arm], "uses": f"{of.uses}, another draw", "tried": []}
     for short in routers:
         facts[f"{short}, swap"] = {"uses": "RL timing, RL token" if short == "js" else "base timing, RL token", "setting": 1.0, "tried": []}
     _drawn(run, "steering", hybrids, facts)
 
 
-def _drawn(run: Run, stage: str, hybrids: list[Hybrid], facts: dict[str, Any]) -> None:
-    """Sample the arms of a stage on test problems, and write its table and facts; and, from fewer samples with their tokens, how fluent each arm is beside the base."""
+def _drawn(run: Run, stage: str, hybrids: list[Hybrid], facts: dict[str, Any], temperature: str = "t1") -> None:
+    """Sample the arms of a stage on test problems, and write its table and facts; and, from the first of their samples, how fluent each arm is beside the base."""
     problems, config = run.problems("test", run.config.n_problems), run.config
-    found = run.sample(stage, Arms(hybrids), problems, replace(run.sampling(config.rival_samples * 2), keep_tokens=False, max_rows=run.rows))
-    read = run.sample(f"{stage}-read", Arms([Hybrid(run.pair, never(), name="base"), *hybrids]), problems, run.sampling(config.strategy_samples)).table
+    drawn = run.sample(stage, Arms([Hybrid(run.pair, never(), name="base"), *hybrids]), problems, replace(run.sampling(config.rival_samples * 2, temperature), max_rows=run.rows))
+    read = drawn.table[drawn.table["sample"] < config.strategy_samples]
     read = read.assign(repeated=[repetition(ids.tolist()) for ids in read["token_ids"]], base_logprob=[float(np.mean(each)) for each in read["base_logprob"]])
     write_table(run.tables / f"{stage}_fluency.parquet", read.groupby(["arm", "problem"], sort=False)[["repeated", "base_logprob"]].mean().reset_index())
+    names = [hybrid.name for hybrid in hybrids]
+    found = Rollouts(drawn.slim().table.query("arm in @names").reset_index(drop=True), {name: drawn.info[name] for name in names})
     found.save(run.tables / f"{stage}.parquet")
     arms = found.table.groupby("arm")
     routed = dict(arms["n_routed"].sum() / arms["n_tokens"].sum())
-    for hybrid in hybrids:  # the base at every token; the RL model where anything of it is read; the base once more for each candidate at a routed token
-        action, reads = hybrid.action, hybrid.router.reads | hybrid.action.reads
-        again = len(action.params.get("strengths", ())) * len(action.params.get("windows", ())) or int("again" in action.reads)
-        models = 1 + any(place.split(":")[0] in ("rl", "sampled") for place in reads)
-        facts[hybrid.arms[0]]["passes"] = round(models + again * float(routed[hybrid.arms[0]]), 2)
+    for hybrid in hybrids:  # the base at every token; the RL model, where anything of it is read, at every token too, since all enter its cache; the base once more for each candidate at a routed token
+        reads = hybrid.router.reads | hybrid.action.reads
+        again = _read_again(hybrid.action, drawn.table.loc[drawn.table["arm"] == hybrid.name, "routed"])
+        asked, always_asked = (any(place.split(":")[0] in ("rl", "sampled") for place in of) for of in (reads, hybrid.router.reads))
+        share = float(routed[hybrid.arms[0]])
+        facts[hybrid.arms[0]] |= {"passes": round(1 + asked + again, 2), "rl_logits": 1.0 if always_asked else share if asked else 0.0}
     write_json(run.tables / f"{stage}.json", facts)
+
+
+def _read_again(action: Action, routed: pd.Series) -> float:
+    """How many tokens the base reads once more for each token of the completions: one at a routed place, the whole window of a window, for each candidate."""
+    if "again" not in action.reads:
+        return 0.0
+    windows, copies = action.params.get("windows", (action.params.get("window", 1),)), len(action.params.get("strengths", (1,)))
+
+    def at(t: int) -> int:
+        return copies * sum(max(1, window) for window in {t if w is None else min(w, t) for w in windows})
+
+    return float(sum(at(int(t)) for row in routed for t in np.flatnonzero(row)) / sum(map(len, routed)))
 
 
 KINDS = ("bias", "categories", "learned")
@@ -163,7 +190,7 @@ AMONG = (0.5, 1.0, 2.0)
 
 def _trained(run: Run) -> None:
     """Vectors trained on the RL model's tokens, at the layer with the smallest held-out loss; and the reference's two algorithms with the controls that they
-    were published without. Where nothing can be trained, the controls alone, and the reason.
+    were published without: these greedily, too, as they were published. Where nothing can be trained, the controls alone, and the reason.
     """
     try:
         hybrids, facts = _trained_arms(run)
@@ -172,7 +199,10 @@ def _trained(run: Run) -> None:
         hybrids = [Hybrid(run.pair, js, name="js, swap"), Hybrid(run.pair, js, rerank(5), "js, rerank")]
         facts = {"js, swap": {"uses": "RL timing, RL token", "setting": 1.0, "tried": []}, "js, rerank": {"uses": "RL timing, RL logits among 5 base tokens", "setting": 5.0, "tried": []},
                  "trained vectors": {"uses": "vectors trained on the RL model's tokens", "reason": str(error)}}  # fmt: skip
-    _drawn(run, "trained", hybrids, facts)
+    _drawn(run, "trained", hybrids, dict(facts))
+    published = [hybrid for hybrid in hybrids if hybrid.name.startswith("venhoff")]
+    if published:
+        _drawn(run, "trained_greedy", published, {hybrid.name: dict(facts[hybrid.name]) for hybrid in published}, "greedy")
 
 
 def _trained_arms(run: Run) -> tuple[list[Hybrid], dict[str, Any]]:

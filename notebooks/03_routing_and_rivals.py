@@ -205,21 +205,28 @@ pd.DataFrame(rows)
 # routers at 0.75 D stand beside them. If temperature alone came near 1, RL would have sharpened and no more.
 
 # %%
-from latentreason.hybrid.rivals import RIVALS, tuned
+from latentreason.hybrid.rivals import rivals_for, tuned
 
 drawn, facts = [], {}
-for rival in (r for r in RIVALS if r.name in ("temperature", "logit_delta", "interpolation")):
-    setting, tried = tuned(replace(rival, grid=rival.grid[:2]) if tiny else rival, pair, calibration, sampling)
-    drawn.append(lr.Rollouts(rival.draw(pair, problems, sampling, setting).table.assign(arm=rival.name)))
-    facts[rival.name] = {"uses": rival.uses, "passes": rival.passes, "setting": setting, "tried": tried}
-for name, uses in (
-    ("on_divergence(js)", "RL logits at every token"),
-    ("on_entropy", "RL tokens where the base is uncertain"),
-):
-    drawn.append(hybrid.arm(f"{name}@{budgets[-1]:.2f}"))
-    facts[drawn[-1].arms[0]] = {"uses": uses, "passes": 2, "setting": budgets[-1], "tried": []}
+for rival in (r for r in rivals_for("chain") if r.name in ("temperature", "logit_delta", "interpolation")):
+    some = replace(rival, grid=dict(list(rival.grid.items())[:2])) if tiny else rival
+    setting, tried = tuned(some, pair, calibration, sampling)
+    rollouts = rival.draw(pair, problems, sampling, {setting: rival.grid[setting]})[setting]
+    drawn.append(lr.Rollouts(rollouts.table.assign(arm=rival.name), {rival.name: {}}))
+    facts[rival.name] = rival.facts(setting, tried)
+for name, uses, share in (("on_divergence(js)", "RL timing, RL token", 1.0), ("on_entropy", "base timing, RL token", None)):
+    arm = hybrid.arm(f"{name}@{budgets[-1]:.2f}")
+    drawn.append(arm)
+    read = share or float(arm.table["n_routed"].sum() / arm.table["n_tokens"].sum())
+    facts[arm.arms[0]] = {"uses": uses, "passes": 2, "rl_logits": read, "setting": f"{budgets[-1]:g} D", "tried": [], "routed": True}
 rivals = lr.studies.rivals.run(base=base, rl=rl, rivals=lr.concat(drawn), facts=facts)
-rivals.readable("accuracy", "recovery", by=["arm", "setting", "uses", "passes"])
+rivals.readable("accuracy", "recovery", by=["arm", "timing_source", "content_source", "setting", "rl_logits", "passes"])
+
+# %% [markdown]
+# Paired with each of the two routed hybrids, in shares of the gain:
+
+# %%
+rivals.readable("difference", by=["arm", "against"])
 
 # %%
 rivals.plot()

@@ -270,7 +270,7 @@ result = recovered(
     {name: uses for name, (uses, *_) in arms.items()},
     sampling,
 )
-result.readable("accuracy", "recovery", by=["arm", "uses", "setting", "passes"])
+result.readable("accuracy", "recovery", by=["arm", "timing_source", "content_source", "category_source", "setting", "passes"])
 
 # %%
 result.plot()

@@ -53,6 +53,18 @@ def problems():
     return lr.load_task("chain", split="calibration", limit=4)
 
 
+def test_vectors_of_another_model_are_refused_and_can_be_tried_on_purpose(pair):
+    of_another = replace(vectors(pair.base.d_model), info={"weights": "0123456789abcdef"})
+    for action in (lr.steer(of_another), lr.steer_persistent(of_another), steer_by(of_another, random_category(LABELS)), steer_best(of_another, random_category(LABELS))):
+        with pytest.raises(InvalidInput, match=r"were fitted on the weights 0123456789abcdef.*dataclasses.replace\(vectors, info=\{\}\)"):
+            lr.Hybrid(pair, on_entropy(), action)
+    with pytest.raises(InvalidInput, match="The vectors of 'on_nearest' were fitted on the weights"):
+        lr.Hybrid(pair, on_nearest(of_another, 0))
+    lr.Hybrid(pair, on_entropy(), lr.steer(replace(of_another, info={})))
+    for lm in (pair.base, pair.rl):
+        lr.Hybrid(pair, on_entropy(), lr.steer(replace(of_another, info={"weights": lm.fingerprint})))
+
+
 @pytest.mark.parametrize("budget", [-0.1, 0.0, 1.2])
 def test_a_budget_is_a_share_of_d(pair, problems, budget):
     with pytest.raises(InvalidInput, match=r"must be shares of D in \(0, 1\]"):

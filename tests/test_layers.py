@@ -26,12 +26,12 @@ FLOORS = {
     "studies": 3, "activations": 3, "sampling": 3,
     "models": 2, "strategies": 2,
     "tasks": 1,
-    "errors": 0, "config": 0, "files": 0, "store": 0, "stats": 0, "curves": 0, "tables": 0,
+    "errors": 0, "config": 0, "files": 0, "store": 0, "stats": 0, "curves": 0, "tables": 0, "sources": 0,
 }  # fmt: skip
 GROUND = {name for name, floor in FLOORS.items() if floor == 0}
 READERS = {"studies", "figures"}
 RUNNERS = set(FLOORS) - READERS - GROUND - {"cli", "cli_organisms", "console", "documents", "publish", "reproduce", "claims"}
-NO_TORCH = READERS | {"errors", "config", "stats", "curves", "tables"}
+NO_TORCH = READERS | {"errors", "config", "stats", "curves", "tables", "sources"}
 HOMES = {  # third party -> the files, or folders, that may import it
     "transformer_lens": ("activations/lens.py",),
     "nnsight": ("activations/nnsight.py",),

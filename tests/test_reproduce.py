@@ -3,6 +3,7 @@
 The tests share one folder, in the order in which they stand.
 """
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,12 @@ import pandas as pd
 import pytest
 
 from latentreason import compare, reproduce as job, steered
-from latentreason.errors import ArtifactConflict
+from latentreason.errors import ArtifactConflict, CorruptArtifact, InvalidInput
 from latentreason.figures import style
 from latentreason.figures.figures import check_figures, load_results
-from latentreason.files import read_table, write_table
+from latentreason.files import read_json, read_table, write_table
 from latentreason.hybrid import calibrate
-from latentreason.publish import finish
+from latentreason.publish import begin_from_published, finish, publish
 from latentreason.studies import recovery
 from latentreason.studies.recompute import OF_THEIR_OWN, RESULTS
 from latentreason.tables import Rollouts
@@ -97,7 +98,8 @@ def test_a_truncated_table_is_named(unbroken: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steered, "STRENGTHS", (1.0,))
-    monkeypatch.setattr(compare, "RIVALS", [replace(rival, grid=rival.grid[-1:]) for rival in compare.RIVALS[::3]])
+    every = compare.rivals_for
+    monkeypatch.setattr(compare, "rivals_for", lambda *asked: [replace(rival, grid=dict([*rival.grid.items()][-1:])) for rival in every(*asked)])
     before = {file.name: file.read_bytes() for file in (unbroken / "tables").glob("*.parquet")}
     job.reproduce(job.TINY, unbroken, stages=job.STAGES | compare.STAGES | steered.STAGES, progress=False)
     assert all((unbroken / "tables" / name).read_bytes() == data for name, data in before.items())
@@ -110,3 +112,40 @@ def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, monkeypatch: 
     assert check_figures(unbroken, unbroken / "figures") == []
     sources = set(results["routing"].table["timing_source"])
     assert {"base alone", "trained on RL labels", "RL model live"} <= sources
+    rivals, steering = (results[name].table[results[name].table["quantity"] == "recovery"].set_index("arm") for name in ("rivals", "steering"))
+    assert set(rivals["timing_source"]) - {""} == {"none", "base alone", "RL model live"} and rivals.loc["temperature", "content_source"] == "base token"
+    assert {"base-fitted vector", "RL-fitted vector", "random vector", "RL token", "logit bias"} <= set(steering["content_source"])
+    assert steering.loc["entropy, base category, base vectors", ["timing_source", "category_source", "rl_logits"]].tolist() == ["base alone", "base alone", 0.0]
+    assert steering.loc["js, RL category, RL vectors", ["timing_source", "category_source", "rl_logits"]].tolist() == ["RL model live", "RL model live", 1.0]
+    assert 0 < steering.loc["entropy, RL category, base vectors", "rl_logits"] < 1
+    assert {"on_probe(onset)"} <= {name for name, fact in results["routing"].details["facts"].items() if set(fact.get("baselines", {})) == {"entropy", "token and position", "untrained twin"}}
+    assert "beside on_divergence(js)@" in results["rivals"].finding and results["trained"].details["fits"]
+
+
+@pytest.mark.slow
+def test_the_second_job_goes_on_from_what_was_published(unbroken: Path, tmp_path: Path) -> None:
+    done, artifacts, begun = tmp_path / "activation-12345678", tmp_path / "artifacts", tmp_path / "runs" / "activation-12345678"
+    shutil.copytree(unbroken, done)
+    publish(done, artifacts)
+    run = job.identity(job.TINY, job.load_pair(job.TINY))
+    for other in ({**run, "n_samples": 5}, {key: value for key, value in run.items() if key != "n_samples"}, {**run, "top_p": 0.9}):
+        with pytest.raises(InvalidInput, match="differs from this one in (n_samples|top_p)"):
+            begin_from_published(begun, other, artifacts, [])
+    assert set(begin_from_published(begun, run, artifacts, ["rivals"])) >= {"calibrate", "passk", "routing"}
+    before = {file.name: file.read_bytes() for file in (begun / "tables").iterdir()}
+    assert before == {file.name: file.read_bytes() for file in (done / "tables").iterdir()}
+    job.reproduce(job.TINY, begun, progress=False)  # no stage of the main job is left
+    assert before == {file.name: file.read_bytes() for file in (begun / "tables").iterdir()}
+    assert begin_from_published(begun, run, artifacts, ["rivals"]) == []
+    (begun / "tables" / "rivals.json").unlink()  # as if the stage had not been run here
+    shutil.copytree(done / "figures", begun / "figures")
+    finish(begun, job.TINY)
+    publish(begun, artifacts)
+    assert (artifacts / "results" / "activation" / "tables" / "rivals.json").is_file()  # what was published of other stages stays
+    assert read_json(begun / "stages.json")["routing"] == read_json(artifacts / "results" / "activation" / "run.json")["stages"]["routing"]
+    table = artifacts / "results" / "activation" / "tables" / "passk.parquet"
+    table.write_bytes(table.read_bytes()[:-1] + b"x")
+    with pytest.raises(CorruptArtifact, match=r"passk\.parquet is not the table that was published"):
+        begin_from_published(tmp_path / "runs" / "activation-87654321", run, artifacts, [])
+    with pytest.raises(InvalidInput, match="No run of 'other' with seed 0 is committed"):
+        begin_from_published(tmp_path / "runs" / "other-87654321", run, artifacts, [])

@@ -49,6 +49,7 @@ FIGURES: dict[str, Figure] = {
     "rivals": compare_charts.RIVALS,
     "steering": compare_charts.STEERING,
     "trained": compare_charts.TRAINED,
+    "trained_greedy": compare_charts.TRAINED_GREEDY,
     "elicitation": compare_charts.ELICITATION,
     "contamination": claims_charts.CONTAMINATION,
     "coherence": claims_charts.COHERENCE,

@@ -55,8 +55,8 @@ class Hybrid:
             greedy stays greedy. What the base would have said (`base_token_ids`, `changed`) is at its own temperature, log-probabilities are at 1.
 
     Raises:
-        InvalidInput: a router that is not a Router, such as a function that was not called; a mode that the router or the action rules out; or a
-            tempering that is not above 0, or in the mode speculative.
+        InvalidInput: a router that is not a Router, such as a function that was not called; a mode that the router or the action rules out; vectors that were
+            fitted on a model of another pair; or a tempering that is not above 0, or in the mode speculative.
     """
 
     pair: ModelPair
@@ -73,6 +73,12 @@ class Hybrid:
             raise unknown_name("mode", self.mode, MODES)
         if barred := sorted(read for read in self.router.reads | (self.action.reads - {"rl"}) if MODES[self.mode](read)):
             raise InvalidInput(f"Hybrid(mode={self.mode!r}) cannot run {self.router.name!r} with {self.action.name!r}, which read {', '.join(map(repr, barred))}. {WHY[self.mode]}")
+        for what in (self.action, self.router):
+            fitted_on = what.params.get("vectors", {}).get("weights")
+            if fitted_on is None or fitted_on in (self.pair.base.fingerprint, self.pair.rl.fingerprint):
+                continue
+            raise InvalidInput(f"The vectors of {what.name!r} were fitted on the weights {fitted_on}, which are neither those of {self.pair.base.name!r} nor of {self.pair.rl.name!r} here (another dtype counts "
+                               "as other weights). Fit them on a model of this pair; to try vectors of another model on purpose, drop their origin: dataclasses.replace(vectors, info={}).")  # fmt: skip
         if not all(0.0 < factor < float("inf") for factor in self.tempering):
             raise InvalidInput(f"tempering={self.tempering} must be two factors above 0, for the base's tokens and the action's: (1, 1) leaves the temperature as it is.")
         if self.mode == "speculative" and self.tempering != (1.0, 1.0):

@@ -100,6 +100,7 @@ def fit_probe(activations: Mapping[str, Float[np.ndarray, "row d_model"]], targe
             chance = fitted(~out).predict_proba(x[out])[:, 1]
             bins = np.clip((chance * 10).astype(int), 0, 9)
             info["auroc"] = float(roc_auc_score(target[out], chance))
+            info["auroc_interval"] = auroc_interval(target[out], chance, groups[out], seed)
             info["calibration_curve"] = [[float(chance[bins == b].mean()), float(target[out][bins == b].mean()), int((bins == b).sum())] for b in np.unique(bins)]
         elif not binary:
             info["r2"] = float(r2_score(target[out], fitted(~out).predict(x[out])))
@@ -109,6 +110,52 @@ def fit_probe(activations: Mapping[str, Float[np.ndarray, "row d_model"]], targe
     widths = np.cumsum([np.shape(v)[1] for v in activations.values()])[:-1]
     parts = np.split(weight.astype(np.float32), widths)
     return Probe({place: torch.from_numpy(part.copy()) for place, part in zip(places, parts, strict=True)}, bias, label, timing_source, info)
+
+
+def auroc_interval(target: Shaped[np.ndarray, "row"], score: Shaped[np.ndarray, "row"], groups: Shaped[np.ndarray, "row"], seed: int = 0, n_boot: int = 500) -> list[float]:
+    """95% of the AUROC when problems are drawn again with replacement; draws with one class only are left out."""
+    from sklearn.metrics import roc_auc_score
+
+    rng, (names, number) = np.random.default_rng(seed), np.unique(groups, return_inverse=True)
+    found = []
+    for _ in range(n_boot):
+        weight = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))[number]
+        if len(np.unique(target[weight > 0])) == 2:
+            found.append(roc_auc_score(target, score, sample_weight=weight))
+    return [float(x) for x in np.quantile(found, [0.025, 0.975])] if found else [float("nan")] * 2
+
+
+def readout_baselines(target: Shaped[np.ndarray, "row"], groups: Shaped[np.ndarray, "row"], *, seed: int = 0, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a probe's AUROC stands beside: the same target read off something plainer, on the same held-out problems.
+
+    Args:
+        target: booleans.
+        groups: problem of each row.
+        seed: as of `fit_probe`.
+        inputs: name -> numbers [row] that are taken as they are (such as the base's entropy); categories [row, several] of integers, which become indicators of
+            a logistic probe (such as current token and position); or activations [row, d_model] of floats (such as those of an untrained twin).
+
+    Returns:
+        name -> `auroc`, `auroc_interval`. Empty where the held-out problems have one class only.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    problems = np.random.default_rng(seed).permutation(np.unique(groups))
+    out = np.isin(groups, problems[: max(1, len(problems) // 5)])
+    if not len(np.unique(target[out])) == len(np.unique(target[~out])) == 2:
+        return {}
+    found = {}
+    for name, given in inputs.items():
+        x = np.asarray(given)
+        score = x[out]
+        if x.ndim == 2:
+            first = OneHotEncoder(handle_unknown="ignore") if np.issubdtype(x.dtype, np.integer) else StandardScaler()
+            score = make_pipeline(first, LogisticRegression(C=0.1, max_iter=2000)).fit(x[~out], target[~out]).predict_proba(x[out])[:, 1]
+        found[name] = {"auroc": float(roc_auc_score(target[out], score)), "auroc_interval": auroc_interval(target[out], score, groups[out], seed)}
+    return found
 
 
 def on_probe(probe: Probe, threshold: float = 0.0) -> Router:
@@ -136,21 +183,31 @@ def on_value(value: Probe, cost: Probe, threshold: float = 0.1) -> Router:
     def score(step: Step) -> Tensor:
         return torch.atan2(value(step.resid), cost(step.resid))
 
-    models = {place.split(":")[0] for place in value.weights}
+    places = {*value.weights, *cost.weights}
+    models = {place.split(":")[0] for place in places}
     name = "on_value" if "rl" in models else "on_value(base)"
-    return by_threshold(name, score, threshold, frozenset({*models, *value.weights}), (-math.pi, math.pi), value=value.card(), cost=cost.card())
+    return by_threshold(name, score, threshold, frozenset({*models, *places}), (-math.pi, math.pi), value=value.card(), cost=cost.card())
 
 
-def on_nearest(vectors: "VectorSet", layer: int, threshold: float = 0.5) -> Router:
+def on_nearest(vectors: "VectorSet", layer: int, threshold: float = 0.5, *, center: Float[Tensor, "d_model"] | None = None) -> Router:
     """Route where the base model's residual stream lies far along one of the base's own strategy vectors: the nearest-vector router.
 
     The score is the largest projection onto a direction of the set, in units of that vector's scale.
+
+    Args:
+        vectors: of the base model.
+        layer: number of the block.
+        threshold: in those units; `calibrated` chooses it.
+        center: where projections are counted from, such as the mean activation of the base's own completions: without one the largest projection may be that of
+            a direction along which every activation lies.
     """
     chosen = vectors.at(layer)
     directions = torch.stack([v.direction.float() / max(v.scale, 1e-9) for v in chosen.vectors])
+    offset = torch.zeros(len(directions)) if center is None else directions @ center.float().cpu()
 
     def score(step: Step) -> Tensor:
-        found: Tensor = (read_at(step.resid, f"base:{layer}", directions.shape[1], "The set of vectors") @ directions.T.to(step.base_logits.device)).amax(-1)
+        resid = read_at(step.resid, f"base:{layer}", directions.shape[1], "The set of vectors")
+        found: Tensor = (resid @ directions.T.to(resid.device) - offset.to(resid.device)).amax(-1)
         return found
 
-    return by_threshold("on_nearest", score, threshold, frozenset({"base", f"base:{layer}"}), (-20.0, 20.0), vectors=vectors.card(), layer=layer)
+    return by_threshold("on_nearest", score, threshold, frozenset({"base", f"base:{layer}"}), (-20.0, 20.0), vectors=vectors.card(), layer=layer, offset=[round(x, 6) for x in offset.tolist()])

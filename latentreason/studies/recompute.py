@@ -39,7 +39,7 @@ from latentreason.studies import (
     verdict,
 )
 from latentreason.studies.result import Result, same_pair
-from latentreason.tables import Rollouts
+from latentreason.tables import Rollouts, concat
 
 
 def sampled_at(tables: Path) -> float:
@@ -54,6 +54,8 @@ def recovery_result(tables: Path, temperature: str) -> Result:
     ends, curves = Rollouts.load(tables / f"{temperature}_ends.parquet"), Rollouts.load(tables / f"{temperature}_curves.parquet")
     is_control = {a: "of" in curves.info[a]["router"]["params"] for a in curves.arms}
     parts = [Rollouts(curves.table[curves.table["arm"].map(is_control) == wanted].reset_index(drop=True), curves.info) for wanted in (False, True)]
+    if "not_first_token" in ends.arms:  # the complement of a router of the curves
+        parts[0] = concat([parts[0], ends.arm("not_first_token")])
     strategies = tables / f"{temperature}_strategies.parquet"
     return recovery.run(
         base=ends.arm("base"), rl=ends.arm("rl"), hybrid=parts[0], control=parts[1], timing=ends.arm("timing"), content=ends.arm("content"),
@@ -91,12 +93,14 @@ def routing_result(tables: Path) -> Result:
 
 
 def rivals_result(tables: Path, name: str) -> Result:
-    """Study `rivals`, of the rival arms ("rivals") or of vectors in place of tokens ("steering")."""
-    ends = Rollouts.load(tables / "t1_ends.parquet")
-    arms, facts, config = Rollouts.load(tables / f"{name}.parquet"), read_json(tables / f"{name}.json"), rivals.Config(temperature=sampled_at(tables))
+    """Study `rivals`, of the rival arms ("rivals") or of vectors in place of tokens ("steering", "trained")."""
+    greedy = name.endswith("_greedy")
+    ends = Rollouts.load(tables / f"{'greedy' if greedy else 't1'}_ends.parquet")
+    arms, facts, config = Rollouts.load(tables / f"{name}.parquet"), read_json(tables / f"{name}.json"), rivals.Config(temperature=0.0 if greedy else sampled_at(tables))
     same_pair(ends=ends, rivals=arms)
-    fluency = tables / f"{name}_fluency.parquet"
-    return rivals.run(base=ends.arm("base"), rl=ends.arm("rl"), rivals=arms, facts=facts, fluency=read_table(fluency) if fluency.is_file() else None, config=config)
+    parts = {part: tables / f"{name}_{part}.parquet" for part in ("fluency", "fits")} | ({"changes": tables / "weight_changes.parquet"} if name == "rivals" else {})
+    more = {part: read_table(file) for part, file in parts.items() if file.is_file()}
+    return rivals.run(base=ends.arm("base"), rl=ends.arm("rl"), rivals=arms, facts=facts, config=config, **more)
 
 
 def verdict_result(tables: Path) -> Result:
@@ -128,6 +132,7 @@ RESULTS: dict[str, Callable[[Path], Result]] = {
     "rivals": lambda tables: rivals_result(tables, "rivals"),
     "steering": lambda tables: rivals_result(tables, "steering"),
     "trained": lambda tables: rivals_result(tables, "trained"),
+    "trained_greedy": lambda tables: rivals_result(tables, "trained_greedy"),
     "elicitation": lambda tables: rivals_result(tables, "elicitation"),
     "contamination": lambda tables: contamination.run(table=read_table(tables / "contamination.parquet")),
     "coherence": lambda tables: coherence.run(table=read_table(tables / "coherence.parquet")),
@@ -140,7 +145,7 @@ RESULTS: dict[str, Callable[[Path], Result]] = {
 CLAIMS = ("contamination", "coherence", "planning", "taxonomy")
 """Results of the job `claims`: docs/studies.md speaks of them, no headline does."""
 
-OF_THEIR_OWN = {"verdict": "verdict_temperatures.parquet", "geometry": "geometry_dose.parquet", "routing": "routing.json", "rivals": "rivals.json", "steering": "steering.json", "trained": "trained.json", "elicitation": "elicitation.json",
+OF_THEIR_OWN = {"verdict": "verdict_temperatures.parquet", "geometry": "geometry_dose.parquet", "routing": "routing.json", "rivals": "rivals.json", "steering": "steering.json", "trained": "trained.json", "trained_greedy": "trained_greedy.json", "elicitation": "elicitation.json",
                 **{name: f"{name}.parquet" for name in CLAIMS}}  # fmt: skip
 """Results of stages that a run may skip, and of jobs after the main one -> the table that is written last. A run without it has no such result."""
 

@@ -12,7 +12,6 @@ timing and content shares (Shapley, four arms) refute "when, not how" where the 
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ import pandas as pd
 
 from latentreason.curves import CurvePoint, RecoveryCurve, curve_difference, recovery_curve
 from latentreason.errors import InvalidInput
+from latentreason.sources import sources
 from latentreason.stats import Estimate, gap_difference, mean_estimate, pooled_ratio, shapley_shares
 from latentreason.studies.palette import ARMS, ROUTERS
 from latentreason.studies.result import Result, different_prompts, one_arm_each, rows, same_pair, settings
@@ -184,27 +184,9 @@ def _groups(rollouts: Rollouts) -> dict[tuple[str, str], list[Rollouts]]:
 
 
 def _sources(arm: Rollouts) -> dict[str, str]:
-    """Where the timing and the content of a hybrid come from: two columns of every table."""
-    facts = arm.info.get(arm.arms[0], {})
-    reads = {place.split(":")[0] for place in facts.get("router", {}).get("reads", ["base"])}
-    at_random = facts.get("router", {}).get("name") in ("matched_random", "matched_position")
-    live = ["RL model live"] if reads & {"rl", "sampled"} else []
-    known = _probed(facts.get("router", {}).get("params", {})) + live
-    timing = max(known, key=INFORMED.index) if known else "task vocabulary" if "vocabulary" in reads else "none" if at_random else "base alone"
-    action = facts.get("action", {}).get("name", "swap")
-    return {"timing_source": timing, "content_source": {"swap": "RL token", "steer": "steering vector", "logit_bias": "logit bias"}.get(action, action)}
-
-
-INFORMED = ("base alone", "trained on RL labels", "RL model live")
-"""What a router may know, the most at the end."""
-
-
-def _probed(params: Any) -> list[str]:
-    """Where the probes of a router come from, those of the routers that it is made of, too."""
-    if not isinstance(params, Mapping):
-        return []
-    own = [params[key]["timing_source"] for key in ("probe", "value") if isinstance(params.get(key), Mapping) and "timing_source" in params[key]]
-    return own + [source for value in params.values() for source in _probed(value)]
+    """Timing and content source of a hybrid."""
+    found = sources(arm.info.get(arm.arms[0], {"router": {}}))
+    return {name: found[name] for name in ("timing_source", "content_source")}
 
 
 def _finding(result: Result, curves: dict[tuple[str, str], RecoveryCurve]) -> str:

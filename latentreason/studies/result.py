@@ -195,8 +195,8 @@ def settings(config: Any) -> dict[str, Any]:
 
 
 def sampled(result: Result) -> str:
-    """What figures and tables call the sampled arms of a result, such as "T=0.6"."""
-    return f"T={result.config.get('temperature', 1.0):g}"
+    """What figures and tables call the sampled arms of a result, such as "T=0.6"; "greedy" at 0."""
+    return f"T={temperature:g}" if (temperature := result.config.get("temperature", 1.0)) else "greedy"
 
 
 def rows(quantity: str, estimate: Estimate, **where: Any) -> dict[str, Any]:

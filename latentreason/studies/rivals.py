@@ -4,10 +4,12 @@ Claim (the rival explanations of the headline): the gain can be had without rout
 arXiv 2510.14901), by votes, by another prompt, by logit arithmetic (proxy tuning, 2401.08565; RAST, 2506.15710), by few of RL's weight
 changes (2505.11711), or by RL of one vector a block (2505.18706).
 
-Formula: recovery = (arm - base) / (RL - base), signed, at the setting that did best on calibration problems; every rival has its own grid
-and the same calibration problems. `uses` says what information an arm takes, `passes` its forward passes for each token handed in.
+Formula: recovery = (arm - base) / (RL - base), signed, at the setting that did best on calibration problems; `settings_tried`
+says how many settings it was chosen from (each of the rival arms has as many; vectors have more, since they have layers, too). `uses` says what information an arm takes, `rl_logits` at what share of the tokens the RL model's logits
+are read, `passes` how many tokens a model reads for each token handed in; `timing_source` and `content_source` as in `latentreason.sources`. Routed
+hybrids stand in the same table, and `difference` is the paired difference in recovery between a rival and each of them.
 
-Refuted for a rival where the interval of its recovery does not reach that of the routed hybrid. A rival that uses nothing of the RL model
+Refuted for a rival where the interval of its difference to the routed hybrid lies below 0. A rival that uses nothing of the RL model
 and recovers as much refutes the reading that RL taught something that the base model lacks.
 """
 
@@ -19,9 +21,10 @@ import numpy as np
 import pandas as pd
 
 from latentreason.errors import InvalidInput
-from latentreason.stats import Estimate, gap_recovered, mean_estimate, undefined
+from latentreason.sources import COLUMNS, sources
+from latentreason.stats import Estimate, gap_difference, gap_recovered, mean_estimate, undefined
 from latentreason.studies.palette import ARMS
-from latentreason.studies.result import Result, one_arm_each, rows, settings
+from latentreason.studies.result import Result, one_arm_each, rows, same_pair, settings
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -37,13 +40,18 @@ class Config:
     temperature: float = 1.0
 
 
-def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict[str, Any]], fluency: pd.DataFrame | None = None, config: Config = Config()) -> Result:
-    """Compare rival arms with base and RL, on the same problems.
+def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict[str, Any]], fluency: pd.DataFrame | None = None,
+        fits: pd.DataFrame | None = None, changes: pd.DataFrame | None = None, config: Config = Config()) -> Result:  # fmt: skip
+    """Compare rival arms with base and RL, and with routed hybrids, on the same problems.
 
     Args:
         base, rl: one arm each.
-        rivals: one arm a rival.
-        facts: arm -> `uses`, `passes`, `setting` and `tried` (settings with their accuracy on calibration problems); of an arm that was left out, `uses` and `reason`.
+        rivals: one arm a rival, or a routed hybrid.
+        facts: arm -> `uses`, `passes`, `setting` (a number, or what it is called) and `tried` (settings with their accuracy on calibration problems); where it is known
+            `rl_logits`, and the sources of an arm whose rollouts do not carry them; `routed`, true of a routed hybrid that the others are compared with; of an arm
+            that was left out, `uses` and `reason`.
+        fits: of vectors trained by gradient: kind, layer, seed, chosen, the loss on each split (nats) and the optimism of the choice of the seed; kept in `details`.
+        changes: of the weights, as `models.merge.weight_changes`: said in the finding, kept in `details`.
         fluency: one row an arm (the base too) and problem: `repeated` (share of 4-grams that came before in the completion) and `base_logprob` (mean nats a token).
         config: settings.
 
@@ -51,6 +59,7 @@ def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict
         InvalidInput: arms on different problems, or an arm without facts.
     """
     one_arm_each(base=base, rl=rl)
+    same_pair(base=base, rl=rl, rivals=rivals)
     problems = set(base.table["problem"])
     if set(rl.table["problem"]) != problems or any(set(part["problem"]) != problems for _, part in rivals.table.groupby("arm")):
         raise InvalidInput("The arms answer different problems, so they cannot be paired: sample all of them on one list of problems.")
@@ -59,19 +68,32 @@ def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict
     ends = {name: arm.per_problem().to_numpy(float) for name, arm in {"base": base, "rl": rl}.items()}
     how = {"n_boot": config.n_boot, "seed": config.seed}
     table: list[dict[str, Any]] = [rows("accuracy", mean_estimate(correct, **how), arm=name) for name, correct in ends.items()]
+    correct = {arm: rivals.arm(arm).per_problem().to_numpy(float) for arm in rivals.arms}
+    routed = [arm for arm in rivals.arms if facts[arm].get("routed")]
     for arm in rivals.arms:
-        correct = rivals.arm(arm).per_problem().to_numpy(float)
-        where = {"arm": arm, **{key: facts[arm][key] for key in ("uses", "passes", "setting")}}
-        table.append(rows("accuracy", mean_estimate(correct, **how), **where))
-        table.append(rows("recovery", gap_recovered(ends["base"], ends["rl"], correct, **how), **where))
+        known = {**rivals.info.get(arm, {}), **{c: facts[arm][c] for c in COLUMNS if c in facts[arm]}}
+        where = {"arm": arm, "uses": facts[arm]["uses"], "passes": facts[arm]["passes"], "setting": _named(facts[arm]["setting"]), "rl_logits": facts[arm].get("rl_logits", np.nan), "settings_tried": len(facts[arm]["tried"]), **sources(known)}
+        table.append(rows("accuracy", mean_estimate(correct[arm], **how), **where))
+        table.append(rows("recovery", gap_recovered(ends["base"], ends["rl"], correct[arm], **how), **where))
+        table += [rows("difference", gap_difference(ends["base"], ends["rl"], correct[arm], correct[other], **how), **where, against=other) for other in routed if arm not in routed]
     left_out = {arm: fact["reason"] for arm, fact in facts.items() if "reason" in fact}
     table += [rows("recovery", undefined(reason, len(problems)), arm=arm, uses=facts[arm]["uses"]) for arm, reason in left_out.items()]
     details: dict[str, Any] = {"n_problems": len(problems), "tried": {arm: facts[arm]["tried"] for arm in rivals.arms}}
+    if changes is not None:
+        details["weight_changes"] = changes.to_dict("records")
+    if fits is not None:
+        details["fits"] = fits.to_dict("records")
     if fluency is not None:
         measured, details["fluency"] = _fluent(fluency, rivals.arms, how)
         table += measured
-    result = Result("rivals", settings(config), pd.DataFrame(table).fillna({"uses": "", "passes": np.nan, "setting": np.nan}), details)
+    text = ("uses", "setting", "against", *COLUMNS)
+    frame = pd.DataFrame(table).reindex(columns=[*dict.fromkeys([*(key for row in table for key in row), *text])])
+    result = Result("rivals", settings(config), frame.astype(dict.fromkeys(text, object)).fillna(dict.fromkeys(text, "")), details)
     return Result(result.study, result.config, result.table, details, _finding(result))
+
+
+def _named(setting: Any) -> str:
+    return setting if isinstance(setting, str) else f"{setting:g}"
 
 
 def _fluent(fluency: pd.DataFrame, arms: Sequence[str], how: dict[str, int]) -> tuple[list[dict[str, Any]], dict[str, dict[str, bool]]]:
@@ -90,7 +112,7 @@ def _fluent(fluency: pd.DataFrame, arms: Sequence[str], how: dict[str, int]) -> 
 
 def _finding(result: Result) -> str:
     every = [(row, result.estimate("recovery", arm=row["arm"])) for row in drawn(result)]
-    found = [(row, estimate) for row, estimate in every if estimate.defined and not any(what in row["uses"] for what in IDENTITIES)]
+    found = [(row, estimate) for row, estimate in every if estimate.defined and not is_control(row["uses"])]
     loops = [arm for arm, flags in result.details.get("fluency", {}).items() if flags["repeats"] and flags["unlikely"]]
     more = f" More repeated than the base's text, and less likely to the base: {', '.join(loops)}." if loops else ""
     if not found:
@@ -100,16 +122,50 @@ def _finding(result: Result) -> str:
     for name, part in (("without anything of the RL model", free), ("with an RL training of its own", own), ("with RL weights or logits", informed)):
         if part:
             row, best, how = _best(part, result.details["tried"])
-            said.append(f"{name} the best rival{how} is {row['arm']} at {row['setting']:g} ({best} of the gain)")
+            said.append(f"{name} the best rival{how} is {row['arm']} at {row['setting']} ({best} of the gain{_against(result, row['arm'])})")
     sentence = "; ".join(said)
     if free:
         most = max(e.hi for _, e in free)
         sentence += f". A rival without the RL model whose interval reaches 0.9 would show that the base can have the gain by itself; the highest bound is {most:.2f}"
-    return sentence[0].upper() + sentence[1:] + "." + more
+    return sentence[0].upper() + sentence[1:] + "." + _trained(result.details.get("fits", [])) + _sparse(result.details.get("weight_changes", [])) + more
 
 
-IDENTITIES = ("RL token", "nothing added")
-"""What an arm uses that is the routed hybrid itself, or the base by another way: no rival."""
+def _against(result: Result, arm: str) -> str:
+    """The paired difference to the routed hybrid that did best on calibration problems."""
+    found = result.table[(result.table["quantity"] == "difference") & (result.table["arm"] == arm)]
+    if found.empty:
+        return ""
+    tried = result.details["tried"]
+    best = max(found["against"], key=lambda other: max((each["accuracy"] for each in tried.get(other, [])), default=0.0))
+    return f", {result.estimate('difference', arm=arm, against=best)} beside {best}"
+
+
+def _sparse(changes: Sequence[Mapping[str, Any]]) -> str:
+    """What RL changed in the weight matrices: how many not at all, and of how high a rank the changes are (Mukherjee et al. 2025, arXiv 2505.11711)."""
+    if not changes:
+        return ""
+    n = np.array([change["n"] for change in changes])
+    unchanged, size = (float(np.average([change[name] for change in changes], weights=n)) for name in ("unchanged", "relative"))
+    rank, full = (float(np.median([change[name] for change in changes])) for name in ("stable_rank", "full_rank"))
+    return f" RL left {100 * unchanged:.0f}% of the weights of {len(changes)} matrices within 1e-5 of the base's; its changes are {100 * size:.1f}% of them in norm, of stable rank {rank:.1f} of {full:g} (median)."
+
+
+def _trained(fits: Sequence[Mapping[str, Any]]) -> str:
+    """How much better the choice of the best seed looks on the split that it was made on, over all kinds and layers."""
+    optimism = [fit["optimism"] for fit in fits if fit["chosen"]]
+    if not optimism:
+        return ""
+    most = max(optimism, key=abs)
+    return f" Choosing the best of several seeds makes the held-out loss look better by {np.mean(optimism):.4f} nats on average (at most {most:.4f}) than on problems that had no part in it, over {len(optimism)} fits."
+
+
+CONTROLS = ("RL token", "nothing added: the base by another way", "random vectors", "random category", "another draw")
+"""What an arm uses that is the routed hybrid itself, the base by another way, or at random: no rival."""
+
+
+def is_control(uses: str) -> bool:
+    """Whether an arm is no rival, by what it says that it uses."""
+    return not {part.strip() for part in uses.split(",")}.isdisjoint(CONTROLS)
 
 
 def _best(part: list[tuple[dict[str, Any], Estimate]], tried: Mapping[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], Estimate, str]:
@@ -140,9 +196,11 @@ COLOURS = dict(zip(KNOWS, (ARMS["base"], ARMS["hybrid"], ARMS["rl"]), strict=Tru
 
 def label(row: dict[str, Any]) -> str:
     """What stands beside an arm of a figure."""
-    if not np.isfinite(row["setting"]):  # left out
+    if not row["setting"]:  # left out
         return f"{row['arm']}\nuses {row['uses']}"
-    return f"{row['arm']} at {row['setting']:g}\nuses {row['uses']}; {row['passes']:g} pass{'es' * (row['passes'] != 1)} a token"
+    read = row.get("rl_logits", np.nan)
+    live = f", RL logits at {100 * read:.0f}% of the tokens" if np.isfinite(read) and 0 < read < 1 else ""
+    return f"{row['arm']} at {row['setting']}\nuses {row['uses']}{live}; {row['passes']:g} pass{'es' * (row['passes'] != 1)} a token"
 
 
 def plot(result: Result, ax: "Axes | None" = None) -> "Axes":

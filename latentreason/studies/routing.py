@@ -4,7 +4,8 @@ Claim: the timing of reasoning is in the base model; a probe of its activations 
 2510.07364, use the RL model to find them).
 
 Formula: as in `recovery`; every router at several budgets of changed tokens beside `matched_disagreement`, and `exchanged`, the share of the
-gain that is lost when the RL model decodes and the base model's tokens are put in at the same kind of places: (RL - exchanged) / (RL - base).
+gain that is lost when the RL model decodes and the base model's tokens are put in at the same kind of places, (RL - exchanged) / (RL - base), beside
+what is lost when as many are put in at random disagreements (`lost_beyond` is the paired difference).
 
 `timing_source` says what a router knows: "base alone" (also in training), "trained on RL labels", "RL model live". Refuted for a router
 where the interval of its paired difference of areas includes 0; only "base alone" speaks of what existed before RL.
@@ -17,10 +18,10 @@ import numpy as np
 import pandas as pd
 
 from latentreason.errors import InvalidInput
-from latentreason.stats import gap_difference
+from latentreason.stats import Estimate, gap_difference
 from latentreason.studies import recovery
 from latentreason.studies.palette import ARMS
-from latentreason.studies.result import Result, rows, settings
+from latentreason.studies.result import Result, rows, same_pair, settings
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -51,23 +52,49 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts, ex
         config: settings.
 
     Raises:
-        InvalidInput: arms on different problems.
+        InvalidInput: arms on different problems, of another pair or task.
     """
     found = recovery.run(base=base, rl=rl, hybrid=hybrid, control=control, config=recovery.Config(config.n_boot, config.seed))
     table: list[dict[Any, Any]] = found.table.to_dict("records")
     low, high = (arm.per_problem().to_numpy(float) for arm in (base, rl))
-    for arm in [exchanged.arm(name) for name in exchanged.arms] if exchanged is not None else []:
-        name = arm.arms[0]
-        if set(arm.table["problem"]) != set(base.table["problem"]):
-            raise InvalidInput("The arms answer different problems, so they cannot be paired: sample all of them on one list of problems.")
-        budget = arm.info[name]["router"]["params"]["calibration"]["share_of_D"]
-        lost = gap_difference(low, high, high, arm.per_problem().to_numpy(float), n_boot=config.n_boot, seed=config.seed)
-        table.append(dict(rows("lost", lost, arm=name, router=arm.info[name]["router"]["name"], budget=budget)))
+    if exchanged is not None:
+        same_pair(base=base, rl=rl, hybrid=hybrid, exchanged=exchanged)
+        table += _lost(low, high, exchanged, set(base.table["problem"]), config)
+    table += [dict(row) for name, fact in (facts or {}).items() for row in _readouts(name, fact)]
     text = ("router", "control", "arm", "timing_source", "content_source")
     frame = pd.DataFrame(table).astype(dict.fromkeys(text, object)).fillna(dict.fromkeys(text, ""))
     chosen_by = _calibration_areas([info["router"] for info in hybrid.info.values() if "router" in info])
     result = Result("routing", settings(config), frame, {**found.details, "facts": facts or {}, "calibration_area": chosen_by})
     return Result(result.study, result.config, frame, result.details, " ".join([_finding(result), *([result.details["thresholds"]] if "thresholds" in result.details else [])]))
+
+
+def _readouts(router: str, fact: dict[str, Any]) -> list[dict[str, Any]]:
+    """AUROC of a router's probe on problems held out, and of what it stands beside (column `control`)."""
+    table, n = list[dict[str, Any]](), int(fact.get("n_held_out", 0))
+    for name, each in {"": fact, **fact.get("baselines", {})}.items():
+        if "auroc" in each:
+            low, high = each.get("auroc_interval", (np.nan, np.nan))
+            table.append(rows("auroc", Estimate(each["auroc"], low, high, n, "bootstrap over problems, 95%"), router=router, control=name))
+    return table
+
+
+def _lost(low: np.ndarray, high: np.ndarray, exchanged: Rollouts, problems: set[str], config: Config) -> list[dict[Any, Any]]:
+    """What of the gain each exchanged arm loses, and how much more than its matched disagreements."""
+    table, how = list[dict[Any, Any]](), {"n_boot": config.n_boot, "seed": config.seed}
+    arms = [exchanged.arm(name) for name in exchanged.arms]
+    if any(set(arm.table["problem"]) != problems for arm in arms):
+        raise InvalidInput("The arms answer different problems, so they cannot be paired: sample all of them on one list of problems.")
+    params = [arm.info[arm.arms[0]]["router"]["params"] for arm in arms]
+    correct = {params_of.get("calibration", params_of)["budget"]: arm.per_problem().to_numpy(float) for params_of, arm in zip(params, arms, strict=True) if "of" in params_of}
+    for params_of, arm in zip(params, arms, strict=True):
+        right, name = arm.per_problem().to_numpy(float), arm.info[arm.arms[0]]["router"]["name"]
+        measured = params_of.get("calibration", params_of)
+        where = {"arm": arm.arms[0], "router": params_of.get("of", name), "control": name if "of" in params_of else "", "budget": measured.get("share_of_D", measured["budget"])}
+        table.append(dict(rows("lost", gap_difference(low, high, high, right, **how), **where)))
+        if "of" not in params_of and measured["budget"] in correct:
+            beyond = gap_difference(low, high, correct[measured["budget"]], right, **how)
+            table.append(dict(rows("lost_beyond", beyond, **{**where, "control": recovery.CONTROLS[0]})))
+    return table
 
 
 def _calibration_areas(specs: list[dict[str, Any]]) -> dict[str, float]:
@@ -89,8 +116,15 @@ def drawn(result: Result) -> list[dict[str, Any]]:
     for row in areas.sort_values("value", ascending=False).to_dict("records"):
         difference = result.estimate("area_difference", router=row["router"], control=recovery.CONTROLS[0])
         numbers = {"area": {k: row[k] for k in ("value", "lo", "hi", "n")}, "difference": {"value": difference.value, "lo": difference.lo, "hi": difference.hi, "n": difference.n}}
-        out.append({"router": row["router"], "timing_source": row["timing_source"], **numbers, **{k: v for k, v in result.details["facts"].get(row["router"], {}).items() if k in ("auroc", "r2")}})
+        out.append({"router": row["router"], "timing_source": row["timing_source"], **numbers, **{k: v for k, v in result.details["facts"].get(row["router"], {}).items() if k in ("auroc", "r2", "calibration_curve")}, **_strongest(result, row["router"])})
     return sorted(out, key=lambda r: SOURCES.index(r["timing_source"]) if r["timing_source"] in SOURCES else 9)
+
+
+def _strongest(result: Result, router: str) -> dict[str, Any]:
+    """The baseline of a router's probe with the highest AUROC."""
+    beside = result.table[(result.table["quantity"] == "auroc") & (result.table["router"] == router) & (result.table["control"] != "")]
+    best = max(beside.to_dict("records"), key=lambda row: float(row["value"]), default=None)
+    return {} if best is None else {"baseline": best["control"], "baseline_auroc": float(best["value"])}
 
 
 def _finding(result: Result) -> str:
@@ -104,6 +138,7 @@ def _finding(result: Result) -> str:
             beyond = f"{difference['value']:.3f} [{difference['lo']:.3f}, {difference['hi']:.3f}] above matched disagreements, {verdict}"
             said.append(
                 f"{source}: {best['router']} (best of {len(routers)} on calibration problems) has area {area['value']:.3f} [{area['lo']:.3f}, {area['hi']:.3f}], "
+                + (f"with an AUROC of {best['auroc']:.3f} beside {best['baseline_auroc']:.3f} of {best['baseline']}, " if "baseline" in best else "")
                 + (beyond if np.isfinite(difference["value"]) else "with no curve of matched disagreements to compare it with")
             )
             clock = result.table[(result.table["quantity"] == "area_difference") & (result.table["router"] == best["router"]) & (result.table["control"] == "matched_position")]
@@ -111,7 +146,12 @@ def _finding(result: Result) -> str:
     if not said:
         why = next((reason for reason in result.table.loc[result.table["quantity"] == "area", "reason"] if reason), "no router was measured")
         return f"No router has a defined area ({why}): give each several budgets, such as 0.25, 0.5 and 0.75."
-    return "; ".join(said) + ". A difference whose interval includes 0 refutes the claim for that router."
+    lost = result.table[(result.table["quantity"] == "lost_beyond")]
+    exchanged = ""
+    if len(lost):
+        row = lost.iloc[(lost["budget"] - 0.5).abs().argmin()]
+        exchanged = f" Roles exchanged, {row['router']} at {row['budget']:.2f} D loses {result.estimate('lost', arm=row['arm'])} of the gain, {result.estimate('lost_beyond', arm=row['arm'])} more than random disagreements."
+    return "; ".join(said) + f". A difference whose interval includes 0 refutes the claim for that router.{exchanged}"
 
 
 def plot(result: Result, ax: "Axes | None" = None) -> "Axes":

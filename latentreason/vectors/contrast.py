@@ -286,12 +286,18 @@ def fit_vectors(
         raise unknown_name("method", method, METHODS)
     onsets = capture_onsets(lm, rollouts, spans, layers=layers, backend=backend, batch_tokens=batch_tokens)
     fitted = fit_onsets(onsets, method=method, against=against, control=control, seed=seed)
-    return VectorSet(fitted.vectors, {**fitted.info, **model_info(lm)}, fitted.skipped)
+    return VectorSet(fitted.vectors, {**fitted.info, **model_info(lm), **_written_by(lm, rollouts)}, fitted.skipped)
+
+
+def _written_by(lm: "LM", rollouts: Rollouts) -> dict[str, str]:
+    """Whose traces the model read, where the rollouts say it: evidence about a model comes from its own."""
+    wrote = {weights for arm in rollouts.arms if isinstance(weights := rollouts.info.get(arm, {}).get("weights"), str)}
+    return {"traces": "its own" if wrote == {lm.fingerprint} else "another model's"} if wrote else {}
 
 
 def model_info(lm: "LM") -> dict[str, Any]:
     """What a set says of the model that it was fitted on."""
-    return {"model": lm.name, "revision": lm.revision, "model_type": lm.model.config.model_type}
+    return {"model": lm.name, "revision": lm.revision, "model_type": lm.model.config.model_type, "weights": lm.fingerprint}
 
 
 def _fitted(values: np.ndarray, mask: np.ndarray, rows: np.ndarray, method: str, groups: np.ndarray | None) -> np.ndarray:

@@ -23,11 +23,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.cache_utils import DynamicCache
 
 from latentreason.activations.sites import Site, checked
 from latentreason.errors import InvalidInput
 from latentreason.models.blocks import blocks, hidden_of
+from latentreason.models.cache import WORTH_SHARING, common_prefix
 from latentreason.tables import Rollouts
+from latentreason.vectors.contrast import model_info
 from latentreason.vectors.steering_vector import SteeringVector, VectorSet
 
 if TYPE_CHECKING:
@@ -129,12 +132,14 @@ def fit_optimised(
         if missing := set(range(len(labels))) - {c for r, s in zip(rows, split, strict=True) if s == part for c in r.label}:
             raise InvalidInput(f"No place of {[labels[i] for i in sorted(missing)]} is in the split {part!r} (60, 20, 20% of the problems): give more rollouts, or leave the category out.")
     held = None if bias is None else bias.vector.to(lm.device)
-    plain = {part: _loss(lm, [r for r, s in zip(rows, split, strict=True) if s == part], layer, None, None, held, len(labels), batch) for part in PARTS}
-    rate = lr * _size(lm, [r for r, s in zip(rows, split, strict=True) if s == "train"][:batch], layer)
+    read = _read(lm, layer, held, len(labels), rows)
+    plain = {part: _loss(read, [r for r, s in zip(rows, split, strict=True) if s == part], None, None, batch) for part in PARTS}
+    train = [r for r, s in zip(rows, split, strict=True) if s == "train"]
+    size = _size(lm, train[:: max(1, len(train) // batch)], layer)  # rows are in the order of their lengths: some of every length
     found: list[dict[str, Any]] = [{"seed": -1, "epochs": 0, **plain, "chosen": False}]
     runs = []
     for seed in seeds:
-        table, net, record = _trained(lm, rows, split, layer, strength, held, len(labels), seed, epochs, patience, rate, batch)
+        table, net, record = _trained(read, rows, split, strength, seed, epochs, patience, lr, size, batch)
         runs.append((table, net))
         found.append({"seed": seed, **record, "chosen": False})
     best = min(range(len(runs)), key=lambda i: found[i + 1]["select"])
@@ -143,7 +148,7 @@ def fit_optimised(
     count = {label: int((at["strategy"].astype(str) == label).sum()) for label in labels}
     info = {"method": "optimised", "strength": strength, "content_source": "RL-fitted vector", "seed": seeds[best], "loss": found[best + 1]["report"], "loss_plain": plain["report"]}
     total = table if held is None else table + held
-    vectors = VectorSet(tuple(SteeringVector.of(Site(layer), total[i].cpu(), label, count[label], **info) for i, label in enumerate(labels)), {"method": "optimised", "model": lm.name})
+    vectors = VectorSet(tuple(SteeringVector.of(Site(layer), total[i].cpu(), label, count[label], **info) for i, label in enumerate(labels)), {"method": "optimised", **model_info(lm)})
     learned = None if net is None else Strength(Site(layer), labels, (net[0].cpu(), net[1].cpu(), net[2].cpu(), net[3].cpu()))
     return Fitted(vectors, learned, pd.DataFrame(found))
 
@@ -157,6 +162,37 @@ class _Row:
     place: np.ndarray
     target: np.ndarray
     label: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """What every batch is read by: the base model, the block that is steered, a vector that is added as it is, the number of categories; and keys and values of
+    the first `begun` tokens, where all completions begin alike (a few-shot prompt) before their first place: nothing is ever added there.
+    """
+
+    lm: "LM"
+    layer: int
+    held: Tensor | None
+    n: int
+    begun: int
+    kept: list[tuple[Tensor, Tensor]]
+
+    def cache(self, n: int) -> DynamicCache:
+        """A cache of its own for n completions."""
+        cache = DynamicCache()
+        for i, (keys, values) in enumerate(self.kept):
+            cache.update(keys.expand(n, -1, -1, -1), values.expand(n, -1, -1, -1), i)
+        return cache
+
+
+@torch.no_grad()
+def _read(lm: "LM", layer: int, held: Tensor | None, n: int, rows: list[_Row]) -> _Reading:
+    begun = min(common_prefix([r.ids.tolist() for r in rows]), *(int(r.place.min()) for r in rows))
+    if begun < WORTH_SHARING:
+        return _Reading(lm, layer, held, n, 0, [])
+    first = torch.from_numpy(rows[0].ids[None, :begun]).to(lm.device)
+    cache = lm.model(input_ids=first, past_key_values=DynamicCache(), use_cache=True).past_key_values
+    return _Reading(lm, layer, held, n, begun, [(part.keys, part.values) for part in cache.layers])
 
 
 def _rows(rollouts: Rollouts, at: pd.DataFrame, most: int) -> list[_Row]:
@@ -189,32 +225,33 @@ def _split(problems: Sequence[str]) -> list[str]:
 
 
 def _trained(
-    lm: "LM", rows: list[_Row], split: list[str], layer: int, strength: str, held: Tensor | None, n: int, seed: int, epochs: int, patience: int, lr: float, batch: int,
+    read: _Reading, rows: list[_Row], split: list[str], strength: str, seed: int, epochs: int, patience: int, lr: float, size: float, batch: int,
 ) -> tuple[Tensor, list[Tensor] | None, dict[str, Any]]:  # fmt: skip
     """One seed: vectors, coefficient network, and the losses at its best epoch."""
     parts = {part: [r for r, s in zip(rows, split, strict=True) if s == part] for part in PARTS}
+    lm, n = read.lm, read.n
     generator = torch.Generator().manual_seed(seed)
 
     def start(*shape: int, std: float) -> Tensor:
         return (torch.randn(*shape, generator=generator) * std).to(lm.device).requires_grad_()
 
-    table = start(n, lm.d_model, std=0.01)
+    table = start(n, lm.d_model, std=0.01 * size)
     net = [start(HIDDEN, lm.d_model, std=lm.d_model**-0.5), start(HIDDEN, std=0.0), start(n, HIDDEN, std=0.01), start(n, std=0.0)] if strength == "learned" else None
     if net is not None:
         net[3].data += 0.5
-    optimizer = torch.optim.AdamW([{"params": [table], "lr": lr}, *([{"params": net, "lr": NET_LR}] if net is not None else [])], weight_decay=0.01)
+    optimizer = torch.optim.AdamW([{"params": [table], "lr": lr * size}, *([{"params": net, "lr": NET_LR}] if net is not None else [])], weight_decay=0.01)
     weights = [table, *(net or [])]
     best: tuple[float, int, list[Tensor]] = (float("inf"), 0, [])
     rng = np.random.default_rng(seed)
     for epoch in range(1, epochs + 1):
         chunks = [parts["train"][i : i + batch] for i in range(0, len(parts["train"]), batch)]
         for i in rng.permutation(len(chunks)):
-            loss = _mean(*_sums(lm, chunks[i], layer, table, net, held, n))
+            loss = _mean(*_sums(read, chunks[i], table, net))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
-        now = _loss(lm, parts["select"], layer, table, net, held, n, batch)
+        now = _loss(read, parts["select"], table, net, batch)
         if now < best[0]:
             best = (now, epoch, [w.detach().clone() for w in weights])
         elif epoch - best[1] >= patience:
@@ -222,12 +259,12 @@ def _trained(
     if not best[2]:
         raise InvalidInput("The loss is NaN from the first epoch on: lower lr.")
     table, net = best[2][0], best[2][1:] or None
-    return table, net, {"epochs": best[1], **{part: _loss(lm, parts[part], layer, table, net, held, n, batch) for part in PARTS}}
+    return table, net, {"epochs": best[1], **{part: _loss(read, parts[part], table, net, batch) for part in PARTS}}
 
 
 @torch.no_grad()
-def _loss(lm: "LM", rows: list[_Row], layer: int, table: Tensor | None, net: list[Tensor] | None, held: Tensor | None, n: int, batch: int) -> float:
-    sums = [_sums(lm, rows[i : i + batch], layer, table, net, held, n) for i in range(0, len(rows), batch)]
+def _loss(read: _Reading, rows: list[_Row], table: Tensor | None, net: list[Tensor] | None, batch: int) -> float:
+    sums = [_sums(read, rows[i : i + batch], table, net) for i in range(0, len(rows), batch)]
     return float(_mean(torch.stack([s for s, _ in sums]).sum(0), torch.stack([c for _, c in sums]).sum(0)))
 
 
@@ -249,30 +286,33 @@ def _size(lm: "LM", rows: list[_Row], layer: int) -> float:
     return float(torch.cat([hidden[0, row.place] for hidden, row in zip(found, rows, strict=True)]).square().mean().sqrt())
 
 
-def _sums(lm: "LM", rows: list[_Row], layer: int, table: Tensor | None, net: list[Tensor] | None, held: Tensor | None, n: int) -> tuple[Float[Tensor, "label"], Float[Tensor, "label"]]:
+def _sums(read: _Reading, rows: list[_Row], table: Tensor | None, net: list[Tensor] | None) -> tuple[Float[Tensor, "label"], Float[Tensor, "label"]]:
     """Cross-entropy summed by category, and places counted; padding on the right, which causal attention never sees."""
+    lm, begun = read.lm, read.begun
     longest = max(len(r.ids) for r in rows)
-    ids = torch.from_numpy(np.stack([np.pad(r.ids, (0, longest - len(r.ids))) for r in rows])).to(lm.device)
+    ids = torch.from_numpy(np.stack([np.pad(r.ids, (0, longest - len(r.ids))) for r in rows])[:, begun:]).to(lm.device)
     line = torch.from_numpy(np.repeat(np.arange(len(rows)), [len(r.place) for r in rows])).to(lm.device)
     place, target, label = (torch.from_numpy(np.concatenate([getattr(r, name) for r in rows]).astype(np.int64)).to(lm.device) for name in ("place", "target", "label"))
+    place = place - begun
 
     def steer(module: nn.Module, args: Any, output: Any) -> Any:
         hidden = hidden_of(output)
-        shift = torch.zeros(len(place), hidden.shape[-1], device=hidden.device) if held is None else held.expand(len(place), -1)
+        shift = torch.zeros(len(place), hidden.shape[-1], device=hidden.device) if read.held is None else read.held.expand(len(place), -1)
         if table is not None:
             own = table[label]
             shift = shift + (own if net is None else own * _alpha(net, hidden[line, place].detach().float(), label)[:, None])
         changed = hidden.index_put((line, place), shift.to(hidden), accumulate=True)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
-    hook = blocks(lm)[layer].register_forward_hook(steer)
+    hook = blocks(lm)[read.layer].register_forward_hook(steer)
     try:
         with _frozen(lm.model):
-            logits = lm.model(input_ids=ids, use_cache=False).logits[line, place, : lm.n_vocab].float()
+            after = {"past_key_values": read.cache(len(rows)), "use_cache": True} if begun else {"use_cache": False}
+            logits = lm.model(input_ids=ids, **after).logits[line, place, : lm.n_vocab].float()
     finally:
         hook.remove()
     each = functional.cross_entropy(logits, target, reduction="none")
-    return torch.zeros(n, device=each.device).index_add(0, label, each), torch.bincount(label, minlength=n).float()
+    return torch.zeros(read.n, device=each.device).index_add(0, label, each), torch.bincount(label, minlength=read.n).float()
 
 
 def _alpha(net: Sequence[Tensor], hidden: Float[Tensor, "row d_model"], label: Int[Tensor, "row"]) -> Float[Tensor, "row"]:

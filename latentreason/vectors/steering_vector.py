@@ -190,7 +190,7 @@ class VectorSet(Mapping[tuple[str, Site], SteeringVector]):
 
     def random_like(self, seed: int) -> "VectorSet":
         """The norm-matched random twin: see `SteeringVector.random_like`."""
-        return self._with(v.random_like(seed) for v in self.vectors)
+        return VectorSet(tuple(v.random_like(seed) for v in self.vectors), {**self.info, "random_like": seed}, self.skipped)
 
     def cosine(self, other: "VectorSet") -> pd.DataFrame:
         """Cosines on the keys that both sets have: columns label, layer, cosine.
@@ -216,13 +216,13 @@ class VectorSet(Mapping[tuple[str, Site], SteeringVector]):
     __rmul__ = __mul__
 
     def card(self) -> dict[str, Any]:
-        """What the set is, as plain data; `sha256` is of labels, sites, scales and directions."""
+        """What the set is, as plain data; `weights` is the fingerprint of the model that it was fitted on, `sha256` of labels, sites, scales and directions."""
         digest = hashlib.sha256()
         for v in self.vectors:
             digest.update(f"{v.label}|{v.site}|{v.scale!r}|".encode() + v.direction.detach().float().cpu().numpy().tobytes())
         layers = sorted({s.layer for s in self.sites})
         counts = {v.label: v.n for v in self.vectors}
-        known = {name: self.info.get(name) for name in ("method", "model")}
+        known = {name: self.info.get(name) for name in ("method", "model")} | {name: self.info[name] for name in ("weights", "traces", "random_like") if name in self.info}
         return {"labels": self.labels, "layers": layers, "n": counts, **known, "sha256": digest.hexdigest()}
 
     def save(self, path: str | Path) -> None:
@@ -331,7 +331,7 @@ class VectorSet(Mapping[tuple[str, Site], SteeringVector]):
         if self.keys() != other.keys():
             lone = sorted(f"{label} at {site}" for label, site in self.keys() ^ other.keys())
             raise InvalidInput(f"Sets combine vector by vector, but {lone} are in one only. Take .for_label(label) or .at(layer) of both.")
-        return VectorSet(tuple(combine(v, other[key]) for key, v in self.items()), self.info)
+        return VectorSet(tuple(combine(v, other[key]) for key, v in self.items()), {name: value for name, value in self.info.items() if other.info.get(name) == value})
 
 
 def _cosine(a: SteeringVector, b: SteeringVector) -> float:

@@ -19,7 +19,7 @@ from latentreason.routing.base_only import on_entropy, on_margin
 from latentreason.routing.controls import always, first_token, never, opposite, random_places
 from latentreason.routing.named import ROUTERS
 from latentreason.routing.oracle import on_disagreement, on_divergence, on_entropy_drop, on_likelihood_gain
-from latentreason.routing.probe import Probe, on_nearest, on_probe
+from latentreason.routing.probe import Probe, on_nearest, on_probe, on_value
 from latentreason.sampling.local import Sampling, sample
 from latentreason.sampling.noise import gumbel
 from latentreason.tasks.registry import load_task
@@ -55,7 +55,7 @@ def probe(*places):
 BASE_ONLY = {
     "never": never(), "always": always(), "first_token": first_token(), "on_entropy": on_entropy(3.2), "on_margin": on_margin(0.93), "opposite": opposite(on_entropy()),
     "matched_random": random_places("matched_random", [0, 1, 5], [0.5, 0.1, 0.2]), "not first and uncertain": ~first_token() & on_entropy(3.0),
-    "on_probe": on_probe(probe("base:0", "base:2")), "on_nearest": on_nearest(vectors(), 1, 0.3),
+    "on_probe": on_probe(probe("base:0", "base:2")), "on_nearest": on_nearest(vectors(), 1, 0.3), "on_value(base)": on_value(probe("base:1"), probe("base:0", "base:2"), 0.5),
 }  # fmt: skip
 ORACLES = {
     "on_divergence(js)": on_divergence("js", 0.22), "on_divergence(kl)": on_divergence("kl", 1.2), "on_divergence(tv)": on_divergence("tv", 0.5), "on_disagreement": on_disagreement(),
@@ -178,6 +178,17 @@ def test_each_token_is_read_once_and_what_comes_after_the_last_question_never(pa
     with Counter(pair.base) as base, Counter(pair.rl) as rl:
         Hybrid(pair, never(), mode="lazy").decode(batch)
     assert rl == [] and len(base) > 3
+
+
+@pytest.mark.parametrize("mode", ["lockstep", "lazy"])
+def test_steering_costs_the_base_one_pass_more_at_a_routed_token_and_nothing_elsewhere(pair, mode):
+    router = random_places("some", [0, 1], [0.0, 0.3])
+    batch = long_row(pair, router, 40)
+    with Counter(pair.base) as base, Counter(pair.rl) as rl:
+        decoded = Hybrid(pair, router, steer(vectors(), strength=1.0), mode=mode).decode(batch)
+    n, routed = int(decoded.length[0]), sum(rows(decoded, "routed")[0])
+    assert routed > 1 and len(base) == n + routed and sum(base) == 8 + (n - 1) + routed
+    assert len(rl) == (n if mode == "lockstep" else 0)
 
 
 def test_in_a_batch_each_row_reads_its_own_tokens_only(pair):

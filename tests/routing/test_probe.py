@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from latentreason.activations.sites import Site
 from latentreason.errors import InvalidInput, NonFinite
-from latentreason.routing.probe import Probe, fit_probe, on_nearest, on_probe, on_value
+from latentreason.routing.probe import Probe, auroc_interval, fit_probe, on_nearest, on_probe, on_value, readout_baselines
 from latentreason.routing.router import Step
 from latentreason.vectors.steering_vector import SteeringVector, VectorSet
 
@@ -76,3 +77,29 @@ def test_nearest_vector_is_the_largest_projection_in_units_of_scale():
     assert router.score is not None
     assert router.score(step).tolist() == pytest.approx([0.5, 0.5, -0.25])
     assert router.decide(step).tolist() == [True, True, False] and router.reads == {"base", "base:1"}
+
+
+def test_projections_are_counted_from_the_center():
+    vectors = VectorSet(tuple(SteeringVector.of(Site(1), torch.tensor(v), label, 5) for label, v in (("a", [2.0, 0.0]), ("b", [0.0, 4.0]))))
+    resid = torch.tensor([[11.0, 1.0], [9.0, 3.0]])
+    plain, counted = (on_nearest(vectors, 1, center=center).score(step_with({"base:1": resid})) for center in (None, torch.tensor([10.0, 0.0])))
+    assert plain.tolist() == pytest.approx([5.5, 4.5]) and counted.tolist() == pytest.approx([0.5, 0.75])  # all lie far along a: which lies far along b is seen only from the center
+
+
+def test_an_auroc_has_the_interval_of_problems_drawn_again():
+    score = RNG.normal(size=400)
+    target = RNG.random(400) < 1 / (1 + np.exp(-score))
+    low, high = auroc_interval(target, score, GROUPS)
+    assert low < roc_auc_score(target, score) < high
+    alike = auroc_interval(np.repeat(target[::10], 10), np.repeat(score[::10], 10), GROUPS)  # ten equal rows a problem are one
+    assert alike[1] - alike[0] > 1.5 * (high - low)
+
+
+def test_baselines_are_read_off_the_same_held_out_problems():
+    token = RNG.integers(0, 3, 400)
+    target = (token == 1) ^ (RNG.random(400) < 0.1)
+    found = readout_baselines(target, GROUPS, inputs={"token and position": np.stack([token, np.arange(400)], 1), "twin": X, "entropy": -token.astype(float)})
+    assert found["token and position"]["auroc"] > 0.8 > 0.65 > found["twin"]["auroc"]
+    out = np.isin(GROUPS, np.random.default_rng(0).permutation(np.unique(GROUPS))[:8])
+    assert found["entropy"]["auroc"] == pytest.approx(roc_auc_score(target[out], -token[out]))
+    assert readout_baselines(np.zeros(400, bool), GROUPS, inputs={"entropy": token.astype(float)}) == {}

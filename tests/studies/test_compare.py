@@ -32,17 +32,23 @@ def tables():
         for share in (0.25, 0.5, 0.75):
             hybrids.append(arm(f"{name}@{share}", 0.2 + 0.7 * (share + lift), share, router(name, share, source=source)))
             controls.append(arm(f"c:{name}@{share}", 0.2 + 0.7 * share, share, router(name, share, control=True), seed=1))
-    exchanged = arm("exchanged@0.5", 0.9 - 0.35, 0.5, router("on_divergence(js)", 0.5))
+    exchanged = concat([arm("exchanged@0.5", 0.9 - 0.35, 0.5, router("on_divergence(js)", 0.5)), arm("twin", 0.9 - 0.1, 0.5, router("on_divergence(js)", 0.5, control=True))])
     return {"base": arm("base", 0.2), "rl": arm("rl", 0.9, 1.0), "hybrid": concat(hybrids), "control": concat(controls), "exchanged": exchanged}
 
 
 def test_routing_tells_what_a_router_knows_and_what_exchange_costs(tables):
-    result = routing.run(**tables, facts={"on_probe(onset)": {"auroc": 0.9}})
+    readout = {"auroc": 0.9, "auroc_interval": [0.85, 0.95], "n_held_out": 80, "baselines": {"entropy": {"auroc": 0.7}, "token and position": {"auroc": 0.88, "auroc_interval": [0.8, 0.9]}}}
+    result = routing.run(**tables, facts={"on_probe(onset)": readout})
+    assert result.estimate("auroc", router="on_probe(onset)", control="").lo == 0.85 and result.estimate("auroc", router="on_probe(onset)", control="entropy").value == 0.7
+    assert routing.drawn(result)[0]["baseline"] == "token and position" and "with an AUROC of 0.900 beside 0.880 of token and position" in result.finding
     assert [r["timing_source"] for r in routing.drawn(result)] == ["base alone", "trained on RL labels", "RL model live"]
     assert routing.drawn(result)[0]["auroc"] == 0.9
     lost = result.estimate("lost", arm="exchanged@0.5")
-    low, high, mid = (tables[k].per_problem().mean() for k in ("base", "rl", "exchanged"))
+    low, high = (tables[k].per_problem().mean() for k in ("base", "rl"))
+    mid, twin = (tables["exchanged"].arm(name).per_problem().mean() for name in ("exchanged@0.5", "twin"))
     assert lost.value == pytest.approx((high - mid) / (high - low)) and lost.lo < 0.5 < lost.hi
+    assert result.estimate("lost", arm="twin").value == pytest.approx((high - twin) / (high - low))
+    assert result.estimate("lost_beyond", arm="exchanged@0.5").value == pytest.approx((twin - mid) / (high - low)) and "more than random disagreements" in result.finding
     assert result.estimate("area_difference", router="on_divergence(js)", control="matched_disagreement").lo > 0
     knots = [0, 0.25, 0.5, 0.75, 1]
     assert result.details["calibration_area"]["on_probe(onset)"] == pytest.approx(np.trapezoid(np.square(knots), knots))
@@ -60,17 +66,54 @@ def test_the_best_oracle_may_have_a_second_control(tables):
 
 
 def test_a_router_is_as_informed_as_what_it_is_made_of(tables):
-    from latentreason.studies.recovery import _sources
+    from latentreason.sources import sources
 
     probe = {"name": "on_probe", "params": {"probe": {"timing_source": "trained on RL labels"}, "threshold": 0.0}, "reads": ["base", "base:2"]}
     plain = {"name": "on_entropy", "params": {"threshold": 0.5}, "reads": ["base"]}
+    nearest = {"name": "on_nearest", "params": {"vectors": {"model": "rl"}}, "reads": ["base", "base:2"]}
     made = {
-        "trained on RL labels": [probe, {"name": "opposite(on_probe)", "params": {"opposite": probe}, "reads": ["base"]}, {"name": "~", "params": {"not": probe}, "reads": ["base"]}],
+        "trained on RL labels": [nearest, probe, {"name": "opposite(on_probe)", "params": {"opposite": probe}, "reads": ["base"]}, {"name": "~", "params": {"not": probe}, "reads": ["base"]}],
         "base alone": [plain], "RL model live": [{"name": "&", "params": {"left": probe, "right": plain}, "reads": ["base", "rl"]}],
     }  # fmt: skip
     for source, specs in made.items():
         for spec in specs:
-            assert _sources(arm("a", 0.5, info={"router": spec}))["timing_source"] == source, spec
+            assert sources({"router": spec})["timing_source"] == source, spec
+
+
+@pytest.mark.parametrize(("facts", "content", "category"), [
+    ({"action": {"name": "swap", "params": {}}}, "RL token", ""),
+    ({"action": {"name": "rerank", "params": {"k": 5}}}, "RL logits", ""),
+    ({"action": {"name": "steer_best", "params": {"vectors": {"weights": "b", "random_like": 0}, "category": "rl:2"}}, "weights": ["b", "r"]}, "RL logits", "RL model live"),
+    ({"action": {"name": "steer", "params": {"vectors": {"weights": "b", "traces": "another model's"}}}, "weights": ["b", "r"]}, "RL-fitted vector", ""),
+    ({"action": {"name": "steer", "params": {"vectors": {"weights": "b"}, "category": "rl:2"}}, "weights": ["b", "r"]}, "base-fitted vector", "RL model live"),
+    ({"action": {"name": "steer", "params": {"vectors": {"weights": "r"}, "category": "base:2"}}, "weights": ["b", "r"]}, "RL-fitted vector", "base alone"),
+    ({"action": {"name": "steer", "params": {"vectors": {"weights": "b", "random_like": 0}, "category": "random, seed 0"}}, "weights": ["b", "r"]}, "random vector", "none"),
+    ({"action": {"name": "steer", "params": {"vectors": {"weights": "b", "method": "optimised"}}}, "weights": ["b", "r"]}, "RL-fitted vector", ""),
+    ({"action": {"name": "steer", "params": {"vectors": {"weights": "b"}, "strength": 0.0}}, "weights": ["b", "r"]}, "base token", ""),
+    ({"action": {"name": "steer", "params": {"vectors": {"model": "elsewhere"}}}}, "steering vector", ""),
+])  # fmt: skip
+def test_content_is_where_the_emitted_token_comes_from(facts, content, category):
+    from latentreason.sources import sources
+
+    found = sources({"router": {"name": "on_entropy", "params": {}, "reads": ["base"]}, **facts})
+    assert found == {"timing_source": "base alone", "content_source": content, "category_source": category}
+
+
+def test_an_arm_that_is_no_hybrid_has_no_timing_but_what_its_facts_say():
+    from latentreason.sources import sources
+
+    assert set(sources({}).values()) == {""}  # unknown is not "the base alone"
+    stated = {"timing_source": "none", "content_source": "RL weights"}
+    assert sources(stated) == {**stated, "category_source": ""}
+
+
+@pytest.mark.parametrize(("uses", "control"), [
+    ("RL timing, RL token", True), ("base timing, RL token", True), ("RL timing, nothing added: the base by another way", True), ("RL logits at every token, random vectors", True),
+    ("base timing, random category, base-fitted vectors", True), ("RL timing, RL category, random vectors, another draw", True),
+    ("RL tokens at every token, RL category, RL-trained vectors and strength", False), ("RL timing, RL category, base-fitted vectors", False), ("RL logits at every token", False),
+])  # fmt: skip
+def test_controls_and_identities_are_no_rivals(uses, control):
+    assert rivals.is_control(uses) is control
 
 
 def test_routers_without_a_curve_are_said_to_lack_one(tables):
@@ -100,6 +143,34 @@ def test_rivals_are_judged_at_their_setting_and_by_what_they_use(tables):
     facts["votes"]["tried"] = []
     assert "the best rival, the highest of 2 on these problems, is votes at 16" in rivals.run(base=tables["base"], rl=tables["rl"], rivals=three, facts=facts).finding
     assert len(result.plot().get_yticklabels()) == 2
+
+
+def test_rivals_stand_beside_the_routed_hybrids(tables):
+    arms = concat([arm("temperature", 0.25), arm("js", 0.7, info=router("on_divergence(js)", 0.5), seed=2), arm("late", 0.3, info=router("on_entropy", 0.5), seed=3)])
+    facts = {
+        "temperature": {"uses": "labels", "passes": 1, "setting": "0.2", "tried": [{"setting": "0.2", "accuracy": 0.3}], "rl_logits": 0.0},
+        "js": {"uses": "RL timing, RL token", "passes": 2, "setting": "0.5 D", "tried": [{"setting": 0.5, "accuracy": 0.7}], "rl_logits": 1.0, "routed": True},
+        "late": {"uses": "base timing, RL token", "passes": 2, "setting": "0.5 D", "tried": [{"setting": 0.5, "accuracy": 0.3}], "rl_logits": 0.1, "routed": True},
+    }  # fmt: skip
+    result = rivals.run(base=tables["base"], rl=tables["rl"], rivals=arms, facts=facts)
+    base, rl, one, other = (t.per_problem().mean() for t in (tables["base"], tables["rl"], arms.arm("temperature"), arms.arm("js")))
+    assert result.estimate("difference", arm="temperature", against="js").value == pytest.approx((one - other) / (rl - base))
+    assert f"{result.estimate('difference', arm='temperature', against='js')} beside js" in result.finding
+    assert not ((result.table["quantity"] == "difference") & result.table["arm"].isin(["js", "late"])).any()
+    row = result.table[(result.table["quantity"] == "recovery") & (result.table["arm"] == "js")].iloc[0]
+    assert (row["timing_source"], row["content_source"], row["rl_logits"]) == ("RL model live", "RL token", 1.0)
+    assert "RL logits at 10% of the tokens" in rivals.label(next(r for r in rivals.drawn(result) if r["arm"] == "late"))
+
+
+def test_the_optimism_of_the_best_seed_is_said(tables):
+    facts = {"a": {"uses": "RL timing", "passes": 1, "setting": 1, "tried": []}}
+    fits = pd.DataFrame({"kind": "bias", "layer": [1, 1, 2, 2], "seed": [0, 1, 0, 1], "chosen": [True, False, False, True], "optimism": [0.01, 0.01, -0.03, -0.03], "select": [1.0, 1.1, 0.9, 0.8]})
+    result = rivals.run(base=tables["base"], rl=tables["rl"], rivals=arm("a", 0.5), facts=facts, fits=fits)
+    assert "look better by -0.0100 nats on average (at most -0.0300)" in result.finding and "over 2 fits" in result.finding
+    from latentreason.figures.compare_charts import TRAINED
+
+    layers = TRAINED.numbers({"trained": result})["layers"]
+    assert [(cell["layer"], cell["value"], cell["taken"]) for cell in layers] == [(1, 1.0, False), (2, 0.8, True)]
 
 
 def test_what_was_left_out_says_why_and_loops_are_flagged(tables):

@@ -65,7 +65,7 @@ def test_trained_vectors_say_what_planted_ones_made_the_model_say(lm, case):
     plain, runs = fitted.table.iloc[0], fitted.table.iloc[1:]
     rows = optimised._rows(rollouts, at, 64)
     held = [r for r, s in zip(rows, optimised._split([r.problem for r in rows]), strict=True) if s == "report"]
-    ideal = optimised._loss(lm, held, LAYER, truth, None, None, 2, 8)
+    ideal = optimised._loss(optimised._read(lm, LAYER, None, 2, rows), held, truth, None, 8)
     assert plain["seed"] == -1 and ideal < plain["report"]
     assert (runs["report"] < plain["report"] - 0.5 * (plain["report"] - ideal)).all()
     for i, label in enumerate("ab"):
@@ -73,6 +73,24 @@ def test_trained_vectors_say_what_planted_ones_made_the_model_say(lm, case):
     assert runs["chosen"].sum() == 1 and runs.loc[runs["chosen"], "select"].iloc[0] == runs["select"].min()
     assert abs(fitted.optimism) < 2
     assert all(torch.equal(a, b) for a, b in zip(before, lm.model.parameters(), strict=True)) and hooks == [len(m._forward_hooks) for m in lm.model.modules()]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+def test_what_all_completions_begin_with_is_read_once_and_changes_nothing(family, make_tiny, tiny_tokenizer, monkeypatch):
+    lm = LM(make_tiny(family), tiny_tokenizer, "base")
+    rollouts, at, _ = planted(lm, n=15)
+    shots = np.random.default_rng(3).integers(3, 60, 21)
+    long = Rollouts(rollouts.table.assign(prompt_ids=[np.concatenate([shots, ids]) for ids in rollouts.table["prompt_ids"]]))
+    read = optimised._read(lm, LAYER, None, 2, optimised._rows(long, at, 64))
+    assert read.begun == 21 and read.kept[0][0].shape[-2] == 21
+    how = {"layer": LAYER, "seeds": (0,), "epochs": 2, "batch": 4, "strength": "learned"}
+    once = fit_optimised(lm, long, at, **how)
+    monkeypatch.setattr(optimised, "WORTH_SHARING", 10_000)
+    assert optimised._read(lm, LAYER, None, 2, optimised._rows(long, at, 64)).begun == 0
+    whole = fit_optimised(lm, long, at, **how)
+    pd.testing.assert_frame_equal(once.table, whole.table, atol=1e-4)
+    for key, vector in once.vectors.items():
+        torch.testing.assert_close(vector.vector, whole.vectors[key].vector, atol=1e-4, rtol=1e-3)
 
 
 def test_the_step_of_a_vector_is_a_share_of_the_size_of_the_activations(lm, case):
@@ -89,10 +107,10 @@ def test_the_step_of_a_vector_is_a_share_of_the_size_of_the_activations(lm, case
 
 def test_the_gradient_is_that_of_finite_differences(lm, case):
     rows = optimised._rows(case[0], case[1], 64)[:3]
-    table = torch.randn(2, lm.d_model, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    table, read = torch.randn(2, lm.d_model, generator=torch.Generator().manual_seed(1)).requires_grad_(), optimised._read(lm, LAYER, None, 2, rows)
 
     def loss(t):
-        return optimised._mean(*optimised._sums(lm, rows, LAYER, t, None, None, 2))
+        return optimised._mean(*optimised._sums(read, rows, t, None))
 
     loss(table).backward()
     for i, j in ((0, 3), (1, 20)):
