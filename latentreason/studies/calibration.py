@@ -14,6 +14,7 @@ taken for seen and the other half for its clean twins. The part memorisation mus
 rule names it, are rates with Wilson's interval. Halves are not twins of each other, so the intervals are wider than those of a real seen split.
 """
 
+import zlib
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +109,8 @@ def placebo(counts: pd.DataFrame, number: int, rule: verdict.Config) -> tuple[Es
     judged = counts[counts["part"] == "judged"]
     numbers = judged.pivot(index="problem", columns="arm", values=["strict", "flexible"]).sort_index(axis=1)
     ids = numbers.index.to_numpy()[np.lexsort(numbers.to_numpy(float).T[::-1])]  # whatever the problems are called
-    order = np.random.default_rng([rule.seed, number]).permutation(ids)
+    own = zlib.crc32(np.sort(numbers.to_numpy(float), axis=0).tobytes())  # each organism has halves of its own: one draw for all would be one draw
+    order = np.random.default_rng([rule.seed, number, own]).permutation(ids)
     half = len(order) // 2
     twin = dict(zip(order[:half], order[half : 2 * half], strict=True))
     seen = judged[judged["problem"].isin(list(twin)) & judged["arm"].isin(["base", "rl"])]
