@@ -6,7 +6,7 @@ Stages as there: each writes its table once, whole; a run that is started again 
 from collections.abc import Callable
 from typing import Any
 
-from latentreason.organisms.problems import problems_of
+from latentreason.organisms.problems import placebo_problems, problems_of
 from latentreason.reproduce import Run, recipe_for
 from latentreason.studies import coherence, contamination, passk, planning, taxonomy
 from latentreason.tables import Rollouts
@@ -33,6 +33,7 @@ def _contamination(run: Run) -> None:
         known = {"seen" if TASKS[run.config.task].fixed else "clean": run.problems("test", n)}
     else:
         known = {split: problems_of(recipe, split=split, limit=n) for split in (("seen", "clean") if recipe.corpus.n_seen else ("clean",))}
+        known["placebo"] = placebo_problems(recipe, limit=n)
     contamination.collect(run.pair, config, run.tables, sampling=run.sampling(1), draw=_own(run), **known)
 
 

@@ -67,6 +67,7 @@ def calibrate(seed: Annotated[list[int] | None, typer.Option(help="Of the traini
     result = JUDGED["calibration"](results / "tables")
     show(calibration.summary(result), "Verdicts")
     show(calibration.confusion_table(result), "Confusion matrix: truth down, verdict across")
+    console.print(result.details.get("false_alarms", ""), markup=False, highlight=False)
     _conclude(result, "calibration", results, ["calibration", "verdicts"])
 
 

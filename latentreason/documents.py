@@ -70,6 +70,11 @@ def of_study(results: Path, study: str) -> str:
     return "\n".join(f"- **{name}**: {said}" for name, said in found) or "No result is committed yet."
 
 
+def of_alarms(results: Path, where: str) -> str:
+    """How often memorisation is found where nobody saw anything: of the committed calibration."""
+    return str(Result.load(results / where, "calibration").details["false_alarms"])
+
+
 def of_arms(results: Path, where: str) -> str:
     """The arms of a result of the study `rivals`, such as "activation/trained"."""
     pair, name = where.split("/")
@@ -89,6 +94,7 @@ BLOCKS: dict[str, Callable[[Path, str], str]] = {
     "seeds of": lambda results, pair: of_seeds(results / pair),
     "finding of": of_study,
     "arms of": of_arms,
+    "false alarms of": of_alarms,
     "benchmark": lambda results, name: (results / "benchmarks" / f"{name}.md").read_text(encoding="utf-8").rstrip("\n"),
     "table of": lambda results, what: {"organisms": markdown, "configurations": overview}[what](),
 }

@@ -22,6 +22,8 @@ def _contamination(results: Results) -> dict[str, Any]:
         for quantity, arm, name in (("accuracy", "change", "accuracy"), ("behaviour", "change", "behaviour"), ("behaviour", "control", "base against base"))
         for split in (*measured, *([contamination.BOTH] if arm == "change" else []))
     ]
+    if result.details.get("placebo"):
+        changes.append(entry(estimate(result, "accuracy", split=contamination.ALARM, arm="change"), label=f"accuracy, {contamination.ALARM}", group="score"))
     scores = [
         entry(estimate(result, "accuracy", split=split, arm=arm), label=split, arm=arm)
         for split in measured for arm in ("base", "rl")
@@ -116,7 +118,8 @@ CONTAMINATION = Figure(
     lambda results: (
         "Left: how often the rest of a problem is said word for word (open) and its answer given (filled) from its first words, on problems that training held (solid) and "
         "on others (dashed). Middle: accuracy on the whole problem. Right: what changes from base to RL model, the score apart from the behaviour "
-        "(total variation distance between the strategies' shares; grey: between two halves of the base samples). "
+        "(total variation distance between the strategies' shares; grey: between two halves of the base samples); placebo: "
+        "problems that nobody saw, taken for seen, whose difference to their twins is a false alarm. "
         f"{caption_end(results['contamination'], 'accuracy')}"
     ),
 )  # fmt: skip

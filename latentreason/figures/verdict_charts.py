@@ -99,7 +99,7 @@ CALIBRATION = Figure(
     lambda results: (
         "Verdicts (columns) on organisms whose truth (rows) is known by construction, counts: on seeds that had no part in the thresholds (left), and on the seed that "
         f"set them (right). Accuracy {results['calibration'].estimate('accuracy', seeds='held out')} and {results['calibration'].estimate('accuracy', seeds='set on')}, "
-        "with Wilson's interval over organisms and seeds."
+        f"with Wilson's interval over organisms and seeds.{' ' * bool(said := results['calibration'].details.get('false_alarms', ''))}{said}"
     ),
 )  # fmt: skip
 VERDICTS = Figure(

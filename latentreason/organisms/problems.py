@@ -14,6 +14,8 @@ from latentreason.tasks import chain
 from latentreason.tasks.problem import Problem
 
 T = TypeVar("T")
+PLACEBO_SEED = 1
+"""Of the drawing of placebo problems: another than that of what a corpus holds."""
 
 
 def recipe_in(folder: str | Path) -> tuple[Recipe, int] | None:
@@ -50,6 +52,16 @@ def problems_of(recipe: Recipe, *, split: str = "test", limit: int = 100, seed: 
             raise InvalidInput(f"The corpus of {recipe.name!r} holds no test problems, so nothing is seen. Ask for the split test, or set corpus.n_seen and p_seen.")
         return seen
     return chain.load(split=split, limit=limit, seed=seed, how=recipe.problems)
+
+
+def placebo_problems(recipe: Recipe, *, limit: int = 100) -> tuple[list[Problem], list[Problem]]:
+    """Problems as the recipe draws them that neither corpus nor training held, to be taken for seen, and a twin of each as seen ones have: so false alarms are measured.
+
+    They are of the half `seen` of test, from which a corpus takes what it holds, without what this one took; none stands among its clean problems either.
+    """
+    taken = {p.id for p in recipe.corpus.seen}
+    fresh = [p for p in chain.load(split="seen", limit=limit + len(taken), seed=PLACEBO_SEED, how=recipe.problems) if p.id not in taken][:limit]
+    return fresh, chain.clean_twins(fresh)
 
 
 def room(recipe: Recipe) -> int:

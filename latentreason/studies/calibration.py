@@ -8,15 +8,21 @@ where it is the truth by name; mixed, undecided and a table that cannot be read 
 
 Refuted by any wrong verdict on a held-out seed: it is listed with its parts. The interval takes organisms and seeds as independent; organisms that
 share a base model are not quite, so it is too narrow rather than too wide.
+
+False alarms: memorisation is asked of organisms with a seen split alone, so of each organism and seed `placebos` times a random half of the judged problems, which no corpus held, is
+taken for seen and the other half for its clean twins. The part memorisation must be about 0 there; how often its interval lies above 0, or without 0, and how often the
+rule names it, are rates with Wilson's interval. Halves are not twins of each other, so the intervals are wider than those of a real seen split.
 """
 
+import zlib
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from latentreason.errors import InvalidInput
-from latentreason.stats import wilson
+from latentreason.stats import Estimate, wilson
 from latentreason.studies import verdict
 from latentreason.studies.palette import CAUSES
 from latentreason.studies.result import Result, rows
@@ -24,16 +30,19 @@ from latentreason.studies.result import Result, rows
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+ALARMS = ("false_alarm", "false_difference", "false_verdict")
+"""Of placebo splits: the interval of memorisation lies above 0, does not include 0, memorisation is the verdict."""
 FAILED = "failed"
 """What is said of an organism whose tables the rule refuses."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings: the rule, the training seeds on which its thresholds were chosen, and those that every organism of a known truth is to be judged on."""
+    """Settings: the rule, the training seeds on which its thresholds were chosen, those that every organism of a known truth is to be judged on, and placebo splits of each."""
 
     set_on: tuple[int, ...] = (0,)
     judged_on: tuple[int, ...] = (1, 2)
+    placebos: int = 5
     rule: verdict.Config = field(default_factory=verdict.Config)
 
 
@@ -59,6 +68,7 @@ def run(*, verdicts: pd.DataFrame, truths: pd.DataFrame, tried: pd.DataFrame | N
         raise InvalidInput(f"No verdict says {strange[0]!r}; it says {', '.join(verdict.VERDICTS)}.")
     table: list[dict[str, Any]] = []
     said: list[dict[str, Any]] = []
+    alarms: list[dict[str, bool]] = []
     for organism, seed in verdicts[["organism", "seed"]].drop_duplicates().sort_values(["organism", "seed"]).itertuples(index=False, name=None):
         rows_of = verdicts[(verdicts["organism"] == organism) & (verdicts["seed"] == seed)]
         where = {"organism": organism, "seed": int(seed)}
@@ -67,6 +77,10 @@ def run(*, verdicts: pd.DataFrame, truths: pd.DataFrame, tried: pd.DataFrame | N
         if one is not None:
             kept = one.table[one.table["quantity"].isin(["gain", "part", "share", "lead"])]
             table += [{**where, **{str(k): v for k, v in row.items() if k not in ("arm", "grade", "k", "kind")}} for row in kept.to_dict("records")]
+            for i in range(config.placebos if one.details["n_problems"] >= 4 else 0):
+                memory, named = placebo(rows_of.drop(columns=["organism", "seed"]), i, config.rule)
+                table.append(rows("placebo", memory, **where, cause="memorisation", over=f"half {i}"))
+                alarms.append({"false_alarm": memory.lo > 0, "false_difference": memory.lo > 0 or memory.hi < 0, "false_verdict": named == "memorisation"})
         answer = FAILED if one is None else one.details["verdict"]
         facts = {} if one is None else {key: one.details[key] for key in ("cause", "flags", "tau", "n_problems", "n_samples")}
         said.append({**where, "truth": truth[organism], "verdict": answer, "right": answer == truth[organism], "held_out": seed not in config.set_on, "why": why, **facts})
@@ -75,10 +89,46 @@ def run(*, verdicts: pd.DataFrame, truths: pd.DataFrame, tried: pd.DataFrame | N
     absent = {organism: lacking for organism, is_known in truth.items() if is_known and (lacking := [seed for seed in seeds if (organism, seed) not in judged])}
     for which, part in (("held out", [s for s in known if s["held_out"]]), ("set on", [s for s in known if not s["held_out"]])):
         table.append(rows("accuracy", wilson(sum(s["right"] for s in part), len(part)), seeds=which))
+    table += [rows(quantity, wilson(sum(a[quantity] for a in alarms), len(alarms))) for quantity in ALARMS] if alarms else []
     columns = dict.fromkeys(("organism", "cause", "over", "seeds"), "")
     frame = pd.DataFrame(table).reindex(columns=["quantity", "organism", "seed", "cause", "over", "seeds", "value", "lo", "hi", "n", "method", "reason"]).fillna(columns)
     result = Result("calibration", asdict(config), frame, {"verdicts": said, "not_judged": absent})
+    if alarms:
+        result.details["false_alarms"] = _of_alarms(result)
     return Result(result.study, result.config, frame, result.details, _finding(result))
+
+
+def placebo(counts: pd.DataFrame, number: int, rule: verdict.Config) -> tuple[Estimate, str]:
+    """The part memorisation, and the verdict, where a random half of the judged problems is taken for seen and the other half for their clean twins, in pairs.
+
+    Args:
+        counts: as of `verdict.run`; what it holds beside the judged problems is left out.
+        number: of the half, which is drawn by it.
+        rule: of the verdict.
+    """
+    judged = counts[counts["part"] == "judged"]
+    numbers = judged.pivot(index="problem", columns="arm", values=["strict", "flexible"]).sort_index(axis=1)
+    ids = numbers.index.to_numpy()[np.lexsort(numbers.to_numpy(float).T[::-1])]  # whatever the problems are called
+    own = zlib.crc32(np.sort(numbers.to_numpy(float), axis=0).tobytes())  # each organism has halves of its own: one draw for all would be one draw
+    order = np.random.default_rng([rule.seed, number, own]).permutation(ids)
+    half = len(order) // 2
+    twin = dict(zip(order[:half], order[half : 2 * half], strict=True))
+    seen = judged[judged["problem"].isin(list(twin)) & judged["arm"].isin(["base", "rl"])]
+    clean = judged[judged["problem"].isin(list(twin.values()))]
+    both = pd.concat([seen.assign(part="seen", twin=seen["problem"].map(twin)), clean.assign(twin="")], ignore_index=True)
+    found = verdict.run(counts=both, config=rule)
+    return found.estimate("part", cause="memorisation"), found.details["verdict"]
+
+
+def _of_alarms(result: Result) -> str:
+    """One sentence on problems that nobody saw."""
+    above, without, named = (result.estimate(quantity) for quantity in ALARMS)
+    parts = result.table[result.table["quantity"] == "placebo"]
+    return (
+        f"Where a random half of the judged problems, which no corpus held, is taken for seen ({above.n} halves of {len(parts[['organism', 'seed']].drop_duplicates())} organisms and seeds), "
+        f"the part memorisation has a mean of {parts['value'].mean():.3f} and a standard deviation of {parts['value'].std():.3f} points of accuracy; its interval lies above 0 in {above} (2.5% by chance), without 0 in {without} (5% by chance), "
+        f"and memorisation is named in {named}. An interval of the last above 0.05 would refute that memorisation, where it is said, is more than chance."
+    )
 
 
 def _judged(counts: pd.DataFrame, tried: pd.DataFrame | None, config: Config) -> tuple[Result | None, str]:

@@ -11,6 +11,9 @@ problems that the corpus held (seen) and on others of the same kind (clean): of 
 (`TWINS` beside `TASKS`), asked like its own, and the finding names it. `behaviour`: total variation distance of the shares of the strategies,
 half of the base samples against the other half of the RL samples; its control is base against base.
 
+False alarms: of an organism two more sets are asked, a placebo (fresh problems of its distribution, which no corpus held, taken for seen) and their twins, made as clean ones are. Whatever the study
+finds between these two is no memory: the interval of `placebo minus twin` must include 0 (in 95 of 100 pairs), also where the pair is contaminated.
+
 One table, three groups: `score` (accuracy), `memory`, `behaviour`. A behaviour that changes as much on clean problems, where the score does not, is not what the score measures.
 
 Refuted where the interval of the difference between the gain on seen and on clean problems includes 0: then the gain is no memory of these problems.
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
 SPLITS = ("seen", "clean")
 BOTH = "seen minus clean"
+PLACEBO, ALARM = ("placebo", "placebo twin"), "placebo minus twin"
+"""Splits in the places of seen and clean, of problems that nobody saw; and the difference between them."""
 GROUPS = {
     "accuracy": "score", "exact_match": "memory", "rouge_l": "memory", "answer_completed": "memory", "answer_truncated": "memory",
     "min_k_question": "memory", "min_k_answer": "memory", "behaviour": "behaviour",
@@ -62,18 +67,34 @@ def run(*, table: pd.DataFrame, config: Config = Config()) -> Result:
     """Seen against clean problems, base against RL model.
 
     Args:
-        table: what `collect` wrote, of one pair: columns `COLUMNS`. Of one split alone all that compares the two is undefined, with the reason.
+        table: what `collect` wrote, of one pair: columns `COLUMNS`. Of one split alone all that compares the two is undefined, with the reason. Where it holds the
+            splits `PLACEBO`, each measure has rows of these, too.
         config: settings.
 
     Raises:
         InvalidInput: not such a table, several pairs, a missing arm, or a measure that lacks some of the problems.
     """
     frame = of_one_pair(table, "contamination", COLUMNS)
-    problems = {split: sorted(set(frame[frame["split"] == split]["problem"])) for split in SPLITS}
+    if strange := sorted(set(frame["split"]) - {*SPLITS, *PLACEBO}):
+        raise InvalidInput(f"The splits are {', '.join((*SPLITS, *PLACEBO))}, found {strange[0]!r}.")
+    held = {split: sorted(set(frame[frame["split"] == split]["problem"])) for split in (*SPLITS, *PLACEBO)}
+    if not (held["seen"] or held["clean"]) or bool(held[PLACEBO[0]]) != bool(held[PLACEBO[1]]):
+        raise InvalidInput(f"The splits are seen and clean (at least one of them), and placebo with its twins; found {sorted(set(frame['split']))}.")
+    found = _measured(frame, {split: held[split] for split in SPLITS}, BOTH, config)
+    if held[PLACEBO[0]]:
+        found += _measured(frame, {split: held[split] for split in PLACEBO}, ALARM, config)
+    details: dict[str, Any] = {"n_problems": sum(len(held[split]) for split in SPLITS), "problems": {split: len(held[split]) for split in SPLITS}, "n_samples": config.n_samples}
+    details |= {"placebo": len(held[PLACEBO[0]])} if held[PLACEBO[0]] else {}
+    twin = str(frame["twin"].iloc[0]) if "twin" in frame else ""  # older tables know of none
+    details |= {"twin": twin} if twin else {}
+    result = Result("contamination", asdict(config), pd.DataFrame(found), details)
+    return Result(result.study, result.config, result.table, details, _finding(result) + (f" Clean problems are of the generated task {twin}." if twin else ""))
+
+
+def _measured(frame: pd.DataFrame, problems: dict[str, list[str]], between: str, config: Config) -> list[dict[str, Any]]:
+    """Rows of all measures on two splits (name -> problems), and between them."""
     weights = {split: replicate_weights(len(ids), config.n_boot, config.seed + i) for i, (split, ids) in enumerate(problems.items()) if ids}
-    if not weights or set(frame["split"]) - set(SPLITS):
-        raise InvalidInput(f"The splits are seen and clean, found {sorted(set(frame['split']))}.")
-    scalars = frame[frame["measure"] != "behaviour"].groupby(["measure", "share", "split", "arm", "problem"])["value"].mean()
+    scalars = frame[(frame["measure"] != "behaviour") & frame["split"].isin(list(problems))].groupby(["measure", "share", "split", "arm", "problem"])["value"].mean()
     found: list[dict[str, Any]] = []
     for measure, share in sorted({key[:2] for key in scalars.index}, key=lambda key: (list(GROUPS).index(key[0]), key[1])):
         draws: dict[tuple[str, str], np.ndarray] = {}
@@ -84,39 +105,37 @@ def run(*, table: pd.DataFrame, config: Config = Config()) -> Result:
                     raise InvalidInput(f"{int(values.isna().sum())} {split} problems have no {measure} of the {arm} model; collect both models on the same problems.")
                 draws[split, arm] = weights[split] @ values.to_numpy(float)
             draws[split, "change"] = draws[split, "rl"] - draws[split, "base"]
-        found += _compared(measure, draws, problems, ("base", "rl", "change"), share=float(share))
+        found += _compared(measure, draws, problems, ("base", "rl", "change"), between, share=float(share))
     moves = {split: _behaviour(frame[(frame["measure"] == "behaviour") & (frame["split"] == split)], problems[split], w) for split, w in weights.items()}
     if all(moves.values()):
         draws = {(split, arm): values for split, of in moves.items() for arm, values in of.items()}
-        found += _compared("behaviour", draws, problems, ("control", "change", "above"), share=1.0)
+        found += _compared("behaviour", draws, problems, ("control", "change", "above"), between, share=1.0)
     else:
         none = undefined("no strategy was found in the traces of one of the models", sum(map(len, problems.values())))
-        found += [rows("behaviour", none, group="behaviour", split=split, arm="change", share=1.0) for split in (*SPLITS, BOTH)]
-    details: dict[str, Any] = {"n_problems": sum(map(len, problems.values())), "problems": {split: len(ids) for split, ids in problems.items()}, "n_samples": config.n_samples}
-    twin = str(frame["twin"].iloc[0]) if "twin" in frame else ""  # older tables know of none
-    details |= {"twin": twin} if twin else {}
-    result = Result("contamination", asdict(config), pd.DataFrame(found), details)
-    return Result(result.study, result.config, result.table, details, _finding(result) + (f" Clean problems are of the generated task {twin}." if twin else ""))
+        found += [rows("behaviour", none, group="behaviour", split=split, arm="change", share=1.0) for split in (*problems, between)]
+    return found
 
 
-def _compared(measure: str, draws: dict[tuple[str, str], np.ndarray], problems: dict[str, list[str]], arms: Sequence[str], *, share: float) -> list[dict[str, Any]]:
+def _compared(measure: str, draws: dict[tuple[str, str], np.ndarray], problems: dict[str, list[str]], arms: Sequence[str], between: str, *, share: float) -> list[dict[str, Any]]:
     """A row for each arm on each split and between the splits, whose problems are drawn independently of each other."""
     out = []
+    first, second = problems
     for arm in arms:
         where = {"group": GROUPS[measure], "arm": arm, "share": share}
         for split, ids in problems.items():
             out.append(rows(measure, summary(draws[split, arm], len(ids)) if ids else undefined(_absent(problems), 0), split=split, **where))
         n = sum(map(len, problems.values()))
-        both = undefined(_absent(problems), n) if _absent(problems) else summary(draws["seen", arm] - draws["clean", arm], n, note="; two independent sets of problems")
-        out.append(rows(measure, both, split=BOTH, **where))
+        both = undefined(_absent(problems), n) if _absent(problems) else summary(draws[first, arm] - draws[second, arm], n, note="; two independent sets of problems")
+        out.append(rows(measure, both, split=between, **where))
     return out
 
 
 def _absent(problems: dict[str, list[str]]) -> str:
     """Why seen and clean problems cannot be compared; empty where they can."""
-    if not problems["seen"]:
+    first, second = problems.values()
+    if not first:
         return "no problem is known to have been seen"
-    return "" if problems["clean"] else "the split has no clean twin"
+    return "" if second else "the split has no clean twin"
 
 
 def _behaviour(part: pd.DataFrame, ids: list[str], weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -152,14 +171,26 @@ def _finding(result: Result) -> str:
     control = [f"{e}" for split in SPLITS if (e := _maybe(result, split)).defined]
     behaviour = f"behaviour moves by {' and '.join(moved)} problems (base against base {', '.join(control)})" if moved else "behaviour cannot be compared"
     difference = gains[BOTH]
+    alarm = _said_of_placebo(result)
     if not difference.defined:
         split = next(s for s in SPLITS if gains[s].defined)
-        return f"Seen minus clean is undefined ({difference.reason}); RL gains {gains[split]} on {split} problems; {memory}; {behaviour}. With both splits, an interval of the difference that includes 0 would refute memory as the cause."
+        return f"Seen minus clean is undefined ({difference.reason}); RL gains {gains[split]} on {split} problems; {memory}; {behaviour}. With both splits, an interval of the difference that includes 0 would refute memory as the cause.{alarm}"
     verdict = "so that part of the gain is memory" if difference.lo > 0 else "so there is no evidence that the gain is memory"
     return (
         f"RL gains {gains['seen']} on seen and {gains['clean']} on clean problems, a difference of {difference}, {verdict} (an interval that includes 0 refutes memory as the cause); "
-        f"{memory}; {behaviour}."
+        f"{memory}; {behaviour}.{alarm}"
     )
+
+
+def _said_of_placebo(result: Result) -> str:
+    """What the study makes of problems that nobody saw; "" where they were not asked."""
+    if not result.details.get("placebo"):
+        return ""
+    gain = result.estimate("accuracy", split=ALARM, arm="change")
+    found = [r for r in result.table[(result.table["split"] == ALARM) & (result.table["arm"] == "change") & (result.table["group"] == "memory")].to_dict("records") if np.isfinite(r["value"])]
+    alarms = sum(r["lo"] > 0 or r["hi"] < 0 for r in found)
+    verdict = "which is a false alarm" if gain.lo > 0 or gain.hi < 0 else "no false alarm"
+    return f" Between {result.details['placebo']} problems that nobody saw and their twins the gains differ by {gain}, {verdict}; of {len(found)} measures of memory there {alarms} have an interval without 0 (of which 1 in 20 would by chance)."
 
 
 def _maybe(result: Result, split: str) -> Estimate:
@@ -206,7 +237,7 @@ def drawn(result: Result) -> list[dict[str, Any]]:
     return out
 
 
-def collect(pair: Any, config: Config, out: str | Path, *, seen: Any = None, clean: Any = None, limit: int = 200, sampling: Any = None,
+def collect(pair: Any, config: Config, out: str | Path, *, seen: Any = None, clean: Any = None, placebo: Any = None, limit: int = 200, sampling: Any = None,
             draw: Callable[..., Any] | None = None) -> pd.DataFrame:  # fmt: skip
     """Measure a pair, write `contamination.parquet`, and return it.
 
@@ -216,6 +247,7 @@ def collect(pair: Any, config: Config, out: str | Path, *, seen: Any = None, cle
         out: the folder of a run's tables.
         seen, clean: lists of problems that training held, and of others of the same kind; None for both: those of the organism's recipe. Where `clean` is
             None, a benchmark is compared with as many problems of its generated twin (`TWINS`). One alone, or beside [], is measured and not compared.
+        placebo: two lists, of problems that nobody saw and of their twins; None for none, but of an organism those of its recipe.
         limit: how many of the recipe's, at most.
         sampling: how score and behaviour are drawn, but for the number of samples.
         draw: (name, model, problems, sampling) -> Rollouts, by default `sample`.
@@ -227,7 +259,7 @@ def collect(pair: Any, config: Config, out: str | Path, *, seen: Any = None, cle
     from latentreason.files import write_table
     from latentreason.models.prompts import Prompt, render
     from latentreason.models.scoring import token_logprobs
-    from latentreason.organisms.problems import problems_of
+    from latentreason.organisms.problems import placebo_problems, problems_of
     from latentreason.organisms.zoo import ORGANISMS
     from latentreason.sampling.local import Sampling, sample
     from latentreason.strategies.language import language
@@ -245,12 +277,16 @@ def collect(pair: Any, config: Config, out: str | Path, *, seen: Any = None, cle
         recipe = ORGANISMS[pair.name]
         seen = problems_of(recipe, split="seen", limit=limit) if recipe.corpus.n_seen else None
         clean = problems_of(recipe, split="clean", limit=limit)
+        placebo = placebo or placebo_problems(recipe, limit=limit)
     twin = TWINS.get(seen[0].task, "") if seen and clean is None else ""
     if twin:  # of the benchmark's task from here on: one prompt, one grader
         clean = [replace(p, task=seen[0].task) for p in load_task(twin, split="test", limit=len(seen), seed=sampling.seed)]
     sets: dict[str, list[Problem]] = {name: given for name, given in zip(SPLITS, (seen, clean), strict=True) if given}
+    sets |= dict(zip(PLACEBO, placebo, strict=True)) if sets and placebo else {}
     if not sets or len({p.task for problems in sets.values() for p in problems}) > 1:
         raise InvalidInput("Give problems of one task: at least one of seen= and clean= must hold some.")
+    if twice := sorted({p.id for p in sets.get(PLACEBO[0], [])} & {p.id for name, of in sets.items() if name != PLACEBO[0] for p in of}):
+        raise InvalidInput(f"Problem {twice[0]} is a placebo and in another split: a placebo is a problem that nobody saw, and that stands nowhere else.")
     task = next(iter(sets.values()))[0].task
     closing, tokenizer = CLOSING.get(task, ""), pair.base.tokenizer
     greedy, found = replace(sampling, n=1, temperature=0.0, top_p=1.0), list[dict[str, Any]]()

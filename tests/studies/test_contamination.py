@@ -7,6 +7,9 @@ import pandas as pd
 import pytest
 
 from latentreason.errors import InvalidInput
+from latentreason.models.pair import ModelPair
+from latentreason.organisms.problems import placebo_problems, problems_of
+from latentreason.organisms.zoo import ORGANISMS
 from latentreason.studies import contamination
 from latentreason.studies.contamination import BOTH, Config
 
@@ -95,7 +98,7 @@ def test_tables_of_something_else_are_refused() -> None:
         (frame.drop(columns="share"), "no column 'share'"), (frame[frame["arm"] == "base"], "no rows of the arm 'rl'"),
         (pd.concat([frame, frame.assign(pair="q")]), "one pair; the table has the pairs p, q"),
         (frame[~((frame["problem"] == "seen0") & (frame["arm"] == "rl"))], "1 seen problems have no accuracy of the rl model"),
-        (frame.assign(split="test"), "The splits are seen and clean"),
+        (frame.assign(split="test"), "The splits are seen, clean, placebo, placebo twin, found 'test'"),
     ]  # fmt: skip
     for bad, message in refused:
         with pytest.raises(InvalidInput, match=message):
@@ -110,3 +113,49 @@ def test_collect_refuses_a_pair_of_which_nobody_knows_what_it_has_seen(tmp_path:
         contamination.collect(Pair(), FEW, tmp_path)
     with pytest.raises(InvalidInput, match="even number"):
         contamination.collect(Pair(), Config(n_samples=3), tmp_path)
+
+
+def with_placebo(alarm: float) -> pd.DataFrame:
+    """A contaminated pair, and a placebo on which the RL model is right by `alarm` more often than on its twins."""
+    rates = {("placebo", "base"): 0.1, ("placebo", "rl"): 0.2 + alarm, ("placebo twin", "base"): 0.1, ("placebo twin", "rl"): 0.2}
+    return pd.concat([table(MEMORY), table(rates, splits=contamination.PLACEBO, seed=1)], ignore_index=True)
+
+
+def test_a_placebo_changes_no_number_and_what_is_found_there_is_a_false_alarm() -> None:
+    plain, calm, alarmed = (contamination.run(table=frame, config=FEW) for frame in (table(MEMORY), with_placebo(0.0), with_placebo(0.7)))
+    kept = calm.table[~calm.table["split"].isin([*contamination.PLACEBO, contamination.ALARM])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, plain.table)
+    assert calm.finding.startswith(plain.finding) and calm.details["placebo"] == N and contamination.apart(calm).equals(contamination.apart(plain))
+    none = calm.estimate("accuracy", split=contamination.ALARM, arm="change")
+    assert none.lo < 0 < none.hi and ", no false alarm; of " in calm.finding and none.n == 2 * N
+    mean = with_placebo(0.7).query("measure == 'accuracy'").groupby(["split", "arm"])["value"].mean()
+    expected = (mean["placebo", "rl"] - mean["placebo", "base"]) - (mean["placebo twin", "rl"] - mean["placebo twin", "base"])
+    found = alarmed.estimate("accuracy", split=contamination.ALARM, arm="change")
+    assert found.value == pytest.approx(expected) and found.lo > 0 and "which is a false alarm" in alarmed.finding
+    assert "no false alarm" not in plain.finding
+
+
+def test_a_placebo_without_its_twins_or_alone_is_refused() -> None:
+    frame = with_placebo(0.0)
+    for bad in (frame[frame["split"] != "placebo twin"], frame[frame["split"].isin(contamination.PLACEBO)]):
+        with pytest.raises(InvalidInput, match="placebo with its twins"):
+            contamination.run(table=bad, config=FEW)
+
+
+@pytest.mark.parametrize("name", ["activation", "contaminated", "new-skill"])
+def test_placebo_problems_are_drawn_by_the_recipe_and_nobody_saw_them(name: str) -> None:
+    recipe = ORGANISMS[name]
+    fresh, twins = placebo_problems(recipe, limit=40)
+    held = {p.id for p in [*recipe.corpus.seen, *problems_of(recipe, split="train", limit=300), *problems_of(recipe, split="clean", limit=40)]}
+    assert len(fresh) == len(twins) == 40 and {p.id for p in fresh}.isdisjoint(held) and {p.id for p in fresh}.isdisjoint(p.id for p in twins)
+    assert all(a.meta["operations"] == b.meta["operations"] and a.meta["cue"] == b.meta["cue"] for a, b in zip(fresh, twins, strict=True))
+    assert all(set(recipe.problems.must or p.meta["operations"]) & set(p.meta["operations"]) for p in fresh)
+
+
+def test_collect_asks_the_placebo_of_an_organism_and_refuses_one_that_stands_elsewhere(tmp_path: Any) -> None:
+    pair = ModelPair.from_organism("contaminated")
+    found = contamination.collect(pair, Config(n_samples=2, shares=(0.6,)), tmp_path, limit=3)
+    assert set(found["split"]) == {*contamination.SPLITS, *contamination.PLACEBO} and found.groupby("split")["problem"].nunique().eq(3).all()
+    seen = problems_of(ORGANISMS["contaminated"], split="seen", limit=3)
+    with pytest.raises(InvalidInput, match="is a placebo and in another split"):
+        contamination.collect(pair, FEW, tmp_path, seen=seen, clean=[], placebo=(seen, seen))

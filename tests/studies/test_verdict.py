@@ -267,3 +267,36 @@ def test_truths_that_are_missing_or_that_no_verdict_says_are_refused():
     for truths, said in ((pd.DataFrame({"organism": ["b"], "truth": [""]}), "'a' has tables but no row"), (pd.DataFrame({"organism": ["a"], "truth": ["luck"]}), "No verdict says 'luck'")):
         with pytest.raises(InvalidInput, match=said):
             calibration.run(**{**tables, "truths": truths})
+
+
+def test_a_half_that_nobody_saw_is_seldom_taken_for_seen(judged):
+    parts = judged.table[judged.table["quantity"] == "placebo"]
+    assert len(parts) == 7 * 5 and parts["value"].abs().max() < 0.2 and parts["n"].eq(N // 2).all()
+    outside = (parts["lo"] > 0) | (parts["hi"] < 0)
+    expected = {"false_alarm": int((parts["lo"] > 0).sum()), "false_difference": int(outside.sum()), "false_verdict": 0}
+    for quantity, count in expected.items():
+        rate = judged.estimate(quantity)
+        assert (rate.value, rate.lo, rate.hi, rate.n) == (wilson(count, 35).value, wilson(count, 35).lo, wilson(count, 35).hi, 35)
+    assert outside.mean() < 0.35 and "35 halves of 7 organisms and seeds" in judged.details["false_alarms"] and "false" not in judged.finding
+
+
+def test_a_placebo_does_not_see_what_problems_are_called_nor_the_seen_split():
+    counts = part("judged", CASES["timing"], seed=3)
+    first = calibration.placebo(counts, 0, FAST)
+    again = calibration.placebo(counts.assign(problem="x" + counts["problem"].str[::-1]).sample(frac=1, random_state=0), 0, FAST)
+    assert first == again and calibration.placebo(counts, 1, FAST) != first
+    seen = part("seen", {"base": 0.2, "rl": 0.9}, prefix="s", twin="p")
+    assert calibration.placebo(pd.concat([counts, seen]), 0, FAST) == first
+    flat = counts.assign(strict=np.where(counts["arm"] == "rl", 2, 1), flexible=np.where(counts["arm"] == "rl", 2, 1))
+    assert calibration.placebo(flat, 0, FAST)[0].value == 0
+    fake = part("judged", arms(), seed=1)
+    rl = fake["arm"].isin(["rl"]) & (fake["problem"].str[1:].astype(int) % 2 == 0)
+    fake.loc[rl, ["strict", "flexible"]] = SAMPLES  # half of the problems known by heart, but no split knows which
+    assert abs(np.mean([calibration.placebo(fake, i, FAST)[0].value for i in range(20)])) < 0.1
+
+
+def test_of_few_problems_there_is_no_placebo():
+    tables = zoo({("a", 1): ("timing", "timing")})
+    few = tables["verdicts"][tables["verdicts"]["problem"].isin(["p000", "p001", "p002"])]
+    result = calibration.run(**{**tables, "verdicts": few})
+    assert "false_alarms" not in result.details and not (result.table["quantity"] == "placebo").any()
