@@ -97,7 +97,7 @@ def test_weights_between_base_and_biases(pair):
     torch.testing.assert_close(largest_changes(pair, 1.0).model(IDS).logits, pair.rl.model(IDS).logits, atol=1e-5, rtol=1e-5)
     assert (weight_changes(pair)["unchanged"] == 1).all()  # no matrix has moved
     problems = load_task("chain", split="calibration", limit=2)
-    drawn = bias_vector(pair).draw(pair, problems, Sampling(n=2, max_new_tokens=6), 1.0)
+    drawn = bias_vector(pair).draw(pair, problems, Sampling(n=2, max_new_tokens=6), {"1": 1.0})["1"]
     said = sample(pair.rl, problems, Sampling(n=2, max_new_tokens=6), progress=False)
     assert [ids.tolist() for ids in drawn.table["token_ids"]] == [ids.tolist() for ids in said.table["token_ids"]]
 

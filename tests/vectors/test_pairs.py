@@ -86,6 +86,7 @@ def test_methods_halves_and_what_the_set_says_of_itself(lm: LM, pairs, method: s
         "position": -1,
         "model": "tiny",
         "revision": None,
+        "weights": lm.fingerprint,
         "model_type": family,
     }
 
