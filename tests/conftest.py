@@ -9,8 +9,9 @@ A session fixture is shared by all tests: read it, never change it. Example::
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -111,6 +112,28 @@ def byte_tokenizer() -> "PreTrainedTokenizerBase":
     plain = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
     plain.pre_tokenizer, plain.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<eos>", pad_token="<eos>")
+
+
+@pytest.fixture(scope="session")
+def save_byte_llamas(byte_tokenizer: "PreTrainedTokenizerBase") -> Callable[[Path, Sequence[str]], None]:
+    """Writes random Llamas that read bytes, each a little further from the first, to the folders of these names."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(vocab_size=257, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+                         max_position_embeddings=512, eos_token_id=0, pad_token_id=0, initializer_range=0.3)  # fmt: skip
+
+    def save(root: Path, names: Sequence[str]) -> None:
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+        for name in names:
+            model.save_pretrained(root / name)
+            byte_tokenizer.save_pretrained(root / name)
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight.add_(0.05 * torch.randn_like(weight))
+
+    return save
 
 
 @pytest.fixture

@@ -46,3 +46,10 @@ def test_notebook_and_script_say_the_same(script: Path) -> None:
     paired = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
     assert [c.source for c in paired.cells] == [c.source for c in jupytext.read(script).cells]
     assert any(c.get("outputs") for c in paired.cells), "commit the notebook with its outputs: make notebooks"
+
+
+@pytest.mark.parametrize("script", NOTEBOOKS, ids=lambda p: p.stem)
+def test_no_committed_output_is_a_warning_an_error_or_names_a_machine(script: Path) -> None:
+    outputs = [output for cell in nbformat.read(script.with_suffix(".ipynb"), as_version=4).cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert not [output for output in outputs if any(mark in str(output) for mark in ("site-packages", str(Path.home()) + "/", str(script.parents[1])))]

@@ -1,14 +1,12 @@
 """The whole main job on natural text: random models, a byte tokenizer and the task `arith`. Nothing in it may need the organisms' language."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 
 from latentreason import claims, compare, reproduce as job, steered
 from latentreason.figures.figures import check_figures, load_results
@@ -26,29 +24,15 @@ from latentreason.tasks import arith
 from latentreason.tasks.problem import Problem
 from latentreason.tasks.registry import TASKS, TWINS, load_task
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 SMALL = replace(job.TINY, task="arith", n_problems=4, n_samples=2, max_new_tokens=12, calibration_problems=4, passk_problems=3, passk_samples=4, passk_hybrid_samples=4,
                 geometry_problems=6, geometry_samples=1)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: "PreTrainedTokenizerBase") -> str:
+def folders(tmp_path_factory: pytest.TempPathFactory, save_byte_llamas: Callable[[Path, Sequence[str]], None]) -> str:
     """Two random Llamas that read bytes, as BASE,RL."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(vocab_size=257, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-                         max_position_embeddings=512, eos_token_id=0, pad_token_id=0, initializer_range=0.3)  # fmt: skip
     root = tmp_path_factory.mktemp("pair")
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    for name in ("base", "rl"):
-        model.save_pretrained(root / name)
-        byte_tokenizer.save_pretrained(root / name)
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight.add_(0.05 * torch.randn_like(weight))
+    save_byte_llamas(root, ("base", "rl"))
     return f"{root / 'base'},{root / 'rl'}"
 
 

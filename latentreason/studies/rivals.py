@@ -207,9 +207,9 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
     """Recovery of each rival with its interval, what it uses and its passes a token beside it; colour says whether it uses anything of the RL model."""
     import matplotlib.pyplot as plt
 
-    if ax is None:
-        _, ax = plt.subplots(figsize=(8.0, 4.4), layout="constrained")
     found = drawn(result)
+    if ax is None:  # two lines of text a row
+        _, ax = plt.subplots(figsize=(10.0, 1.4 + 0.42 * max(4, len(found))), layout="constrained")
     for i, row in enumerate(found):
         colour = COLOURS[knows(row)]
         if np.isfinite(row["value"]):
@@ -219,7 +219,7 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
             ax.text(0.02, i, f"undefined: {row['reason']}", va="center", fontsize=7, color="0.4")
     for who in dict.fromkeys(knows(row) for row in found):
         ax.plot([], [], "o-", color=COLOURS[who], label=f"uses {who}")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
+    ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, frameon=False, fontsize=8)
     for x in (0, 1):
         ax.axvline(x, color="0.7", linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(found)), [label(row) for row in found], fontsize=8)

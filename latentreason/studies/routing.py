@@ -158,10 +158,10 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
     """Paired difference of areas of each router to its matched disagreements, grouped by what the router knows."""
     import matplotlib.pyplot as plt
 
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7.0, 4.6), layout="constrained")
-    colours = dict(zip(SOURCES, (ARMS["base"], ARMS["hybrid"], ARMS["rl"]), strict=True))
     found = drawn(result)
+    if ax is None:
+        _, ax = plt.subplots(figsize=(7.5, 1.4 + 0.36 * max(6, len(found))), layout="constrained")
+    colours = dict(zip(SOURCES, (ARMS["base"], ARMS["hybrid"], ARMS["rl"]), strict=True))
     for i, row in enumerate(found):
         d, colour = row["difference"], colours.get(row["timing_source"], ARMS["control"])
         if np.isfinite(d["value"]):

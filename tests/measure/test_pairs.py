@@ -1,12 +1,11 @@
 """Any pairs in the tables of the zoo: organisms by name as their own measurement has them, pairs of text with kept weights, and lists that make no sense."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from latentreason.cli import app
@@ -27,9 +26,6 @@ from latentreason.studies.stacked import ALL
 from latentreason.tables import Rollouts
 from latentreason.tasks.problem import Problem
 from latentreason.tasks.registry import load_task
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 HOW = Measuring(n_problems=5, n_samples=4, kept_samples=2, n_training=3, entropy_samples=2, fit_problems=12, fit_samples=4, read_samples=1)
 TEXT = """
@@ -93,21 +89,10 @@ n_training = 100
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, byte_tokenizer: "PreTrainedTokenizerBase") -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory, save_byte_llamas: Callable[[Path, Sequence[str]], None]) -> Path:
     """Four random Llamas that read bytes."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(vocab_size=257, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-                         max_position_embeddings=512, eos_token_id=0, pad_token_id=0, initializer_range=0.3)  # fmt: skip
     folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    for name in ("base", "kept", "rl", "other"):
-        model.save_pretrained(folder / name)
-        byte_tokenizer.save_pretrained(folder / name)
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight.add_(0.05 * torch.randn_like(weight))
+    save_byte_llamas(folder, ("base", "kept", "rl", "other"))
     return folder
 
 
