@@ -253,12 +253,19 @@ def _trained_arms(run: Run) -> tuple[list[Hybrid], dict[str, Any]]:
         "RL timing, RL category, RL-trained vectors and strength", 1.0, best["learned"], [])  # fmt: skip
     add(Hybrid(pair, routers["js"], rerank(5), "js, rerank"), "RL timing, RL logits among 5 base tokens", 5.0, None, [])
     first, last = venhoff_g1(pair, categories.vectors, known), venhoff_g3(pair, learned, category)
-    controls = published_without(first, categories.vectors, lambda v: steer_best(v, known))
-    controls |= {"g3 random": published_without(last, learned.vectors, lambda v: steer_by(v, among(category, v.labels), strength=_strength(learned)))["random vectors"]}
+    learned_on = among(category, learned.vectors.labels)
+    controls = dict[str, Hybrid]()
+    for seed in (0, 1, 2):  # one draw of directions is one number
+        draw = "" if seed == 0 else f", draw {seed + 1}"
+        of_first = published_without(first, categories.vectors, lambda v: steer_best(v, known), seed=seed)
+        of_last = published_without(last, learned.vectors, lambda v: steer_by(v, learned_on, strength=_strength(learned)), seed=seed)
+        controls |= {name: of_first[name] for name in ("swap", "rerank") if seed == 0}
+        controls |= {f"{which} random{draw}": replace(of["random vectors"], name=f"{of['random vectors'].name}{draw}") for which, of in (("g1", of_first), ("g3", of_last))}
     add(first, "RL logits at every token, RL category, RL-trained vectors", 1.0, best["categories"], [])
     add(last, "RL tokens at every token, RL category, RL-trained vectors and strength", 1.0, best["learned"], [])
     for name, control in controls.items():
-        add(control, {"swap": "RL timing, RL token", "rerank": "RL timing, RL logits among 5 base tokens"}.get(name, "RL logits at every token, random vectors"), 1.0, None, [])
+        uses = {"swap": "RL timing, RL token", "rerank": "RL timing, RL logits among 5 base tokens"}.get(name, "RL logits at every token, random vectors" + ", another draw" * ("draw" in name))
+        add(control, uses, 1.0, None, [])
     return hybrids, facts
 
 
