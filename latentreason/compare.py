@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from latentreason.activations.capture import capture
 from latentreason.activations.sites import Site
@@ -56,9 +57,6 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
     read = capture(pair.base, own, [Site(middle)])
     activations = {f"base:{middle}": read.values[Site(middle)].numpy()}
     places = list(zip(read.index["problem"], read.index["sample"], read.index["position"], strict=True))
-    twin = capture(untrained(pair.base, config.seed), own, [Site(middle)]).values[Site(middle)].numpy()
-    token = np.concatenate([np.concatenate([p[-1:], t[:-1]]) for p, t in zip(own.table["prompt_ids"], own.table["token_ids"], strict=True)])
-    plainer = {"entropy": np.concatenate(own.table["base_entropy"].to_list()), "token and position": np.stack([token, read.index["position"].to_numpy()], 1), "untrained twin": twin}
     targets = {"base alone": ("onset", np.array([place in chosen for place in places])),
                "trained on RL labels": (f"js above {threshold:.2g}", np.concatenate(own.table["divergence"].to_list()) > threshold)}  # fmt: skip
     layers = tuple(layer for layer in few_layers(pair.base.n_layers) if layer >= middle)
@@ -68,7 +66,7 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
     def probed(source: str) -> tuple[Router, dict[str, Any]]:
         label, target = targets[source]
         probe = fit_probe(activations, target, label=label, timing_source=source, groups=read.index["problem"].to_numpy(str), seed=config.seed)
-        beside = readout_baselines(target, read.index["problem"].to_numpy(str), seed=config.seed, inputs=plainer)
+        beside = readout_baselines(target, read.index["problem"].to_numpy(str), seed=config.seed, inputs=_plainer(run, own, read.index["position"].to_numpy(), middle))
         return on_probe(probe), {**probe.card(), "baselines": beside}
 
     def nearest() -> tuple[Router, dict[str, Any]]:
@@ -91,6 +89,13 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
         except InvalidInput as error:  # too few spans, or one class only: the others go on
             facts[name] = {"reason": str(error)}
     return routers, facts
+
+
+def _plainer(run: Run, own: Rollouts, position: Int[np.ndarray, "token"], layer: int) -> dict[str, np.ndarray]:
+    """What a probe of the base's own completions is compared with, a row a token: the base's entropy, current token and position, and an untrained twin's activations."""
+    twin = capture(untrained(run.pair.base, run.config.seed), own, [Site(layer)]).values[Site(layer)].numpy()
+    current = np.concatenate([np.concatenate([prompt[-1:], said[:-1]]) for prompt, said in zip(own.table["prompt_ids"], own.table["token_ids"], strict=True)])
+    return {"entropy": np.concatenate(own.table["base_entropy"].to_list()), "token and position": np.stack([current, position], 1), "untrained twin": twin}
 
 
 def _routing(run: Run) -> None:
@@ -164,7 +169,7 @@ def _rivals(run: Run) -> None:
     parts, facts = [hybrids.slim()], dict[str, Any]()
     for hybrid in routed.hybrids:
         (arm,), measured = hybrid.arms, hybrid.router.params["calibration"]
-        live = "rl" in hybrid.router.reads
+        live = sources({"router": hybrid.router.spec()})["timing_source"] == "RL model live"
         share = 1.0 if live else float(hybrids.arm(arm).table["n_routed"].sum() / hybrids.arm(arm).table["n_tokens"].sum())
         facts[arm] = {"uses": "RL timing, RL token" if live else "base timing, RL token", "passes": 2.0, "rl_logits": share, "setting": f"{measured['budget']:g} D", "routed": True,
                       "tried": [{"setting": measured["share_of_D"], "accuracy": measured["accuracy"]}]}  # fmt: skip

@@ -277,7 +277,14 @@ def test_a_half_that_nobody_saw_is_seldom_taken_for_seen(judged):
     for quantity, count in expected.items():
         rate = judged.estimate(quantity)
         assert (rate.value, rate.lo, rate.hi, rate.n) == (wilson(count, 35).value, wilson(count, 35).lo, wilson(count, 35).hi, 35)
-    assert outside.mean() < 0.35 and "35 halves of 7 organisms and seeds" in judged.details["false_alarms"] and "false" not in judged.finding
+    assert "35 halves of 7 organisms and seeds" in judged.details["false_alarms"] and "false" not in judged.finding
+
+
+def test_of_enough_problems_placebos_are_outside_as_often_as_chance_says():
+    counts = part("judged", CASES["timing"], n=400, seed=5)
+    parts = [calibration.placebo(counts, i, FAST)[0] for i in range(60)]
+    outside = sum(p.lo > 0 or p.hi < 0 for p in parts)
+    assert outside <= 8 and abs(np.mean([p.value for p in parts])) < 0.02  # of 60 at 5% more than 8 have a chance of 0.5%
 
 
 def test_a_placebo_does_not_see_what_problems_are_called_nor_the_seen_split():
