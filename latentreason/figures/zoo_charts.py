@@ -228,6 +228,15 @@ def _difficulty(result: Result) -> Numbers:
     }  # fmt: skip
 
 
+def _named_apart(ax: "Axes", points: list[Numbers]) -> None:
+    """The organism beside each point, moved down where another's name stands, with a line to its point."""
+    low, high = ax.get_ylim()
+    gap, place = 0.055 * (high - low), np.inf
+    for point in sorted(points, key=lambda point: -float(point["value"])):
+        place = min(place - gap, point["value"])
+        ax.annotate(point["organism"], (point["rate"], point["value"]), (0.12, place), textcoords=("axes fraction", "data"), fontsize=7, va="center", arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6})
+
+
 def _draw_difficulty(result: Result, numbers: Numbers) -> "Drawing":
     figure, (effect, trained, lone, heat) = canvas(17.0, 4.6, (1.2, 1, 0.9, 1))
     difficulty.plot(result, effect)
@@ -238,8 +247,7 @@ def _draw_difficulty(result: Result, numbers: Numbers) -> "Drawing":
         trained.plot([t["rate"]] * 2, [t["lo"], t["hi"]], color=ARMS["rl"] if hard else ARMS["base"], linewidth=1)
         for rate, gain in t["seeds"].values():
             trained.plot([rate], [gain], ".", color="0.5", markersize=3)
-        if hard:
-            trained.annotate(t["organism"], (t["rate"], t["value"]), (6, 4), textcoords="offset points", fontsize=7)
+    _named_apart(trained, [t for t in numbers["trainings"] if t["rate"] < numbers["over_hard"]])
     trained.axvline(numbers["over_hard"], color="0.7", linestyle=":", linewidth=0.8)
     _zero(trained, vertical=False)
     trained.set(xlabel="base's pass rate on the training problems", ylabel="gain on the judged problems", title="Training on harder problems")
