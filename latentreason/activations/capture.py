@@ -99,8 +99,9 @@ def capture(
 
     kept = dtype if reduce is None else torch.float64 if by is not None else torch.promote_types(dtype, torch.float32)
     device = torch.device("cpu") if lm.device.type == "meta" else lm.device  # meta: the weights are elsewhere, the ids are here
-    # made outside inference mode, so that one can train on them
-    values = {site: torch.zeros(len(rows.about), widths[site], dtype=kept) for site in sites}
+    # made outside inference mode, so that one can train on them; to be written once each, unless tokens are summed
+    new = torch.empty if reduce is None else torch.zeros
+    values = {site: new(len(rows.about), widths[site], dtype=kept) for site in sites}
     with torch.inference_mode(), _evaluating(lm):
         for batch in _batches(needed, batch_tokens):
             padded = _left_padded([np.concatenate([prompts[i], completions[i]])[: needed[i]] for i in batch], device)
@@ -119,7 +120,10 @@ def capture(
                 found = hidden[line.to(hidden.device), column.to(hidden.device)].to("cpu", kept)
                 if not torch.isfinite(found.sum(dtype=torch.float32)) and not torch.isfinite(found).all():  # the sum is 50 times faster
                     raise NonFinite(f"{lm.name!r} gives activations with NaN or Inf at {site}. Check its weights, or use a wider dtype.")
-                values[site].index_add_(0, into, found)
+                if reduce is None:
+                    values[site].index_copy_(0, into, found)
+                else:
+                    values[site].index_add_(0, into, found)
 
             used.read(lm, *padded, sites, see)
             if missed := sorted(set(sites) - shown):
