@@ -58,6 +58,7 @@ _HOME = {
     "on_divergence": "routing.oracle",
     "on_entropy": "routing.base_only",
     "on_margin": "routing.base_only",
+    "on_opening": "routing.base_only",
     "opposite": "routing.controls",
     "pass_at_k": "stats",
     "rerank": "hybrid.actions",
@@ -92,7 +93,7 @@ if TYPE_CHECKING:  # the same names once more, for mypy and editors; tests/test_
     from latentreason.models.language_model import LM as LM
     from latentreason.models.pair import ModelPair as ModelPair
     from latentreason.models.prompts import Prompt as Prompt
-    from latentreason.routing.base_only import on_entropy as on_entropy, on_margin as on_margin
+    from latentreason.routing.base_only import on_entropy as on_entropy, on_margin as on_margin, on_opening as on_opening
     from latentreason.routing.controls import (
         always as always,
         at_strategy as at_strategy,

@@ -24,7 +24,7 @@ from latentreason.models.merge import weight_changes
 from latentreason.models.pair import ModelPair
 from latentreason.organisms.zoo import ORGANISMS
 from latentreason.reproduce import Run, calibrated_routers, few_layers
-from latentreason.routing.base_only import on_entropy, on_margin
+from latentreason.routing.base_only import on_entropy, on_margin, on_opening
 from latentreason.routing.controls import always, matched_disagreement, matched_position, never, opposite
 from latentreason.routing.oracle import on_divergence, on_entropy_drop, on_likelihood_gain
 from latentreason.routing.probe import fit_probe, on_nearest, on_probe, on_value, readout_baselines
@@ -32,7 +32,7 @@ from latentreason.routing.router import Router
 from latentreason.sources import sources
 from latentreason.tables import Rollouts, concat
 from latentreason.tasks.registry import styles_of
-from latentreason.vectors.contrast import fit_vectors
+from latentreason.vectors.contrast import fit_vectors, shuffled
 
 
 def half_of_d(run: Run) -> float:
@@ -50,7 +50,9 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
     pair, config = run.pair, run.config
     middle, threshold = max(1, pair.base.n_layers // 2), half_of_d(run)
     problems = run.problems("fit", config.fit_problems)
-    own = run.sample("fit-base", Hybrid(pair, never(), name="base"), problems, run.sampling(4))
+    opening = sorted(set(run.language.tokens.values()))
+    watched = [on_opening(opening)] if opening else []
+    own = run.sample("fit-base", Arms([Hybrid(pair, never(), name="base")], watched), problems, run.sampling(4))
     spans = run.language.spans(own)
     choices = spans.table[spans.table["choice"]] if "choice" in spans.table else spans.table
     chosen = {(r["problem"], r["sample"], r["start"]) for r in choices.to_dict("records")}
@@ -65,8 +67,12 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
 
     def probed(source: str) -> tuple[Router, dict[str, Any]]:
         label, target = targets[source]
-        probe = fit_probe(activations, target, label=label, timing_source=source, groups=read.index["problem"].to_numpy(str), seed=config.seed)
-        beside = readout_baselines(target, read.index["problem"].to_numpy(str), seed=config.seed, inputs=_plainer(run, own, read.index["position"].to_numpy(), middle))
+        held: dict[str, Any] = {"groups": read.index["problem"].to_numpy(str), "seed": config.seed}
+        position = read.index["position"].to_numpy()
+        probe = fit_probe(activations, target, label=label, timing_source=source, fitted_on={"base": pair.base.fingerprint}, **held)
+        beside = readout_baselines(target, inputs=_plainer(run, own, position, middle), **held)
+        permuted = shuffled(target, n=1, seed=config.seed, strata=position)[0]  # what activations reach where only the position says anything
+        beside |= readout_baselines(permuted, inputs={"labels shuffled within position": read.values[Site(middle)].numpy()}, **held)
         return on_probe(probe), {**probe.card(), "baselines": beside}
 
     def nearest() -> tuple[Router, dict[str, Any]]:
@@ -92,10 +98,14 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
 
 
 def _plainer(run: Run, own: Rollouts, position: Int[np.ndarray, "token"], layer: int) -> dict[str, np.ndarray]:
-    """What a probe of the base's own completions is compared with, a row a token: the base's entropy, current token and position, and an untrained twin's activations."""
+    """What a probe of the base's own completions is compared with, a row a token: the base's entropy, its log-probability of a token that opens a strategy (where the task has
+    such tokens), current token and position, and an untrained twin's activations.
+    """
     twin = capture(untrained(run.pair.base, run.config.seed), own, [Site(layer)]).values[Site(layer)].numpy()
     current = np.concatenate([np.concatenate([prompt[-1:], said[:-1]]) for prompt, said in zip(own.table["prompt_ids"], own.table["token_ids"], strict=True)])
-    return {"entropy": np.concatenate(own.table["base_entropy"].to_list()), "token and position": np.stack([current, position], 1), "untrained twin": twin}
+    scores = {"entropy": "base_entropy", "log-probability of an opening token": "score:0"}
+    plain = {name: np.concatenate(own.table[column].to_list()) for name, column in scores.items() if column in own.table}
+    return {**plain, "token and position": np.stack([current, position], 1), "untrained twin": twin}
 
 
 def _routing(run: Run) -> None:
@@ -103,7 +113,8 @@ def _routing(run: Run) -> None:
     exchanged, beside the matched disagreements of that.
     """
     fitted, facts = learned(run)
-    plain = [on_entropy(), on_margin(), opposite(on_entropy()), on_divergence("js"), on_divergence("kl"), on_divergence("tv"), on_likelihood_gain(), on_entropy_drop(), opposite(on_divergence("js"))]
+    opening = sorted(set(run.language.tokens.values()))
+    plain = [on_entropy(), on_margin(), *([on_opening(opening)] if opening else []), opposite(on_entropy()), on_divergence("js"), on_divergence("kl"), on_divergence("tv"), on_likelihood_gain(), on_entropy_drop(), opposite(on_divergence("js"))]
     problems, budgets = run.problems("calibration", run.config.calibration_problems), run.config.budgets
     sampling = replace(run.sampling(run.config.calibration_samples), max_rows=run.rows)
     how: dict[str, Any] = {"quick": bool(run.config.quick_calibration), "progress": run.progress}

@@ -29,8 +29,13 @@ RANDOM = {"js, RL category, random vectors": "rl", "entropy, base category, rand
 """Arms of random vectors -> whose activations choose the category."""
 
 STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-BIASES = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Nats of a logit bias that are tried on calibration problems, as strengths of vectors are."""
+METHODS = ("pca", "logistic")
+"""Ways to fit a vector that stand beside the difference of means, judged by what they recover."""
+
+
+def biases(n: int) -> list[float]:
+    """Nats of a logit bias that are tried on calibration problems: as many as a vector has layers and strengths, so that no arm is tuned longer than another."""
+    return [round(float(nats), 3) for nats in np.geomspace(0.5, 32.0, n)]
 
 
 class Arm(NamedTuple):
@@ -52,7 +57,7 @@ def _routers(run: Run) -> dict[str, Router]:
 
 
 def _fitted(run: Run, layers: list[int]) -> tuple[dict[str, VectorSet], dict[str, Category]]:
-    """Vectors by contrast from each model's own traces, and classifiers of their categories at the middle block.
+    """Vectors by contrast from each model's own traces, the base's by `METHODS`, too, and classifiers of their categories at the middle block.
 
     Raises:
         InvalidInput: spans of fewer than two strategies.
@@ -62,12 +67,14 @@ def _fitted(run: Run, layers: list[int]) -> tuple[dict[str, VectorSet], dict[str
     for name, lm in (("base", run.pair.base), ("rl", run.pair.rl)):
         own = run.sample(f"steering-{name}", lm, problems, run.sampling(4).alone(name))
         onsets[name] = capture_onsets(lm, own, run.language.spans(own), layers=sorted({*layers, middle}))
-        fitted = fit_onsets(onsets[name])
-        vectors[name] = replace(fitted, info={**fitted.info, **model_info(lm), "model": name})
+        for key, method in {name: "diff_means", **({method: method for method in METHODS} if name == "base" else {})}.items():
+            fitted = fit_onsets(onsets[name], method=method)
+            vectors[key] = replace(fitted, info={**fitted.info, **model_info(lm), "model": name})
     labels = tuple(label for label in vectors["base"].labels if label in vectors["rl"].labels)
     if len(labels) < 2:
         raise InvalidInput(f"Both models' traces have enough spans of {len(labels)} strategies, and a choice needs two. Give more problems.")
-    which = {name: fit_category(onsets[name], layer=middle, model=name, labels=labels) for name in ("base", "rl")}
+    lms = {"base": run.pair.base, "rl": run.pair.rl}
+    which = {name: fit_category(onsets[name], layer=middle, model=name, labels=labels, fitted_on=lm.fingerprint) for name, lm in lms.items()}
     return vectors, which | {"random": random_category(labels, seed=run.config.seed)}
 
 
@@ -82,6 +89,7 @@ def _vector_arms(run: Run, vectors: dict[str, VectorSet], which: dict[str, Categ
     return {
         "js, RL category, base vectors": by("js", "RL timing, RL category, base-fitted vectors", base, "rl"),
         "js, RL category, RL vectors": by("js", "RL timing, RL category, RL-fitted vectors", rl, "rl"),
+        **{f"js, RL category, base vectors by {method}": by("js", f"RL timing, RL category, base-fitted vectors by {method}", vectors[method], "rl") for method in METHODS},
         "js, RL category, random vectors": by("js", "RL timing, RL category, random vectors", random, "rl"),
         "js, RL category, zero vectors": by("js", "RL timing, nothing added: the base by another way", base, "rl", [(layers[0], 0.0)]),
         "js, random category, base vectors": by("js", "RL timing, random category, base-fitted vectors", base, "random"),
@@ -95,12 +103,13 @@ def _vector_arms(run: Run, vectors: dict[str, VectorSet], which: dict[str, Categ
     }  # fmt: skip
 
 
-def _bias_arms(opening: Mapping[str, int], which: dict[str, Category]) -> dict[str, Arm]:
-    """A plain logit bias on the tokens that open strategies; empty where the task has none."""
+def _bias_arms(opening: Mapping[str, int], which: dict[str, Category], n: int) -> dict[str, Arm]:
+    """A plain logit bias on the tokens that open strategies, each arm with about `n` settings to choose from; empty where the task has none."""
     labels = [label for label in which["rl"].labels if label in opening]
-    arms = {"js, logit bias": Arm("js", "RL timing, a bias on one strategy token", lambda label, nats: logit_bias(opening[label], nats), [(label, nats) for label in labels for nats in BIASES], {})}
+    each = [(label, nats) for label in labels for nats in biases(max(5, n // len(labels)))]
+    arms = {"js, logit bias": Arm("js", "RL timing, a bias on one strategy token", lambda label, nats: logit_bias(opening[label], nats), each, {})}
     if len(labels) == len(which["rl"].labels):
-        by = Arm("js", "RL timing, RL category, a bias on its token", lambda _, nats: bias_by(opening, which["rl"], bias=nats), [(None, nats) for nats in BIASES], {})
+        by = Arm("js", "RL timing, RL category, a bias on its token", lambda _, nats: bias_by(opening, which["rl"], bias=nats), [(None, nats) for nats in biases(n)], {})
         arms["js, RL category, logit bias"] = by._replace(facts={"category_accuracy": which["rl"].accuracy})
     return arms if labels else {}
 
@@ -114,7 +123,7 @@ def _steering(run: Run) -> None:
     arms, facts = dict[str, Arm](), dict[str, Any]()
     try:
         vectors, which = _fitted(run, layers)
-        arms = _vector_arms(run, vectors, which, layers) | (biased := _bias_arms(run.language.tokens, which))
+        arms = _vector_arms(run, vectors, which, layers) | (biased := _bias_arms(run.language.tokens, which, len(layers) * len(STRENGTHS)))
         if not biased:
             facts["js, logit bias"] = {"uses": "RL timing", "reason": f"no token opens a strategy of its own in the text of {run.config.task}"}
     except InvalidInput as error:
@@ -213,7 +222,7 @@ def _trained_arms(run: Run) -> tuple[list[Hybrid], dict[str, Any]]:
     own = run.sample("trained-rl", pair.rl, fit, drawn.alone("rl"))
     said = run.sample("trained-always", Hybrid(pair, always(), name="always"), fit, drawn)
     how: dict[str, Any] = {"epochs": config.trained_epochs or 10, "seeds": (0, 1, 2) if (config.trained_epochs or 10) > 1 else (0,)}
-    category = fit_category(capture_onsets(pair.rl, own, run.language.spans(own), layers=middle), layer=middle, model="rl", seed=config.seed)
+    category = fit_category(capture_onsets(pair.rl, own, run.language.spans(own), layers=middle), layer=middle, model="rl", seed=config.seed, fitted_on=pair.rl.fingerprint)
     at, fits = categorised(pair, said, category, at_least=FEWEST), dict[tuple[int, str], Fitted]()
     for layer in [layer for layer in few_layers(pair.base.n_layers) if layer < pair.base.n_layers - 1]:
         bias = fits[layer, "bias"] = fit_optimised(pair.base, said, at.assign(strategy="bias"), layer=layer, **how)

@@ -18,15 +18,15 @@ from latentreason.files import read_json, read_table
 from latentreason.hybrid.calibrate import calibrated
 from latentreason.hybrid.decode import Arms
 from latentreason.hybrid.presets import steer_best
-from latentreason.hybrid.steering import Category, random_category, steer_by
+from latentreason.hybrid.steering import Category, bias_by, random_category, steer_by
 from latentreason.models.decoding import Batch
 from latentreason.models.language_model import LM
 from latentreason.models.pair import ModelPair
 from latentreason.reproduce import TINY, Run
 from latentreason.routing.base_only import on_entropy
-from latentreason.routing.controls import always, never
+from latentreason.routing.controls import always, never, opposite
 from latentreason.routing.oracle import on_divergence
-from latentreason.routing.probe import Probe, on_nearest, on_probe
+from latentreason.routing.probe import Probe, on_nearest, on_probe, on_value
 from latentreason.routing.router import by_threshold
 from latentreason.sampling.noise import gumbel
 from latentreason.strategies.tagging import tag
@@ -56,13 +56,32 @@ def problems():
 def test_vectors_of_another_model_are_refused_and_can_be_tried_on_purpose(pair):
     of_another = replace(vectors(pair.base.d_model), info={"weights": "0123456789abcdef"})
     for action in (lr.steer(of_another), lr.steer_persistent(of_another), steer_by(of_another, random_category(LABELS)), steer_best(of_another, random_category(LABELS))):
-        with pytest.raises(InvalidInput, match=r"were fitted on the weights 0123456789abcdef.*dataclasses.replace\(vectors, info=\{\}\)"):
+        with pytest.raises(InvalidInput, match=r"were fitted on the weights 0123456789abcdef.*neither those of.*dataclasses.replace\(vectors, info=\{\}\)"):
             lr.Hybrid(pair, on_entropy(), action)
     with pytest.raises(InvalidInput, match="The vectors of 'on_nearest' were fitted on the weights"):
         lr.Hybrid(pair, on_nearest(of_another, 0))
     lr.Hybrid(pair, on_entropy(), lr.steer(replace(of_another, info={})))
     for lm in (pair.base, pair.rl):
         lr.Hybrid(pair, on_entropy(), lr.steer(replace(of_another, info={"weights": lm.fingerprint})))
+
+
+def test_categories_and_probes_of_another_model_are_refused_even_of_equal_width(pair):
+    def category(fitted_on):
+        return Category("base:1", LABELS, torch.zeros(2, pair.base.d_model), torch.zeros(2), fitted_on=fitted_on)
+
+    def probe(fitted_on):
+        return Probe({"base:1": torch.zeros(pair.base.d_model)}, 0.0, "x", "base alone", {"fitted_on": fitted_on})
+
+    for wrong in ("0123456789abcdef", pair.rl.fingerprint):  # the category is read off the base, so the RL model's weights are another's
+        for action in (steer_by(vectors(pair.base.d_model), category(wrong)), bias_by(dict.fromkeys(LABELS, 1), category(wrong), bias=1.0), steer_best(vectors(pair.base.d_model), category(wrong))):
+            with pytest.raises(InvalidInput, match=rf"The category of .* fitted on the weights {wrong}, which are not those of 'base'.*replace\(category, fitted_on=\"\"\)"):
+                lr.Hybrid(pair, on_entropy(), action)
+        good, bad = probe({"base": pair.base.fingerprint}), probe({"base": wrong})
+        for router in (on_probe(bad), on_value(good, bad), on_value(bad, good), on_entropy() | on_probe(bad), ~on_probe(bad), opposite(on_probe(bad))):
+            with pytest.raises(InvalidInput, match=f"The probe 'x' of .* was fitted on the weights {wrong}, which are not those of 'base'"):
+                lr.Hybrid(pair, router)
+    for said in ("", pair.base.fingerprint):
+        lr.Hybrid(pair, on_probe(probe({"base": said} if said else {})), steer_by(vectors(pair.base.d_model), category(said)))
 
 
 @pytest.mark.parametrize("budget", [-0.1, 0.0, 1.2])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from latentreason.errors import InvalidInput, unknown_name
 from latentreason.hybrid.actions import BASE, Action, swap
+from latentreason.hybrid.origin import check_origin
 from latentreason.hybrid.speculative import speculate
 from latentreason.models.decoding import Batch, Decoded, Moment, decode, sampled
 from latentreason.models.language_model import LM
@@ -74,11 +75,7 @@ class Hybrid:
         if barred := sorted(read for read in self.router.reads | (self.action.reads - {"rl"}) if MODES[self.mode](read)):
             raise InvalidInput(f"Hybrid(mode={self.mode!r}) cannot run {self.router.name!r} with {self.action.name!r}, which read {', '.join(map(repr, barred))}. {WHY[self.mode]}")
         for what in (self.action, self.router):
-            fitted_on = what.params.get("vectors", {}).get("weights")
-            if fitted_on is None or fitted_on in (self.pair.base.fingerprint, self.pair.rl.fingerprint):
-                continue
-            raise InvalidInput(f"The vectors of {what.name!r} were fitted on the weights {fitted_on}, which are neither those of {self.pair.base.name!r} nor of {self.pair.rl.name!r} here (another dtype counts "
-                               "as other weights). Fit them on a model of this pair; to try vectors of another model on purpose, drop their origin: dataclasses.replace(vectors, info={}).")  # fmt: skip
+            check_origin(what, self.pair)
         if not all(0.0 < factor < float("inf") for factor in self.tempering):
             raise InvalidInput(f"tempering={self.tempering} must be two factors above 0, for the base's tokens and the action's: (1, 1) leaves the temperature as it is.")
         if self.mode == "speculative" and self.tempering != (1.0, 1.0):

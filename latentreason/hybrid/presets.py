@@ -68,7 +68,7 @@ def steer_best(vectors: "VectorSet", category: Category, *, strengths: Sequence[
         found = torch.stack(candidates, 1)
         return found.gather(1, moment.logits[1][moment.slot].gather(1, found).argmax(1, keepdim=True))[:, 0]
 
-    params = {"category": category.place or f"random, seed {category.seed}", "strengths": list(strengths), "windows": list(windows), "vectors": vectors.card()}
+    params = {**category.card(), "strengths": list(strengths), "windows": list(windows), "vectors": vectors.card()}
     return Action("steer_best", params, STEERED, frozenset({"rl", "again", category.place}) - {""}, tokens)
 
 

@@ -10,7 +10,7 @@ as in the reference (Venhoff et al. 2025, arXiv 2510.07364, A4: the category tha
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ class Category:
         weights, bias: a linear score for each label.
         accuracy: share of right labels on problems held out; NaN where none were.
         seed: of a category at random.
+        fitted_on: fingerprint of the model whose activations it was fitted on; a Hybrid of others refuses it. Empty where nobody said.
     """
 
     place: str
@@ -49,6 +50,11 @@ class Category:
     bias: Float[Tensor, "label"]
     accuracy: float = float("nan")
     seed: int = 0
+    fitted_on: str = ""
+
+    def card(self) -> dict[str, Any]:
+        """What it is, as plain data."""
+        return {"category": self.place or f"random, seed {self.seed}", "labels": list(self.labels), **({"category_fitted_on": self.fitted_on} if self.fitted_on else {})}
 
     def __call__(self, moment: Moment) -> Int[Tensor, "slot"]:
         """Number of the label of each slot."""
@@ -61,7 +67,7 @@ class Category:
         return (resid @ self.weights.to(resid.device).T + self.bias.to(resid.device)).argmax(-1)
 
 
-def fit_category(onsets: Activations, *, layer: int, model: str, labels: "tuple[str, ...] | None" = None, seed: int = 0) -> Category:
+def fit_category(onsets: Activations, *, layer: int, model: str, labels: "tuple[str, ...] | None" = None, seed: int = 0, fitted_on: str = "") -> Category:
     """A logistic classifier of the strategy that opens, from the activations before it (`capture_onsets` of that model's own reading).
 
     Args:
@@ -70,6 +76,7 @@ def fit_category(onsets: Activations, *, layer: int, model: str, labels: "tuple[
         model: "base" or "rl", whose activations these are and which is read while decoding.
         labels: the strategies; all unless given.
         seed: of the held-out problems.
+        fitted_on: as in `Category` (`lm.fingerprint`).
 
     Raises:
         InvalidInput: fewer than two strategies.
@@ -94,7 +101,7 @@ def fit_category(onsets: Activations, *, layer: int, model: str, labels: "tuple[
     weights, bias = classifier.coef_ / scaler.scale_, classifier.intercept_ - (classifier.coef_ * scaler.mean_ / scaler.scale_).sum(1)
     if len(weights) == 1:  # two labels have one boundary
         weights, bias = np.concatenate([0 * weights, weights]), np.array([0.0, bias[0]])
-    return Category(f"{model}:{layer}", tuple(map(str, classifier.classes_)), torch.tensor(weights, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32), accuracy)
+    return Category(f"{model}:{layer}", tuple(map(str, classifier.classes_)), torch.tensor(weights, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32), accuracy, fitted_on=fitted_on)
 
 
 def random_category(labels: "tuple[str, ...]", *, seed: int = 0) -> Category:
@@ -130,7 +137,7 @@ def steer_by(vectors: "VectorSet", category: Category, *, strength: "float | Str
             logits, place = moment.decoder.again(0, moment.slot)
         return sampled(logits, replace(moment, slot=place))
 
-    params = {"category": category.place or f"random, seed {category.seed}", "labels": list(category.labels), "strength": fixed if learned is None else "learned", "vectors": vectors.card()}
+    params = {**category.card(), "strength": fixed if learned is None else "learned", "vectors": vectors.card()}
     reads = {"again", category.place, *([] if learned is None else [f"base:{learned.site.layer}"])}
     return Action("steer", params, STEERED, frozenset(reads) - {""}, tokens)
 
@@ -160,7 +167,7 @@ def bias_by(opening: Mapping[str, int], category: Category, *, bias: float) -> A
         logits[torch.arange(len(logits), device=logits.device), ids.to(logits.device)[category(moment)]] += bias
         return sampled(logits, moment)
 
-    params = {"category": category.place or f"random, seed {category.seed}", "labels": list(category.labels), "token_ids": ids.tolist(), "bias": bias}
+    params = {**category.card(), "token_ids": ids.tolist(), "bias": bias}
     return Action("logit_bias", params, STEERED, frozenset({category.place}) - {""}, tokens)
 
 

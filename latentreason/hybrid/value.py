@@ -141,6 +141,6 @@ def value_probes(pair: ModelPair, values: SwapValues, *, layers: tuple[int, ...]
     for name, lm in lms.items():
         read = capture(lm, values.rollouts if lm is pair.base else values.rl_rollouts, [Site(layer) for layer in layers], at=spans)
         activations |= {f"{name}:{site.layer}": read.values[site].numpy() for site in read.sites}
-    how: dict[str, Any] = {"timing_source": "trained on RL labels" if base_only else "RL model live", "groups": values.table["problem"].to_numpy(str), "seed": seed}
+    how: dict[str, Any] = {"timing_source": "trained on RL labels" if base_only else "RL model live", "groups": values.table["problem"].to_numpy(str), "seed": seed, "fitted_on": {name: lm.fingerprint for name, lm in lms.items()}}
     value, cost = (fit_probe(activations, values.table[name].to_numpy(float), label=name, **how) for name in ("value", "cost"))
     return value, cost

@@ -1,7 +1,10 @@
 """Routers that read the base model alone: can the timing be read off the model before RL?"""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
+from latentreason.errors import InvalidInput
 from latentreason.routing.router import Router, Step, by_threshold
 
 
@@ -24,3 +27,26 @@ def margin(step: Step) -> Tensor:
 def on_margin(threshold: float = 0.5) -> Router:
     """Route where the base model's two likeliest tokens are close: 1 minus their gap above a threshold (0 to 1)."""
     return by_threshold("on_margin", margin, threshold, frozenset({"base"}))
+
+
+def on_opening(token_ids: Sequence[int], threshold: float = -0.7) -> Router:
+    """Route where the base model itself expects a strategy to open: log-probability of any of the tokens that open one above a threshold in nats.
+
+    Args:
+        token_ids: the tokens, such as the values of `Language.tokens`.
+        threshold: at most 0; the default is a probability of about one half.
+
+    Raises:
+        InvalidInput: no tokens; while decoding, one that the models do not have.
+    """
+    ids = sorted(set(map(int, token_ids)))
+    if not ids:
+        raise InvalidInput("on_opening needs the tokens that open strategies, and got none: this task has no token of its own for a strategy.")
+
+    def score(step: Step) -> Tensor:
+        if not 0 <= ids[0] <= ids[-1] < step.base_logits.shape[1]:
+            raise InvalidInput(f"on_opening reads tokens {ids}, and the models share tokens 0 to {step.base_logits.shape[1] - 1}.")
+        found: Tensor = step.base_logprobs[:, ids].logsumexp(-1)
+        return found
+
+    return by_threshold("on_opening", score, threshold, frozenset({"base"}), (-20.0, 0.0), token_ids=ids)

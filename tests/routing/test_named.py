@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from latentreason.errors import UnknownName
+from latentreason.errors import InvalidInput, UnknownName
 from latentreason.routing.named import ROUTERS, named, rebuilt
 from latentreason.routing.oracle import on_divergence
 from latentreason.routing.router import Step
@@ -19,7 +19,7 @@ def step():
 
 @pytest.mark.parametrize("name", ROUTERS)
 def test_each_router_comes_back_from_its_spec(name):
-    router = named(name)
+    router = named(name, **({"token_ids": [3, 5]} if name == "on_opening" else {}))
     again = rebuilt(json.loads(json.dumps(router.spec())))
     assert again == router and (again.score is None) == (router.score is None)
     assert torch.equal(again.decide(step()), router.decide(step()))
@@ -38,5 +38,7 @@ def test_the_measure_may_stand_in_the_name_and_a_calibration_is_kept(measure):
 def test_a_router_that_does_not_exist_is_named_with_the_nearest(name, nearest):
     with pytest.raises(UnknownName, match=f"^Unknown router '.*'\\. Did you mean '{nearest}'\\?"):
         named(name)
+    with pytest.raises(InvalidInput, match=r"on_opening needs token_ids, which no name can say: make it in Python, as in lr\.on_opening"):
+        named("on_opening")
     with pytest.raises(UnknownName, match=r"Unknown divergence 'jss'\. Did you mean 'js'\?"):
         named("on_divergence(jss)")
