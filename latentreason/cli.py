@@ -216,10 +216,10 @@ def reproduce(pair: Annotated[str | None, typer.Option(help="Name of an organism
     models = load_pair(chosen)
     folder = run_dir(chosen, runs, models)
     compute(chosen, folder, pair=models, progress=not quiet)
-    page = finish(folder, chosen)
+    page = finish(folder, chosen, progress=not quiet)
     show(headlines(folder, RESULTS_DIR.parent / run_name(folder)), "Headline: this run beside the committed one" + (" (tiny: these numbers mean nothing)" if tiny else ""))
     if publish:
-        copy_out(folder, Path("artifacts"))
+        copy_out(folder, Path("artifacts"), progress=not quiet)
         console.print("Brought up to date:", *(page.name for page in write_docs(Path("artifacts"))))
     console.print(f"Report: {page}")
 
@@ -249,11 +249,11 @@ def compare(pair: PairOption = "activation", seed: int = 0,
     if published:
         begin_from_published(folder, identity(chosen, models), Path("artifacts"), asked)
     compute(chosen, folder, stages=STAGES | asked, pair=models, progress=not quiet)
-    page = finish(folder, chosen)
+    page = finish(folder, chosen, progress=not quiet)
     for name in asked:
         console.print(f"{name}: {RESULTS[name](folder / 'tables').finding}", markup=False, highlight=False)
     if publish:
-        copy_out(folder, Path("artifacts"))
+        copy_out(folder, Path("artifacts"), progress=not quiet)
         console.print("Brought up to date:", *(page.name for page in write_docs(Path("artifacts"))))
     console.print(f"Report: {page}")
 
@@ -275,10 +275,10 @@ def claims(pair: Annotated[str, typer.Option(help="Name of an organism or of a c
     models = load_pair(chosen)
     folder = run_dir(chosen, runs, models)
     compute(chosen, folder, stages=job.STAGES, pair=models, progress=not quiet)
-    for name in finish_claims(folder):
+    for name in finish_claims(folder, progress=not quiet):
         console.print(f"{name}: {Result.load(folder, name).finding}", markup=False, highlight=False)
     if publish:
-        publish_claims(folder, Path("artifacts"))
+        publish_claims(folder, Path("artifacts"), progress=not quiet)
         console.print("Brought up to date:", *(page.name for page in write_docs(Path("artifacts"))))
     console.print(f"Tables, results and figures: {folder}")
 

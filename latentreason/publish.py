@@ -22,16 +22,16 @@ from latentreason.studies.result import Result
 _OF_CLAIMS = ("passk_likelihood.parquet", "taxonomy_scores.parquet", *(OF_THEIR_OWN[name] for name in CLAIMS))
 
 
-def finish(folder: Path, config: RunConfig) -> Path:
+def finish(folder: Path, config: RunConfig, progress: bool = True) -> Path:
     """Results, figures and report of a run, from its tables. Returns the page."""
     for name, result in recompute(folder / "tables").items():
         result.save(folder, name)
-    make_figures(folder, folder / "figures")
+    make_figures(folder, folder / "figures", progress=progress)
     write_json(folder / "run.json", _facts(folder, config))
     return write_report(folder)
 
 
-def publish(folder: Path, artifacts: Path) -> None:
+def publish(folder: Path, artifacts: Path, progress: bool = True) -> None:
     """Copy tables, results, figures and report of a finished run to the committed places; of a run with another seed than 0, tables and results, to `seed-N` there.
 
     Tables that the run has not stay there where they are of the same configuration and weights (those of the job `claims`: of the same weights); else results without
@@ -54,7 +54,7 @@ def publish(folder: Path, artifacts: Path) -> None:
     if kept and (target / "tables" / "passk.parquet").is_file():  # it reads what `claims` measured, too
         recompute(target / "tables", ["passk"])["passk"].save(target, "passk")
     if not seed:
-        make_figures(target, figures_of(target))
+        make_figures(target, figures_of(target), progress=progress)
         shutil.copyfile(folder / "report.html", target / "report.html")
 
 
@@ -100,20 +100,20 @@ def _identity(folder: Path) -> Any:
     return read_json(folder / "run.json").get("identity") if (folder / "run.json").is_file() else None
 
 
-def finish_claims(folder: Path) -> list[str]:
+def finish_claims(folder: Path, progress: bool = True) -> list[str]:
     """Results and figures of the job `claims`, and, where the main job has run in this folder, the report. Returns the names of the results."""
     tables = folder / "tables"
     main = (tables / "facts.json").is_file()
     names = [name for name in CLAIMS if (tables / OF_THEIR_OWN[name]).is_file()] + (["passk"] if main and (tables / "passk.parquet").is_file() else [])
     for name, result in recompute(tables, names).items():
         result.save(folder, name)
-    make_figures(folder, folder / "figures", _drawn_from(names))
+    make_figures(folder, folder / "figures", _drawn_from(names), progress)
     if main and (folder / "recovery.json").is_file():
         write_report(folder)
     return names
 
 
-def publish_claims(folder: Path, artifacts: Path) -> None:
+def publish_claims(folder: Path, artifacts: Path, progress: bool = True) -> None:
     """Copy the tables of the job `claims` to the committed places, and make its results, that of `passk` and their figures there anew. Of a run with another seed
     than 0: to `seed-N` there, without figures.
     """
@@ -128,7 +128,7 @@ def publish_claims(folder: Path, artifacts: Path) -> None:
     for name, result in recompute(tables, names).items():
         result.save(target, name)
     if not seed:
-        make_figures(target, figures_of(target), _drawn_from(names))
+        make_figures(target, figures_of(target), _drawn_from(names), progress)
 
 
 def _drawn_from(names: list[str]) -> list[str]:

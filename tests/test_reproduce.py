@@ -22,6 +22,9 @@ from latentreason.studies import recovery
 from latentreason.studies.recompute import OF_THEIR_OWN, RESULTS
 from latentreason.tables import Rollouts
 
+BESIDE = {"entropy", "log-probability of an opening token", "token and position", "untrained twin", "labels shuffled within position"}
+"""What a probe of the base is compared with on a task whose strategies have tokens."""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_change() -> Iterator[None]:
@@ -67,8 +70,9 @@ def test_a_folder_of_another_configuration_is_refused(unbroken: Path) -> None:
 
 
 @pytest.mark.slow
-def test_results_figures_and_report_follow_from_the_tables(unbroken: Path) -> None:
-    page = finish(unbroken, job.TINY)
+def test_results_figures_and_report_follow_from_the_tables(unbroken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = finish(unbroken, job.TINY, progress=False)
+    assert capsys.readouterr().err == ""  # as --quiet asks
     text = page.read_text()
     assert "<html" in text
     assert "http://" not in text
@@ -118,7 +122,7 @@ def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, monkeypatch: 
     assert steering.loc["entropy, base category, base vectors", ["timing_source", "category_source", "rl_logits"]].tolist() == ["base alone", "base alone", 0.0]
     assert steering.loc["js, RL category, RL vectors", ["timing_source", "category_source", "rl_logits"]].tolist() == ["RL model live", "RL model live", 1.0]
     assert 0 < steering.loc["entropy, RL category, base vectors", "rl_logits"] < 1
-    assert {"on_probe(onset)"} <= {name for name, fact in results["routing"].details["facts"].items() if set(fact.get("baselines", {})) == {"entropy", "token and position", "untrained twin"}}
+    assert {"on_probe(onset)"} <= {name for name, fact in results["routing"].details["facts"].items() if set(fact.get("baselines", {})) == BESIDE}
     assert "beside on_divergence(js)@" in results["rivals"].finding and results["trained"].details["fits"]
 
 
