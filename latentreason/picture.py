@@ -42,7 +42,7 @@ def picture(pair: ModelPair, task: str = "chain", *, problems: list[Problem] | N
         changed = {name: rollouts.arm(name).per_problem("n_changed", how="sum").to_numpy(float) for name in routers}
         tokens = {name: rollouts.arm(name).per_problem("n_tokens", how="sum").to_numpy(float) for name in routers}
         for name in routers:
-            add(temperature, "accuracy", name, mean_estimate(grades[name]))
+            add(temperature, "accuracy", name, mean_estimate(grades[name], share=True))
             if name != "base":
                 add(temperature, "changed", name, pooled_ratio(changed[name], tokens[name]))
             if name not in ("base", "rl"):
@@ -51,5 +51,5 @@ def picture(pair: ModelPair, task: str = "chain", *, problems: list[Problem] | N
         for name in ("base", "rl"):
             for form in chain.FORMATS if task == "chain" else ():
                 share = (formats == form)[rollouts.table["arm"] == name].groupby(rollouts.table["problem"]).mean()
-                add(temperature, f"format {form}", name, mean_estimate(share.to_numpy(float)))
+                add(temperature, f"format {form}", name, mean_estimate(share.to_numpy(float), share=True))
     return pd.DataFrame(rows)

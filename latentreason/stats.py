@@ -2,7 +2,8 @@
 
 - PROBLEMS are resampled, never samples: what one problem produced stays together. One matrix of bootstrap weights serves every statistic,
   so calls with the same problems in the same order, `n_boot` and `seed` use the same draws: their results are paired.
-- Intervals are 95% percentile intervals: too narrow below about 20 problems, of zero width where all problems agree.
+- Intervals are 95% percentile intervals: too narrow below about 20 problems. Where all problems agree they have no width; of a share, which then is 0 or 1,
+  Wilson's interval takes their place, with problems as trials.
 - Undefined is NaN with a reason, never 0 or 1. A recovery is signed and never clamped.
 - "Replicates" are arrays whose row 0 is the point estimate (uniform weights); the other rows are the bootstrap draws.
 
@@ -90,12 +91,12 @@ def percentile_interval(draws: Float[np.ndarray, "draw"], level: float = 0.95) -
     return float(known[tail]), float(known[-1 - tail])
 
 
-def mean_estimate(values: Grades, *, n_boot: int = 2000, seed: int = 0) -> Estimate:
-    """Mean over problems of each problem's mean; of `a.mean(1) - b.mean(1)` it is a paired difference. Raises InvalidInput for NaN."""
+def mean_estimate(values: Grades, *, n_boot: int = 2000, seed: int = 0, share: bool = False) -> Estimate:
+    """Mean over problems of each problem's mean; of `a.mean(1) - b.mean(1)` it is a paired difference. `share` as in `summary`. Raises InvalidInput for NaN."""
     if len(values) == 0:
         return undefined("no problems", 0)
     means = aligned({"values": values})["values"]
-    return summary(replicate_weights(len(means), n_boot, seed) @ means, len(means))
+    return summary(replicate_weights(len(means), n_boot, seed) @ means, len(means), share=share)
 
 
 def pooled_ratio(numerator: PerProblem, denominator: PerProblem, *, n_boot: int = 2000, seed: int = 0) -> Estimate:
@@ -169,7 +170,7 @@ def pass_at_k_curve(correct: Int[np.ndarray, "problem"], n: Counts, ks: Sequence
     ordered = tuple(sorted(set(ks)))
     replicates = replicate_weights(len(correct), n_boot, seed) @ np.stack([pass_at_k(n, correct, k) for k in ordered], axis=1)
     notes = ["; fewer than 2k samples a problem" if np.min(n) < 2 * k else "" for k in ordered]
-    estimates = (summary(column, len(correct), note=note) for column, note in zip(replicates.T, notes, strict=True))
+    estimates = (summary(column, len(correct), note=note, share=True) for column, note in zip(replicates.T, notes, strict=True))
     return PassCurve(ordered, tuple(estimates), replicates[1:])
 
 
@@ -295,8 +296,12 @@ def over_gap(gain: np.ndarray, gap: np.ndarray) -> np.ndarray:
     return np.asarray(np.divide(gain, gap, out=beyond, where=gap > TINY))
 
 
-def summary(replicates: np.ndarray, n: int, reason: str = "", *, caveat: str = "", note: str = "") -> Estimate:
-    """The point estimate with the interval of its draws, or, given a reason, undefined."""
+def summary(replicates: np.ndarray, n: int, reason: str = "", *, caveat: str = "", note: str = "", share: bool = False) -> Estimate:
+    """The point estimate with the interval of its draws, or, given a reason, undefined.
+
+    With `share` (a mean of numbers within 0 and 1, such as an accuracy) n problems that all agree on 0 or on 1 have Wilson's interval of 0 or n successes: that none
+    of 20 problems was solved does not say that none ever is.
+    """
     draws = replicates[1:]
     lo, hi = percentile_interval(draws) if n > 1 else (math.nan, math.nan)
     lost = int(np.isnan(draws).sum())
@@ -304,8 +309,12 @@ def summary(replicates: np.ndarray, n: int, reason: str = "", *, caveat: str = "
         reason = f"undefined in {lost} of {len(draws)} draws"
     if reason:
         return undefined(reason, n)
+    value = float(replicates[0])
+    if share and n > 1 and hi - lo < TINY and min(abs(value), abs(value - 1)) < TINY:
+        bounds = wilson(n * round(value), n)
+        return Estimate(float(round(value)), bounds.lo, bounds.hi, n, "Wilson 95% over problems, which all agree" + note, caveat)
     method = f"bootstrap over problems, {len(draws)} draws, percentile 95%" + (f", {lost} undefined draws left out" if lost else "")
-    return Estimate(float(replicates[0]), lo, hi, n, method + note, caveat if n > 1 else "one problem: no interval")
+    return Estimate(value, lo, hi, n, method + note, caveat if n > 1 else "one problem: no interval")
 
 
 def gap_reason(gap: np.ndarray, n: int) -> str:

@@ -121,6 +121,20 @@ def test_pooled_ratio_is_sum_over_sum_and_matches_the_delta_method() -> None:
     assert estimate.hi - estimate.lo == pytest.approx(2 * 1.96 * error, rel=0.06)
 
 
+@pytest.mark.parametrize("all_are", [0.0, 1.0])
+def test_a_share_on_which_all_problems_agree_has_the_interval_of_scipys_binomial_test(all_are: float) -> None:
+    values = np.full((20, 3), all_are)
+    peer = binomtest(int(20 * all_are), 20).proportion_ci(method="wilson")
+    for found in (mean_estimate(values, share=True), pass_at_k_curve((3 * values[:, 0]).astype(int), 3, [2]).estimates[0]):
+        assert (found.value, found.lo, found.hi) == pytest.approx((all_are, peer.low, peer.high))
+        assert found.n == 20 and found.method.startswith("Wilson 95% over problems, which all agree")
+    plain = mean_estimate(values)  # such as a difference, which is no share
+    assert (plain.lo, plain.hi) == (all_are, all_are) and plain.method.startswith("bootstrap")
+    one_differs = np.vstack([values[1:], 1 - values[:1]])
+    assert mean_estimate(one_differs, share=True) == mean_estimate(one_differs)
+    assert mean_estimate(values[:1], share=True).reason == "one problem: no interval"
+
+
 def test_nothing_to_average_is_undefined_and_one_problem_has_no_interval() -> None:
     assert mean_estimate(np.zeros((0, 3))).reason == "no problems"
     assert pooled_ratio(np.zeros(0), np.zeros(0)).reason == "no problems"

@@ -250,6 +250,6 @@ def _behaviour(table: pd.DataFrame, labels: list[str], language: Language, n_boo
     out = {}
     for i, arm in enumerate(arms):
         for name in ("accuracy", "truncated", "malformed", *labels):
-            out[arm, name] = mean_estimate(values[name][i], n_boot=n_boot, seed=seed)
+            out[arm, name] = mean_estimate(values[name][i], n_boot=n_boot, seed=seed, share=name not in labels)
         out[arm, "repetition"] = pooled_ratio(values["repeated"][i].sum(1), values["grams"][i].sum(1), n_boot=n_boot, seed=seed)
     return out

@@ -104,7 +104,7 @@ def run(*, counts: pd.DataFrame, organisms: pd.DataFrame | None = None, config: 
         for quantity in UNREAD:
             if all(quantity in r.base for r in of.values()) and (quantity == "cut" or len(kinds) > 1):
                 for arm in ("base", "rl"):
-                    table += seeded(quantity, {s: mean(r.rates(arm, quantity), config) for s, r in of.items()}, organism=organism, arm=arm)
+                    table += seeded(quantity, {s: mean(r.rates(arm, quantity), config, share=True) for s, r in of.items()}, organism=organism, arm=arm)
                 table += seeded(f"{quantity}_change", {s: mean(r.rates("rl", quantity) - r.rates("base", quantity), config) for s, r in of.items()}, organism=organism)
     if organisms is not None:
         table += _remedies(runs, curves, ks)

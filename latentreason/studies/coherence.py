@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS = ("problem", "sample", "arm", "correct", "status", "steps", "wrong", "standing", "valid")
+OF_ALL = ("accuracy", "coherent", "valid", "unparsed", "no_steps", "cut")
+"""Shares of all traces; the others are shares of steps, or of some traces."""
 SHARES = ("accuracy", "coherent", "valid", "unparsed", "no_steps", "cut", "step_errors", "coherent_not_valid", "right_not_valid")
 CELLS = {"both right": (True, True), "RL only": (False, True), "base only": (True, False), "both wrong": (False, False)}
 KINDS = ("answer", "answer and trace")
@@ -75,7 +77,7 @@ def run(*, table: pd.DataFrame, config: Config = Config()) -> Result:
 
     def told(quantity: str, draws: np.ndarray, reason: str, **where: Any) -> dict[str, Any]:
         none = np.isnan(draws[0])
-        return rows(quantity, undefined(reason, len(problems)) if none else summary(draws, len(problems)), **where)
+        return rows(quantity, undefined(reason, len(problems)) if none else summary(draws, len(problems), share=where.get("arm") in arms and "cell" not in where and quantity in OF_ALL), **where)
 
     parts = {arm: _parts(of) for arm, of in arms.items()}
     found: list[dict[str, Any]] = []

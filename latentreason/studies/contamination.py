@@ -123,7 +123,7 @@ def _compared(measure: str, draws: dict[tuple[str, str], np.ndarray], problems: 
     for arm in arms:
         where = {"group": GROUPS[measure], "arm": arm, "share": share}
         for split, ids in problems.items():
-            out.append(rows(measure, summary(draws[split, arm], len(ids)) if ids else undefined(_absent(problems), 0), split=split, **where))
+            out.append(rows(measure, summary(draws[split, arm], len(ids), share=arm in ("base", "rl") and not measure.startswith("min_k")) if ids else undefined(_absent(problems), 0), split=split, **where))
         n = sum(map(len, problems.values()))
         both = undefined(_absent(problems), n) if _absent(problems) else summary(draws[first, arm] - draws[second, arm], n, note="; two independent sets of problems")
         out.append(rows(measure, both, split=between, **where))

@@ -178,7 +178,7 @@ def _trainings(runs: dict[tuple[str, int], Run], training: pd.DataFrame, config:
         of = {s: r for s, r in of.items() if len(start[s])}
         if not of:
             continue
-        rate = {s: mean((start[s]["correct"] / start[s]["n"]).to_numpy(float), config) for s in of}
+        rate = {s: mean((start[s]["correct"] / start[s]["n"]).to_numpy(float), config, share=True) for s in of}
         gain = {s: mean(r.rates("rl") - r.rates("base"), config) for s, r in of.items()}
         table += seeded("training_rate", rate, organism=organism) + seeded("gain", gain, organism=organism)
         details["trainings"].append({"organism": organism, "rate": across(rate).value, **{k: getattr(across(gain), k) for k in ("value", "lo", "hi")}, "seeds": {str(s): [rate[s].value, gain[s].value] for s in of}})

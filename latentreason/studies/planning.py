@@ -73,10 +73,10 @@ def run(*, table: pd.DataFrame, max_k: int | None = None, config: Config = Confi
             passed = {arm: pass_at_k(solved[kind, arm][1].astype(int), solved[kind, arm][0].astype(int), k) for arm in ("reference", "base", "rl")}
             by = {name: passed[who] * (1 - passed[other]) for name, who, other in OPPOSED}
             by["above"] = by["rl_only"] - by["control"]
-            found += [rows(name, summary(weights @ values, len(problems)), kind=kind, k=k) for name, values in by.items()]
+            found += [rows(name, summary(weights @ values, len(problems), share=name != "above"), kind=kind, k=k) for name, values in by.items()]
             for domain in sorted(set(domains)) if k == ks[-1] else []:
                 how = {"n_boot": config.n_boot, "seed": config.seed}
-                found += [rows(name, mean_estimate(values[domains == domain], **how), kind=kind, k=k, domain=domain) for name, values in by.items()]
+                found += [rows(name, mean_estimate(values[domains == domain], **how, share=name != "above"), kind=kind, k=k, domain=domain) for name, values in by.items()]
     for which in WHICH:
         for measure in NOVELTY:
             sums = {arm: [weights @ values for values in _counts(frame, measure, arm, problems, which)] for arm in ("rl", "base")}
@@ -85,7 +85,7 @@ def run(*, table: pd.DataFrame, max_k: int | None = None, config: Config = Confi
             for arm, values in draws.items():
                 none = np.isnan(values[0])
                 reason = f"one of the models has no {'right ' * (which == 'right')}trace with such a part"
-                found.append(rows(measure, undefined(reason, len(problems)) if none else summary(values, len(problems)), arm=arm, which=which))
+                found.append(rows(measure, undefined(reason, len(problems)) if none else summary(values, len(problems), share=arm != "above"), arm=arm, which=which))
     last = kinds[-1]
     never = np.array([solved[last, arm][0] for arm in ("reference", "base")]).sum(0) == 0
     once = solved[last, "rl"][0] > 0

@@ -79,7 +79,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
     n = len(points["base"].correct)
     for name, rollouts in {"base": base, "rl": rl, "timing": timing, "content": content}.items():
         if rollouts is not None:
-            table.append(rows("accuracy", mean_estimate(_point(rollouts).correct, n_boot=config.n_boot, seed=config.seed), arm=name))
+            table.append(rows("accuracy", mean_estimate(_point(rollouts).correct, n_boot=config.n_boot, seed=config.seed, share=True), arm=name))
     full = pooled_ratio(points["rl"].changed, points["rl"].tokens, n_boot=config.n_boot, seed=config.seed)
     if "n_changed" not in rl.table:
         full = Estimate(full.value, math.nan, math.nan, full.n, "calibration", "from the router's calibration problems, without an interval")
@@ -98,7 +98,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
         for x, y, changed, i in zip(curve.x, curve.y, curve.changed, curve.order, strict=True):
             arm = {**where, "arm": arms[i].arms[0]}
             table += [rows("recovery", y, **arm), rows("changed_of_D", x, **arm), rows("changed", changed, **arm)]
-            table.append(rows("accuracy", mean_estimate(measured[i].correct, n_boot=config.n_boot, seed=config.seed), **arm))
+            table.append(rows("accuracy", mean_estimate(measured[i].correct, n_boot=config.n_boot, seed=config.seed, share=True), **arm))
             if "n_routed" in arms[i].table:
                 routed = pooled_ratio(arms[i].per_problem("n_routed", how="sum").to_numpy(float), measured[i].tokens, n_boot=config.n_boot, seed=config.seed)
                 table.append(rows("routed", routed, **arm))

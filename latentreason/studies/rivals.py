@@ -67,13 +67,13 @@ def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict
         raise InvalidInput(f"There are no facts about the arm {unknown[0]!r}: say what it uses and what it costs.")
     ends = {name: arm.per_problem().to_numpy(float) for name, arm in {"base": base, "rl": rl}.items()}
     how = {"n_boot": config.n_boot, "seed": config.seed}
-    table: list[dict[str, Any]] = [rows("accuracy", mean_estimate(correct, **how), arm=name) for name, correct in ends.items()]
+    table: list[dict[str, Any]] = [rows("accuracy", mean_estimate(correct, **how, share=True), arm=name) for name, correct in ends.items()]
     correct = {arm: rivals.arm(arm).per_problem().to_numpy(float) for arm in rivals.arms}
     routed = [arm for arm in rivals.arms if facts[arm].get("routed")]
     for arm in rivals.arms:
         known = {**rivals.info.get(arm, {}), **{c: facts[arm][c] for c in COLUMNS if c in facts[arm]}}
         where = {"arm": arm, "uses": facts[arm]["uses"], "passes": facts[arm]["passes"], "setting": _named(facts[arm]["setting"]), "rl_logits": facts[arm].get("rl_logits", np.nan), "settings_tried": len(facts[arm]["tried"]), **sources(known)}
-        table.append(rows("accuracy", mean_estimate(correct[arm], **how), **where))
+        table.append(rows("accuracy", mean_estimate(correct[arm], **how, share=True), **where))
         table.append(rows("recovery", gap_recovered(ends["base"], ends["rl"], correct[arm], **how), **where))
         table += [rows("difference", gap_difference(ends["base"], ends["rl"], correct[arm], correct[other], **how), **where, against=other) for other in routed if arm not in routed]
     left_out = {arm: fact["reason"] for arm, fact in facts.items() if "reason" in fact}

@@ -104,9 +104,9 @@ def _weights(n: int, n_boot: int, seed: int) -> np.ndarray:
     return replicate_weights(n, n_boot, seed)
 
 
-def mean(values: np.ndarray, config: Any) -> Estimate:
-    """Mean over problems with the bootstrap interval of `config.n_boot` draws; of a paired difference, a paired interval."""
-    return summary(_weights(len(values), config.n_boot, config.seed) @ aligned({"values": values})["values"], len(values)) if len(values) else undefined("no problems", 0)
+def mean(values: np.ndarray, config: Any, share: bool = False) -> Estimate:
+    """Mean over problems with the bootstrap interval of `config.n_boot` draws; of a paired difference, a paired interval. `share` as in `stats.summary`."""
+    return summary(_weights(len(values), config.n_boot, config.seed) @ aligned({"values": values})["values"], len(values), share=share) if len(values) else undefined("no problems", 0)
 
 
 def curve(run: Run, arm: str, column: str, ks: Sequence[int], config: Any) -> PassCurve:

@@ -153,7 +153,7 @@ def run(*, counts: pd.DataFrame, tried: pd.DataFrame | None = None, config: Conf
     n, total, draws = found.n, found.gain, found.parts
     why = gap_reason(total, n) or (f"RL gain {total[0]:.3f} is below {config.least_gain:g}" if total[0] < config.least_gain else "")
     shares = {cause: summary(over_gap(values, total), n, why) for cause, values in draws.items()}
-    table = [rows("accuracy", summary(values, n), arm=arm, grade=grade) for (grade, arm), values in found.accuracy.items()]
+    table = [rows("accuracy", summary(values, n, share=True), arm=arm, grade=grade) for (grade, arm), values in found.accuracy.items()]
     table.append(rows("gain", summary(total, n)))
     for cause in CAUSES:
         absent = undefined("not measured: no seen problems with clean twins were given", n)
@@ -241,7 +241,7 @@ def _collapse(counts: pd.DataFrame, config: Config) -> tuple[Flag, list[dict[str
         kind = "answer and trace" if checked and k >= VALID_FROM else "answer"
         solved = {arm: pass_at_k(wide["n", arm].to_numpy(int), wide["strict" if kind == "answer" else "valid", arm].to_numpy(int), k) for arm in ("base", "rl")}
         differ = summary(weights @ (solved["rl"] - solved["base"]), len(wide))
-        table += [rows("pass@k", summary(weights @ values, len(wide)), arm=arm, k=k, kind=kind) for arm, values in solved.items()]
+        table += [rows("pass@k", summary(weights @ values, len(wide), share=True), arm=arm, k=k, kind=kind) for arm, values in solved.items()]
         table.append(rows("breadth", differ, k=k, kind=kind))
     raised = differ.hi < 0 and differ.value <= -config.collapse
     return Flag(bool(raised), f"pass@{ks[-1]} of RL minus base is {differ}" + ("" if checked else "; nothing can check the traces")), table
