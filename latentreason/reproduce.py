@@ -72,7 +72,7 @@ class RunConfig:
     revisions: tuple[str, str] | None = None  # this and the next two: how BASE,RL is loaded
     dtype: str | None = None
     renamed_special: bool | None = None
-    trained_epochs: int | None = None  # at most, of trained vectors; 10 with three seeds, or 1 with one
+    trained_epochs: int | None = None  # of trained vectors, at most; where given, all of them are trained in a smaller size (`steered.size_of`)
     rl_prompt: Prompt | None = None  # of the RL model, where it is not that of the base model
     device_map: str | None = None  # from here on, what changes no number: "auto", or a device such as "cuda"
     skip: tuple[str, ...] | None = None  # stages of OPTIONAL to leave out

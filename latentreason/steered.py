@@ -17,7 +17,7 @@ from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.hybrid.presets import among, categorised, published_without, steer_best, venhoff_g1, venhoff_g3
 from latentreason.hybrid.steering import Category, bias_by, fit_category, random_category, steer_by
 from latentreason.organisms.trainers.metrics import repetition
-from latentreason.reproduce import Run, calibrated_routers, few_layers
+from latentreason.reproduce import Run, RunConfig, calibrated_routers, few_layers
 from latentreason.routing.controls import always, never
 from latentreason.routing.router import Router
 from latentreason.tables import Rollouts
@@ -160,7 +160,8 @@ def _steering(run: Run) -> None:
 def _drawn(run: Run, stage: str, hybrids: list[Hybrid], facts: dict[str, Any], temperature: str = "t1") -> None:
     """Sample the arms of a stage on test problems, and write its table and facts; and, from the first of their samples, how fluent each arm is beside the base."""
     problems, config = run.problems("test", run.config.n_problems), run.config
-    drawn = run.sample(stage, Arms([Hybrid(run.pair, never(), name="base"), *hybrids]), problems, replace(run.sampling(config.rival_samples * 2, temperature), max_rows=run.rows))
+    samples = config.rival_samples * (1 if stage.startswith("trained") and config.trained_epochs else 2)
+    drawn = run.sample(stage, Arms([Hybrid(run.pair, never(), name="base"), *hybrids]), problems, replace(run.sampling(samples, temperature), max_rows=run.rows))
     read = drawn.table[drawn.table["sample"] < config.strategy_samples]
     read = read.assign(repeated=[repetition(ids.tolist()) for ids in read["token_ids"]], base_logprob=[float(np.mean(each)) for each in read["base_logprob"]])
     write_table(run.tables / f"{stage}_fluency.parquet", read.groupby(["arm", "problem"], sort=False)[["repeated", "base_logprob"]].mean().reset_index())
@@ -193,6 +194,29 @@ def read_again(action: Action, routed: pd.Series) -> float:
 KINDS = ("bias", "categories", "learned")
 """What is trained at each layer: one vector for all disagreements; on top of it, what each category leaves over; vectors by category with a coefficient network."""
 
+COMPLETIONS, FEWEST = 200, 50
+"""Completions of always-RL that vectors are trained on, at least, and disagreements of a category that has one of its own."""
+
+
+class Size(NamedTuple):
+    """How much is trained and tried: `grid` is what the reference's first algorithm searches, `draws` the seeds of the random vectors beside it."""
+
+    epochs: int
+    seeds: tuple[int, ...]
+    completions: int
+    layers: list[int]
+    grid: dict[str, Any]
+    draws: tuple[int, ...]
+
+
+def size_of(config: RunConfig, n_layers: int) -> Size:
+    """The whole of it, or, where the configuration bounds the epochs (a model of 30 blocks on two cores), one seed at two blocks, half of the completions and a quarter of the grid."""
+    if config.trained_epochs is None:
+        return Size(10, (0, 1, 2), COMPLETIONS, [layer for layer in few_layers(n_layers) if layer < n_layers - 1], {}, (0, 1, 2))
+    quarter_and_half = sorted({round(n_layers / 4), round(n_layers / 2)} - {n_layers - 1}) or [0]
+    return Size(config.trained_epochs, (0,), COMPLETIONS // 2, quarter_and_half, {"strengths": (0.25, 0.5, 0.75, 1.0), "windows": (None, 1, 15)}, (0,))
+
+
 AMONG = (0.5, 1.0, 2.0)
 """Strengths of trained vectors that are tried on calibration problems; 1 is what they were trained at."""
 
@@ -218,13 +242,14 @@ def _trained_arms(run: Run) -> tuple[list[Hybrid], dict[str, Any]]:
     """The arms of the stage, and what they use. Raises InvalidInput where the traces hold too few strategies or disagreements to train on."""
     pair, config = run.pair, run.config
     fit, middle = run.problems("fit", config.fit_problems), max(1, pair.base.n_layers // 2)
-    drawn = run.sampling(max(1, COMPLETIONS // len(fit)))
+    size = size_of(config, pair.base.n_layers)
+    drawn = run.sampling(max(1, size.completions // len(fit)))
     own = run.sample("trained-rl", pair.rl, fit, drawn.alone("rl"))
     said = run.sample("trained-always", Hybrid(pair, always(), name="always"), fit, drawn)
-    how: dict[str, Any] = {"epochs": config.trained_epochs or 10, "seeds": (0, 1, 2) if (config.trained_epochs or 10) > 1 else (0,)}
+    how: dict[str, Any] = {"epochs": size.epochs, "seeds": size.seeds}
     category = fit_category(capture_onsets(pair.rl, own, run.language.spans(own), layers=middle), layer=middle, model="rl", seed=config.seed, fitted_on=pair.rl.fingerprint)
     at, fits = categorised(pair, said, category, at_least=FEWEST), dict[tuple[int, str], Fitted]()
-    for layer in [layer for layer in few_layers(pair.base.n_layers) if layer < pair.base.n_layers - 1]:
+    for layer in size.layers:
         bias = fits[layer, "bias"] = fit_optimised(pair.base, said, at.assign(strategy="bias"), layer=layer, **how)
         fits[layer, "categories"] = fit_optimised(pair.base, said, at, layer=layer, bias=bias.vectors.vectors[0], **how)
         fits[layer, "learned"] = fit_optimised(pair.base, said, at, layer=layer, strength="learned", **how)
@@ -261,25 +286,21 @@ def _trained_arms(run: Run) -> tuple[list[Hybrid], dict[str, Any]]:
     add(Hybrid(pair, routers["js"], steer_by(learned.vectors, among(category, learned.vectors.labels), strength=_strength(learned)), "js, learned strength"),
         "RL timing, RL category, RL-trained vectors and strength", 1.0, best["learned"], [])  # fmt: skip
     add(Hybrid(pair, routers["js"], rerank(5), "js, rerank"), "RL timing, RL logits among 5 base tokens", 5.0, None, [])
-    first, last = venhoff_g1(pair, categories.vectors, known), venhoff_g3(pair, learned, category)
+    first, last = venhoff_g1(pair, categories.vectors, known, **size.grid), venhoff_g3(pair, learned, category)
     learned_on = among(category, learned.vectors.labels)
     controls = dict[str, Hybrid]()
     for seed in (0, 1, 2):  # one draw of directions is one number
         draw = "" if seed == 0 else f", draw {seed + 1}"
-        of_first = published_without(first, categories.vectors, lambda v: steer_best(v, known), seed=seed)
+        of_first = published_without(first, categories.vectors, lambda v: steer_best(v, known, **size.grid), seed=seed)
         of_last = published_without(last, learned.vectors, lambda v: steer_by(v, learned_on, strength=_strength(learned)), seed=seed)
         controls |= {name: of_first[name] for name in ("swap", "rerank") if seed == 0}
-        controls |= {f"{which} random{draw}": replace(of["random vectors"], name=f"{of['random vectors'].name}{draw}") for which, of in (("g1", of_first), ("g3", of_last))}
+        controls |= {f"{which} random{draw}": replace(of["random vectors"], name=f"{of['random vectors'].name}{draw}") for which, of in (("g1", of_first), ("g3", of_last)) if which == "g3" or seed in size.draws}
     add(first, "RL logits at every token, RL category, RL-trained vectors", 1.0, best["categories"], [])
     add(last, "RL tokens at every token, RL category, RL-trained vectors and strength", 1.0, best["learned"], [])
     for name, control in controls.items():
         uses = {"swap": "RL timing, RL token", "rerank": "RL timing, RL logits among 5 base tokens"}.get(name, "RL logits at every token, random vectors" + ", another draw" * ("draw" in name))
         add(control, uses, 1.0, None, [])
     return hybrids, facts
-
-
-COMPLETIONS, FEWEST = 200, 50
-"""Completions of always-RL that vectors are trained on, at least, and disagreements of a category that has one of its own."""
 
 
 def _held_out(fitted: Fitted) -> float:

@@ -155,7 +155,7 @@ def _paths(greedy: Rollouts | None, config: Config) -> list[dict[str, Any]]:
     """Share of the tokens of greedy RL traces, and of whole traces, that the base alone would have written."""
     if greedy is None or "n_changed" not in greedy.table:
         return []
-    how = {"n_boot": config.n_boot, "seed": config.seed}
+    how: dict[str, Any] = {"n_boot": config.n_boot, "seed": config.seed}
     tokens, changed = (greedy.per_problem(column, how="sum").to_numpy(float) for column in ("n_tokens", "n_changed"))
     whole = (greedy.table["n_changed"] == 0).groupby(greedy.table["problem"]).mean().to_numpy(float)
     return [rows("path_coverage", pooled_ratio(tokens - changed, tokens, **how), arm="rl"), rows("whole_path", mean_estimate(whole, **how), arm="rl")]

@@ -66,7 +66,7 @@ def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict
     if unknown := [arm for arm in rivals.arms if arm not in facts]:
         raise InvalidInput(f"There are no facts about the arm {unknown[0]!r}: say what it uses and what it costs.")
     ends = {name: arm.per_problem().to_numpy(float) for name, arm in {"base": base, "rl": rl}.items()}
-    how = {"n_boot": config.n_boot, "seed": config.seed}
+    how: dict[str, Any] = {"n_boot": config.n_boot, "seed": config.seed}
     table: list[dict[str, Any]] = [rows("accuracy", mean_estimate(correct, **how, share=True), arm=name) for name, correct in ends.items()]
     correct = {arm: rivals.arm(arm).per_problem().to_numpy(float) for arm in rivals.arms}
     routed = [arm for arm in rivals.arms if facts[arm].get("routed")]
