@@ -96,7 +96,7 @@ def _named(setting: Any) -> str:
     return setting if isinstance(setting, str) else f"{setting:g}"
 
 
-def _fluent(fluency: pd.DataFrame, arms: Sequence[str], how: dict[str, int]) -> tuple[list[dict[str, Any]], dict[str, dict[str, bool]]]:
+def _fluent(fluency: pd.DataFrame, arms: Sequence[str], how: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, dict[str, bool]]]:
     """Rows of each arm and the base; and by arm whether it `repeats` itself more than the base, and whether its text is `unlikely`, less likely to the base than the base's
     own: where the interval of the paired difference is beyond 0.
     """
