@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from latentreason.activations.capture import capture
 from latentreason.activations.sites import Site
+from latentreason.curves import reaches
 from latentreason.errors import ContextTooLong, InvalidInput
 from latentreason.files import read_json, write_json, write_table
 from latentreason.geometry.measure import untrained
@@ -98,12 +99,12 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
 
 
 def _plainer(run: Run, own: Rollouts, position: Int[np.ndarray, "token"], layer: int) -> dict[str, np.ndarray]:
-    """What a probe of the base's own completions is compared with, a row a token: the base's entropy, its log-probability of a token that opens a strategy (where the task has
+    """What a probe of the base's own completions is compared with, a row a token: the base's entropy, its log-odds of a token that opens a strategy (where the task has
     such tokens), current token and position, and an untrained twin's activations.
     """
     twin = capture(untrained(run.pair.base, run.config.seed), own, [Site(layer)]).values[Site(layer)].numpy()
     current = np.concatenate([np.concatenate([prompt[-1:], said[:-1]]) for prompt, said in zip(own.table["prompt_ids"], own.table["token_ids"], strict=True)])
-    scores = {"entropy": "base_entropy", "log-probability of an opening token": "score:0"}
+    scores = {"entropy": "base_entropy", "log-odds of an opening token": "score:0"}
     plain = {name: np.concatenate(own.table[column].to_list()) for name, column in scores.items() if column in own.table}
     return {**plain, "token and position": np.stack([current, position], 1), "untrained twin": twin}
 
@@ -139,8 +140,9 @@ def _routing(run: Run) -> None:
 
 
 def _best_of_each(done: list[Router]) -> set[str]:
-    """Of each timing source the router with the largest area on calibration problems."""
-    areas = {r.name: calibration_area([d for d in done if d.name == r.name]) for r in done}
+    """Of each timing source the router with the largest area on calibration problems, of those whose arms reach over the whole curve."""
+    of = {name: [d for d in done if d.name == name] for name in dict.fromkeys(r.name for r in done)}
+    areas = {name: calibration_area(arms) if reaches([r.params["calibration"]["share_of_D"] for r in arms]) else np.nan for name, arms in of.items()}
     by_source: dict[str, list[str]] = {}
     for router in done:
         by_source.setdefault(sources({"router": router.spec()})["timing_source"], []).append(router.name)

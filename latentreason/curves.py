@@ -128,6 +128,11 @@ def _read_off(x: np.ndarray, y: np.ndarray, gap: np.ndarray) -> np.ndarray:
     return rows
 
 
+def reaches(shares: Sequence[float]) -> bool:
+    """Whether arms at these shares of D say something of the whole curve from 0 to D, so that it has an area."""
+    return len(shares) > 0 and not _unreached(min(shares), max(shares))[-1]
+
+
 def _unreached(first: float, last: float) -> list[str]:
     """For each point of GRID and the area: why arms from `first` to `last` (in D) say nothing of it; empty where they do."""
     below, beyond = first > min(BUDGETS) + NEAR + 1e-9, last < max(BUDGETS) - NEAR - 1e-9

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from latentreason.errors import InvalidInput
@@ -29,12 +30,12 @@ def on_margin(threshold: float = 0.5) -> Router:
     return by_threshold("on_margin", margin, threshold, frozenset({"base"}))
 
 
-def on_opening(token_ids: Sequence[int], threshold: float = -0.7) -> Router:
-    """Route where the base model itself expects a strategy to open: log-probability of any of the tokens that open one above a threshold in nats.
+def on_opening(token_ids: Sequence[int], threshold: float = 0.0) -> Router:
+    """Route where the base model itself expects a strategy to open: log-odds (nats) of the tokens that open one above a threshold.
 
     Args:
         token_ids: the tokens, such as the values of `Language.tokens`.
-        threshold: at most 0; the default is a probability of about one half.
+        threshold: 0 is a probability of one half. Odds, since where a grammar leaves no other token, probabilities of all choices are next to 1.
 
     Raises:
         InvalidInput: no tokens; while decoding, one that the models do not have.
@@ -46,7 +47,9 @@ def on_opening(token_ids: Sequence[int], threshold: float = -0.7) -> Router:
     def score(step: Step) -> Tensor:
         if not 0 <= ids[0] <= ids[-1] < step.base_logits.shape[1]:
             raise InvalidInput(f"on_opening reads tokens {ids}, and the models share tokens 0 to {step.base_logits.shape[1] - 1}.")
-        found: Tensor = step.base_logprobs[:, ids].logsumexp(-1)
+        others = torch.ones(step.base_logits.shape[1], dtype=torch.bool, device=step.base_logits.device)
+        others[ids] = False
+        found: Tensor = step.base_logits[:, ids].logsumexp(-1) - step.base_logits[:, others].logsumexp(-1)
         return found
 
-    return by_threshold("on_opening", score, threshold, frozenset({"base"}), (-20.0, 0.0), token_ids=ids)
+    return by_threshold("on_opening", score, threshold, frozenset({"base"}), (-20.0, 20.0), token_ids=ids)
