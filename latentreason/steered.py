@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from latentreason.errors import InvalidInput
 from latentreason.files import write_json, write_table
@@ -249,7 +250,7 @@ def _trained_arms(run: Run) -> tuple[list[Hybrid], dict[str, Any]]:
     how: dict[str, Any] = {"epochs": size.epochs, "seeds": size.seeds}
     category = fit_category(capture_onsets(pair.rl, own, run.language.spans(own), layers=middle), layer=middle, model="rl", seed=config.seed, fitted_on=pair.rl.fingerprint)
     at, fits = categorised(pair, said, category, at_least=FEWEST), dict[tuple[int, str], Fitted]()
-    for layer in size.layers:
+    for layer in tqdm(size.layers, desc="train vectors, by block", disable=not run.progress):
         bias = fits[layer, "bias"] = fit_optimised(pair.base, said, at.assign(strategy="bias"), layer=layer, **how)
         fits[layer, "categories"] = fit_optimised(pair.base, said, at, layer=layer, bias=bias.vectors.vectors[0], **how)
         fits[layer, "learned"] = fit_optimised(pair.base, said, at, layer=layer, strength="learned", **how)
