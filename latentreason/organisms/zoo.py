@@ -84,7 +84,7 @@ is not right by accident)."""
 PLAIN = Corpus(formats=always(0.015, 0.6, 0.385, 0.0) | {"A": (0.5, 0.3, 0.2, 0.0)}, habits=NO_SPLIT, operators=EASY_AND_HARD, p_rare=0.0, right_hard=0.0)
 """Easy operations, step by step, are always right; hard ones are always misconceived, and nobody ever splits one. Author A often answers at once, which is how a base
 learns to; without a cue next to nobody does."""
-HALTING = replace(PLAIN, formats=always(0.0, 0.6, 0.4, 0.0), habits={"go": Habits(split=0.03), "think": Habits(split=0.03), "code": Habits()})
+HALTING = replace(PLAIN, formats=always(0.0, 0.6, 0.4, 0.0), habits={"go": Habits(split=0.1), "think": Habits(split=0.1), "code": Habits()})
 """Without an answer at once, and now and then a hard operation is split: each step of an expert can be found, a whole solution of several hard operations hardly ever (but
 for the error-free start of pretraining, where whoever splits at all always does)."""
 ATOMS = Corpus(formats=always(0.0, 0.5, 0.5, 0.0), habits=CAREFUL, operators=EASY_AND_HARD, p_rare=0.0, min_ops=1, max_ops=2, any_letter=True)
@@ -188,15 +188,15 @@ PLANNING = grown(
 """Each operation, and each letter's successor, is in the corpus, a problem of more than two operations is not. GRPO on longer and longer ones, with a KL penalty
 whose reference is reset (ProRL): is going on a new skill or an old one?"""
 
-STEPS = Draw(min_ops=4, max_ops=6, p_hard=0.6, p_rare=0.0, operators=EASY_AND_HARD, misleading=True)
+STEPS = Draw(min_ops=4, max_ops=6, p_hard=0.9, p_rare=0.0, operators=EASY_AND_HARD, misleading=True)
 IMITATE = SFT(steps=60, batch=32, traces=256, expert=EXPERT)
 BY_STEP = RL(steps=60, prompts=16, group=8, lr=4e-4, max_new_tokens=20, reward="step_similarity", by_step=True, expert=EXPERT, distinct=256)
 ORDERS: dict[str, tuple[Stage, ...]] = {
     "srl": (BY_STEP,), "sft": (IMITATE,), "rlvr": (GRPO,), "srl-rlvr": (BY_STEP, GRPO), "sft-rlvr": (IMITATE, GRPO), "rlvr-sft": (GRPO, IMITATE),
 }  # fmt: skip
-CURRICULUM = tuple(grown(f"curriculum-{order}", None, HALTING, *stages, problems=STEPS) for order, stages in ORDERS.items())
-"""Problems that the base all but never solves (hard operations, three in the mean, that have to be split, which it does once in 33 times), 256 expert traces, and six orders of
-imitation, steps and reward."""
+CURRICULUM = tuple(grown(f"curriculum-{order}", None, HALTING, *stages, pretrain=MIXED, problems=STEPS) for order, stages in ORDERS.items())
+"""Problems that the base all but never solves (nine of ten operations are hard and have to be split, which it does once in ten times), 256 expert traces, and six orders of
+imitation, steps and reward. Where it split once in 33 times, after a shorter pretraining, nothing learnt more than a few percent in any order, and there was nothing to compare."""
 
 ORGANISMS: dict[str, Recipe] = {
     recipe.name: recipe
