@@ -8,6 +8,8 @@ share of the problems with at least one right sample (valid trace, where a check
 the better of its parts alone, paired by problem (which of the two is better is seen on the same samples, so the gain is a cautious one). Order = A then B
 minus B then A.
 
+Both are told by the answer, too: a reward for answers may raise them by traces that are not valid, and then the two disagree.
+
 Refuted where the interval of "SRL > RLVR" minus the better of SRL and RLVR is not above 0; "order matters" where that of A then B minus B then A
 includes 0.
 """
@@ -73,7 +75,8 @@ def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, config: Config = Confi
     table: list[dict[str, Any]] = []
     first = next(iter(chosen.values()))
     arms: dict[str, tuple[str, dict[int, Run]]] = {"base": ("base", _any_seed(chosen)), **{stages: ("rl", of) for stages, of in chosen.items()}}
-    kind, column = list(next(iter(first.values())).kinds.items())[-1]
+    kinds = next(iter(first.values())).kinds
+    kind, column = list(kinds.items())[-1]
     for stages, (arm, of) in arms.items():
         where = {"order": stages, "kind": kind}
         table += seeded("accuracy", {s: mean(r.rates(arm), config, share=True) for s, r in of.items()}, order=stages, kind="answer")
@@ -87,11 +90,12 @@ def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, config: Config = Confi
             table += seeded("imitation_effect", {s: mean(r.rates("rl") - r.rates("base"), config) for s, r in of.items()}, order=stages, kind="answer")
         parts = stages.split(" > ")
         if len(parts) == 2 and all(part in chosen for part in parts):
-            table += seeded("sequence_gain", {s: _over_best(r, [chosen[part][s] for part in parts if s in chosen[part]], column, config) for s, r in of.items() if all(s in chosen[p] for p in parts)}, order=stages, kind=kind)
             other = " > ".join(reversed(parts))
-            if other in chosen and stages < other:
-                table += seeded("order_effect", {s: mean(r.rates("rl", column) - chosen[other][s].rates("rl", column), config) for s, r in of.items() if s in chosen[other]}, order=stages, against=other, kind=kind)
-    details = {"n_problems": len(next(iter(first.values())).base), "n_seeds": len({s for of in chosen.values() for s in of}), "kind": kind, "k": ks[-1], "orders": [o for o in ORDERS if o in arms] + [o for o in arms if o not in ORDERS]}
+            for each, by in kinds.items():
+                table += seeded("sequence_gain", {s: _over_best(r, [chosen[part][s] for part in parts if s in chosen[part]], by, config) for s, r in of.items() if all(s in chosen[p] for p in parts)}, order=stages, kind=each)
+                if other in chosen and stages < other:
+                    table += seeded("order_effect", {s: mean(r.rates("rl", by) - chosen[other][s].rates("rl", by), config) for s, r in of.items() if s in chosen[other]}, order=stages, against=other, kind=each)
+    details = {"n_problems": len(next(iter(first.values())).base), "n_seeds": len({s for of in chosen.values() for s in of}), "kind": kind, "kinds": list(kinds), "k": ks[-1], "orders": [o for o in ORDERS if o in arms] + [o for o in arms if o not in ORDERS]}
     result = finished("curriculum", config, table, details, "")
     return finished("curriculum", config, table, details, _finding(result))
 
@@ -110,18 +114,25 @@ def _over_best(sequence: Run, alone: list[Run], column: str, config: Config) -> 
     return mean(sequence.rates("rl", column) - best, config)
 
 
-def _finding(result: Result) -> str:
-    kind, said = result.details["kind"], []
-    for row in rows_of(result, "sequence_gain", seed=ALL):
-        gain = result.estimate("sequence_gain", order=row["order"], seed=ALL)
+def _sequences(result: Result, kind: str) -> list[str]:
+    """What is said of sequences and of their order, by one way of grading."""
+    said = list[str]()
+    for row in rows_of(result, "sequence_gain", seed=ALL, kind=kind):
+        gain = result.estimate("sequence_gain", order=row["order"], seed=ALL, kind=kind)
         said.append(f"{row['order']} has a pass@1 {gain} above the better of its parts alone ({'it beats both' if gain.lo > 0 else 'that it beats both is refuted' if gain.hi <= 0 else 'that it beats both is not shown'})")
-    for row in rows_of(result, "order_effect", seed=ALL):
-        effect = result.estimate("order_effect", order=row["order"], against=row["against"], seed=ALL)
+    for row in rows_of(result, "order_effect", seed=ALL, kind=kind):
+        effect = result.estimate("order_effect", order=row["order"], against=row["against"], seed=ALL, kind=kind)
         said.append(f"{row['order']} minus {row['against']} is {effect}, so {'order matters' if effect.lo > 0 or effect.hi < 0 else 'order is not shown to matter'}")
+    return said
+
+
+def _finding(result: Result) -> str:
+    kind, said = result.details["kind"], _sequences(result, result.details["kind"])
     if "SFT" in result.details["orders"]:
         effect = result.estimate("imitation_effect", order="SFT", seed=ALL)
         said.append(f"imitation alone changes accuracy by {effect}, so {'it makes the model worse' if effect.hi < 0 else 'that it makes the model worse is refuted' if effect.lo > 0 else 'that it makes the model worse is not shown'}")
-    return f"By {kind}: {'; '.join(said)}. An interval of the gain over the better part that is not above 0 refutes the claim."
+    others = "".join(f" By {each} alone: {'; '.join(_sequences(result, each))}." for each in result.details["kinds"] if each != kind)
+    return f"By {kind}: {'; '.join(said)}.{others} An interval of the gain over the better part that is not above 0 refutes the claim."
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

@@ -36,10 +36,10 @@ def test_each_order_has_its_rates_beside_the_base(result: Result) -> None:
 
 def test_a_sequence_is_compared_with_the_better_of_its_parts(result: Result) -> None:
     for order, gain in (("SRL > RLVR", 60 - 20), ("SFT > RLVR", 30 - 10), ("RLVR > SFT", 12 - 10)):
-        assert result.estimate("sequence_gain", order=order, seed="1").value == pytest.approx(gain / 128)
+        assert result.estimate("sequence_gain", order=order, seed="1", kind="answer and trace").value == pytest.approx(gain / 128)
     worse = result.estimate("imitation_effect", order="SFT", seed="1")
     assert worse.value == pytest.approx(result.estimate("accuracy", order="SFT", seed="1").value - result.estimate("accuracy", order="base", seed="1").value)
-    effect = result.estimate("order_effect", seed="1")
+    effect = result.estimate("order_effect", seed="1", kind="answer and trace")
     assert effect.value == pytest.approx((12 - 30) / 128)
     assert "SRL > RLVR has a pass@1 0.31" in result.finding and "it beats both" in result.finding and "order matters" in result.finding
 
@@ -51,9 +51,19 @@ def test_a_sequence_that_is_no_better_refutes_the_claim(zoo: Zoo) -> None:
     assert "that it beats both is refuted" in judged({**zoo, "counts": counts}).finding
 
 
+def test_answers_that_rise_by_traces_that_are_not_valid_are_told_apart(zoo: Zoo) -> None:
+    counts = zoo["counts"].copy()
+    rl = (counts["organism"] == "curriculum-srl-rlvr") & (counts["arm"] == "rl")
+    counts.loc[rl, "correct_valid"] = 2
+    result = judged({**zoo, "counts": counts})
+    valid, answers = result.finding.split(" By answer alone: ")
+    assert "SRL > RLVR has a pass@1 -0.1" in valid and "SRL > RLVR has a pass@1 0.31" in answers
+    assert result.estimate("sequence_gain", order="SRL > RLVR", seed=ALL, kind="answer").lo > 0 > result.estimate("sequence_gain", order="SRL > RLVR", seed=ALL, kind="answer and trace").hi
+
+
 def test_a_seed_without_a_part_is_left_out_of_the_comparison_alone(zoo: Zoo) -> None:
     def less(t: pd.DataFrame) -> pd.DataFrame:
         return t[~((t["organism"] == "curriculum-srl") & (t["seed"] == 2))]
 
     result = judged({k: less(t) for k, t in zoo.items()})
-    assert result.estimate("sequence_gain", order="SRL > RLVR", seed=ALL).n == 2 and result.estimate("pass@1", order="SRL > RLVR", seed=ALL).n == 3
+    assert result.estimate("sequence_gain", order="SRL > RLVR", seed=ALL, kind="answer and trace").n == 2 and result.estimate("pass@1", order="SRL > RLVR", seed=ALL).n == 3
