@@ -98,13 +98,13 @@ def of_arms_by_seed(results: Path, where: str) -> str:
     """Share of the gain of each arm of such a result, a column a committed seed of sampling."""
     pair, name = where.split("/")
     found = {seed: {r["arm"]: r for r in drawn(Result.load(folder, name))} for seed, folder in _by_seed(results / pair).items() if (folder / f"{name}.json").is_file()}
-    arms = [arm for arm, r in found["seed 0"].items() if r["setting"] != ""]
+    arms = list(dict.fromkeys(arm for of in found.values() for arm, r in of.items() if r["setting"] != ""))
     lines = [" | ".join([f"| {arm}", *(_share(of.get(arm)) for of in found.values())]) + " |" for arm in arms]
     return "\n".join([f"| share of the gain | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|", *lines])
 
 
 def _share(row: dict[str, Any] | None) -> str:
-    return "-" if row is None or row["setting"] == "" else f"{row['value']:.3f} [{row['lo']:.3f}, {row['hi']:.3f}] at {row['setting']}"
+    return "-" if row is None or row["setting"] == "" or row["value"] != row["value"] else f"{row['value']:.3f} [{row['lo']:.3f}, {row['hi']:.3f}] at {row['setting']}"
 
 
 BLOCKS: dict[str, Callable[[Path, str], str]] = {

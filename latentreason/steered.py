@@ -35,8 +35,8 @@ METHODS = ("pca", "logistic")
 
 
 def biases(n: int) -> list[float]:
-    """Nats of a logit bias that are tried on calibration problems: as many as a vector has layers and strengths, so that no arm is tuned longer than another."""
-    return [round(float(nats), 3) for nats in np.geomspace(0.5, 32.0, n)]
+    """Nats of a logit bias by category that are tried on calibration problems: as many as a vector has layers and strengths, so that it is not tuned less."""
+    return [round(float(nats), 3) for nats in np.geomspace(STRENGTHS[0], 2 * STRENGTHS[-1], n)]
 
 
 class Arm(NamedTuple):
@@ -71,7 +71,7 @@ def _fitted(run: Run, layers: list[int]) -> tuple[dict[str, VectorSet], dict[str
         for key, method in {name: "diff_means", **({method: method for method in METHODS} if name == "base" else {})}.items():
             fitted = fit_onsets(onsets[name], method=method)
             vectors[key] = replace(fitted, info={**fitted.info, **model_info(lm), "model": name})
-    labels = tuple(label for label in vectors["base"].labels if label in vectors["rl"].labels)
+    labels = tuple(label for label in vectors["base"].labels if all(label in of.labels for of in vectors.values()))
     if len(labels) < 2:
         raise InvalidInput(f"Both models' traces have enough spans of {len(labels)} strategies, and a choice needs two. Give more problems.")
     lms = {"base": run.pair.base, "rl": run.pair.rl}
@@ -105,9 +105,11 @@ def _vector_arms(run: Run, vectors: dict[str, VectorSet], which: dict[str, Categ
 
 
 def _bias_arms(opening: Mapping[str, int], which: dict[str, Category], n: int) -> dict[str, Arm]:
-    """A plain logit bias on the tokens that open strategies, each arm with about `n` settings to choose from; empty where the task has none."""
+    """A plain logit bias on the tokens that open strategies: on one of them, each in the sizes of `STRENGTHS`, or on that of the category, in `n` sizes; empty where the
+    task has none.
+    """
     labels = [label for label in which["rl"].labels if label in opening]
-    each = [(label, nats) for label in labels for nats in biases(max(5, n // len(labels)))]
+    each = [(label, nats) for label in labels for nats in STRENGTHS]
     arms = {"js, logit bias": Arm("js", "RL timing, a bias on one strategy token", lambda label, nats: logit_bias(opening[label], nats), each, {})}
     if len(labels) == len(which["rl"].labels):
         by = Arm("js", "RL timing, RL category, a bias on its token", lambda _, nats: bias_by(opening, which["rl"], bias=nats), [(None, nats) for nats in biases(n)], {})
@@ -211,7 +213,9 @@ class Size(NamedTuple):
 
 
 def size_of(config: RunConfig, n_layers: int) -> Size:
-    """The whole of it, or, where the configuration bounds the epochs (a model of 30 blocks on two cores), one seed at two blocks, half of the completions and a quarter of the grid."""
+    """The whole of it, or, where the configuration bounds the epochs (a model of 30 blocks on two cores), one seed at two blocks, half of the completions, a quarter of the
+    grid and one draw of random vectors beside it; then each arm answers each test problem half as often, too.
+    """
     if config.trained_epochs is None:
         return Size(10, (0, 1, 2), COMPLETIONS, [layer for layer in few_layers(n_layers) if layer < n_layers - 1], {}, (0, 1, 2))
     quarter_and_half = sorted({round(n_layers / 4), round(n_layers / 2)} - {n_layers - 1}) or [0]

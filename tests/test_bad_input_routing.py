@@ -80,6 +80,9 @@ def test_categories_and_probes_of_another_model_are_refused_even_of_equal_width(
         for router in (on_probe(bad), on_value(good, bad), on_value(bad, good), on_entropy() | on_probe(bad), ~on_probe(bad), opposite(on_probe(bad))):
             with pytest.raises(InvalidInput, match=f"The probe 'x' of .* was fitted on the weights {wrong}, which are not those of 'base'"):
                 lr.Hybrid(pair, router)
+    with pytest.raises(InvalidInput, match="The probe 'x' of .* was fitted on the weights 0123456789abcdef"):  # a fingerprint alone is that of all its places
+        lr.Hybrid(pair, on_probe(probe("0123456789abcdef")))
+    lr.Hybrid(pair, on_probe(probe(pair.base.fingerprint)))
     for said in ("", pair.base.fingerprint):
         lr.Hybrid(pair, on_probe(probe({"base": said} if said else {})), steer_by(vectors(pair.base.d_model), category(said)))
 

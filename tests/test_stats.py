@@ -127,9 +127,11 @@ def test_a_share_on_which_all_problems_agree_has_the_interval_of_scipys_binomial
     peer = binomtest(int(20 * all_are), 20).proportion_ci(method="wilson")
     for found in (mean_estimate(values, share=True), pass_at_k_curve((3 * values[:, 0]).astype(int), 3, [2]).estimates[0]):
         assert (found.value, found.lo, found.hi) == pytest.approx((all_are, peer.low, peer.high))
-        assert found.n == 20 and found.method.startswith("Wilson 95% over problems, which all agree")
+        assert found.n == 20 and found.method.startswith("the wider of Wilson 95%")
     plain = mean_estimate(values)  # such as a difference, which is no share
     assert (plain.lo, plain.hi) == (all_are, all_are) and plain.method.startswith("bootstrap")
+    nearly = values[:, 0] + (1e-9 if all_are == 0 else -1e-9)  # what rounding leaves of all
+    assert (mean_estimate(nearly, share=True).lo, mean_estimate(nearly, share=True).hi) == pytest.approx((peer.low, peer.high), abs=1e-6)
     one_differs = np.vstack([values[1:], 1 - values[:1]])
     assert mean_estimate(one_differs, share=True) == mean_estimate(one_differs)
     assert mean_estimate(values[:1], share=True).reason == "one problem: no interval"

@@ -35,7 +35,10 @@ def _fitted(params: Any) -> Iterator[tuple[str, str, str, str]]:
         yield "category", params["category"].split(":")[0], params["category_fitted_on"], 'category, fitted_on=""'
     for name in ("probe", "value", "cost"):
         if isinstance(card := params.get(name), Mapping):
-            for model, weights in card.get("fitted_on", {}).items():
+            said = card.get("fitted_on") or {}
+            if not isinstance(said, Mapping):  # of one model: that which all places are of
+                said = {place.split(":")[0]: said for place in card.get("places", [])}
+            for model, weights in said.items():
                 yield f"probe {card.get('label', name)!r}", model, weights, "probe, info={}"
     for value in params.values():
         yield from _fitted(value)

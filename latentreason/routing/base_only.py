@@ -31,7 +31,8 @@ def on_margin(threshold: float = 0.5) -> Router:
 
 
 def on_opening(token_ids: Sequence[int], threshold: float = 0.0) -> Router:
-    """Route where the base model itself expects a strategy to open: log-odds (nats) of the tokens that open one above a threshold.
+    """Route where the base model itself expects a strategy to open: log-odds (nats) of the tokens that open one above a threshold. It reads the base alone, but is told
+    the task's vocabulary, so it is no headline.
 
     Args:
         token_ids: the tokens, such as the values of `Language.tokens`.
@@ -52,4 +53,4 @@ def on_opening(token_ids: Sequence[int], threshold: float = 0.0) -> Router:
         found: Tensor = step.base_logits[:, ids].logsumexp(-1) - step.base_logits[:, others].logsumexp(-1)
         return found
 
-    return by_threshold("on_opening", score, threshold, frozenset({"base"}), (-20.0, 20.0), token_ids=ids)
+    return by_threshold("on_opening", score, threshold, frozenset({"base", "vocabulary"}), (-20.0, 20.0), token_ids=ids)

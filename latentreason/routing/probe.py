@@ -62,7 +62,7 @@ class Probe:
 
 
 def fit_probe(activations: Mapping[str, Float[np.ndarray, "row d_model"]], target: Shaped[np.ndarray, "row"], *, label: str, timing_source: str,
-              groups: Shaped[np.ndarray, "row"] | None = None, seed: int = 0, fitted_on: Mapping[str, str] | None = None) -> Probe:  # fmt: skip
+              groups: Shaped[np.ndarray, "row"] | None = None, seed: int = 0, fitted_on: str | Mapping[str, str] | None = None) -> Probe:  # fmt: skip
     """A probe of standardised activations: logistic regression for a boolean target, ridge regression for numbers.
 
     Args:
@@ -72,7 +72,7 @@ def fit_probe(activations: Mapping[str, Float[np.ndarray, "row d_model"]], targe
         timing_source: as in `Probe`.
         groups: problem of each row. A fifth of the problems is held out for `info`: AUROC (booleans) or R^2, and the calibration curve.
         seed: of the held-out problems.
-        fitted_on: "base" or "rl" -> fingerprint of the model whose activations these are (`lm.fingerprint`); a Hybrid of others refuses the probe.
+        fitted_on: fingerprint of the model whose activations these are (`lm.fingerprint`), or "base" and "rl" -> fingerprint; a Hybrid of others refuses the probe.
 
     Raises:
         InvalidInput: a boolean target with one class only.
@@ -92,7 +92,7 @@ def fit_probe(activations: Mapping[str, Float[np.ndarray, "row d_model"]], targe
         return model.fit(x[rows], target[rows])
 
     everything = np.ones(len(x), dtype=bool)
-    info: dict[str, Any] = {"n": len(x), **({"fitted_on": dict(fitted_on)} if fitted_on else {})}
+    info: dict[str, Any] = {"n": len(x), **({"fitted_on": fitted_on if isinstance(fitted_on, str) else dict(fitted_on)} if fitted_on else {})}
     if groups is not None:
         problems = np.random.default_rng(seed).permutation(np.unique(groups))
         out = np.isin(groups, problems[: max(1, len(problems) // 5)])

@@ -1,7 +1,7 @@
 """Router: WHEN the base model's token is replaced. A frozen value with one function from a Step to a mask.
 
-A router sees only the Step. It knows no task, no text and no strategy (`at_strategy` and `first_token` are the exceptions,
-see `controls.py`). A new router is one function that returns a Router::
+A router sees only the Step. It knows no task, no text and no strategy (`at_strategy` and `first_token`, see `controls.py`, and
+`on_opening` are the exceptions). A new router is one function that returns a Router::
 
     def on_margin(threshold: float) -> Router:
         def decide(step: Step) -> Tensor:

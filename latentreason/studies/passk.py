@@ -158,7 +158,7 @@ def _paths(greedy: Rollouts | None, config: Config) -> list[dict[str, Any]]:
     how: dict[str, Any] = {"n_boot": config.n_boot, "seed": config.seed}
     tokens, changed = (greedy.per_problem(column, how="sum").to_numpy(float) for column in ("n_tokens", "n_changed"))
     whole = (greedy.table["n_changed"] == 0).groupby(greedy.table["problem"]).mean().to_numpy(float)
-    return [rows("path_coverage", pooled_ratio(tokens - changed, tokens, **how), arm="rl"), rows("whole_path", mean_estimate(whole, **how), arm="rl")]
+    return [rows("path_coverage", pooled_ratio(tokens - changed, tokens, **how), arm="rl"), rows("whole_path", mean_estimate(whole, **how, share=True), arm="rl")]
 
 
 def _perplexities(likelihood: pd.DataFrame, config: Config) -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ def run(*, table: pd.DataFrame, max_k: int | None = None, config: Config = Confi
             for arm, values in draws.items():
                 none = np.isnan(values[0])
                 reason = f"one of the models has no {'right ' * (which == 'right')}trace with such a part"
-                found.append(rows(measure, undefined(reason, len(problems)) if none else summary(values, len(problems), share=arm != "above"), arm=arm, which=which))
+                found.append(rows(measure, undefined(reason, len(problems)) if none else summary(values, len(problems)), arm=arm, which=which))
     last = kinds[-1]
     never = np.array([solved[last, arm][0] for arm in ("reference", "base")]).sum(0) == 0
     once = solved[last, "rl"][0] > 0

@@ -13,6 +13,7 @@ Refuted for a rival where the interval of its difference to the routed hybrid li
 and recovers as much refutes the reading that RL taught something that the base model lacks.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -152,7 +153,8 @@ def _sparse(changes: Sequence[Mapping[str, Any]]) -> str:
 
 def _trained(fits: Sequence[Mapping[str, Any]]) -> str:
     """How much better the choice of the best seed looks on the split that it was made on, over all kinds and layers."""
-    optimism = [fit["optimism"] for fit in fits if fit["chosen"]]
+    tried = Counter((fit.get("kind"), fit.get("layer")) for fit in fits if fit.get("seed", 0) >= 0)
+    optimism = [fit["optimism"] for fit in fits if fit["chosen"] and tried[fit.get("kind"), fit.get("layer")] > 1]
     if not optimism:
         return ""
     most = max(optimism, key=abs)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from latentreason.curves import reaches
 from latentreason.errors import InvalidInput
 from latentreason.stats import Estimate, gap_difference
 from latentreason.studies import recovery
@@ -98,14 +99,14 @@ def _lost(low: np.ndarray, high: np.ndarray, exchanged: Rollouts, problems: set[
 
 
 def _calibration_areas(specs: list[dict[str, Any]]) -> dict[str, float]:
-    """Area under each router's recovery over 0 to D on calibration problems: what the best of several is chosen by."""
+    """Area under each router's recovery over 0 to D on calibration problems, of those whose arms reach over the curve: what the best of several is chosen by."""
     points: dict[str, list[tuple[float, float]]] = {}
     for spec in specs:
         c = spec["params"].get("calibration", {})
         if c.get("rl_accuracy", 0) > c.get("base_accuracy", 1):
             recovered = (c["accuracy"] - c["base_accuracy"]) / (c["rl_accuracy"] - c["base_accuracy"])
             points.setdefault(spec["name"], [(0.0, 0.0), (1.0, 1.0)]).append((min(c["share_of_D"], 1.0), recovered))
-    return {name: float(np.trapezoid(*np.array(sorted(p)).T[::-1])) for name, p in points.items()}
+    return {name: float(np.trapezoid(*np.array(sorted(p)).T[::-1])) for name, p in points.items() if reaches([share for share, _ in p[2:]])}
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:
@@ -137,7 +138,7 @@ def _finding(result: Result) -> str:
             verdict = "so it matters which disagreements it swaps" if difference["lo"] > 0 else "so there is no evidence that it matters which"
             beyond = f"{difference['value']:.3f} [{difference['lo']:.3f}, {difference['hi']:.3f}] above matched disagreements, {verdict}"
             said.append(
-                f"{source}: {best['router']} (best of {len(routers)} on calibration problems) has area {area['value']:.3f} [{area['lo']:.3f}, {area['hi']:.3f}], "
+                f"{source}: {best['router']} (best of {len(routers)} whose arms reach over the curve, on calibration problems) has area {area['value']:.3f} [{area['lo']:.3f}, {area['hi']:.3f}], "
                 + (f"with an AUROC of {best['auroc']:.3f} beside {best['baseline_auroc']:.3f} of {best['baseline']}, " if "baseline" in best else "")
                 + (beyond if np.isfinite(difference["value"]) else "with no curve of matched disagreements to compare it with")
             )

@@ -77,8 +77,8 @@ def pca(
 ) -> Float[np.ndarray, "d_model"]:
     """First principal component of paired differences, about zero; its sign is that of the mean gap, its length the mean projection gap.
 
-    A group with rows on both sides (a problem, a pair of prompts) gives one difference, the mean of its rows with minus that of those without. Where fewer
-    than two groups do, it is the component of all rows about the midpoint of both means, either side weighing half.
+    A group with rows on both sides (a problem, a pair of prompts) gives one difference, the mean of its rows with minus that of those without; one that is
+    `ROUNDING`, as between formats chosen after one and the same prompt, is none. Where fewer than two groups have one, it is the component of all rows about the midpoint of both means, either side weighing half.
 
     Raises:
         InvalidInput: a mask with nothing on one side.
@@ -87,6 +87,7 @@ def pca(
 
     gap = diff_means(values, labels_mask)
     rows = paired_differences(values, labels_mask, groups)
+    rows = rows[np.linalg.norm(rows, axis=1) > ROUNDING * np.linalg.norm(values, axis=1).mean()]
     if len(rows) < AT_LEAST:
         sides = np.where(labels_mask, labels_mask.sum(), (~labels_mask).sum())
         rows = (values - (values[labels_mask].mean(0) + values[~labels_mask].mean(0)) / 2) / np.sqrt(sides)[:, None]

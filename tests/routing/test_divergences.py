@@ -116,7 +116,7 @@ def test_an_expected_opening_is_the_log_of_the_odds_of_its_tokens(seed, scale, i
     p = probabilities(step.base_logits)
     router, rest = on_opening([*ids, *ids], threshold=-1.0), [i for i in range(23) if i not in ids]
     np.testing.assert_allclose(router.score(step), np.log(p[:, sorted(ids)].sum(-1)) - np.log(p[:, rest].sum(-1)), rtol=1e-4, atol=1e-4)
-    assert router.reads == {"base"} and router.params["token_ids"] == sorted(ids)
+    assert router.reads == {"base", "vocabulary"} and router.params["token_ids"] == sorted(ids)
 
 
 def test_an_opening_needs_tokens_that_the_models_have():

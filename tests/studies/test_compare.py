@@ -52,7 +52,7 @@ def test_routing_tells_what_a_router_knows_and_what_exchange_costs(tables):
     assert result.estimate("area_difference", router="on_divergence(js)", control="matched_disagreement").lo > 0
     knots = [0, 0.25, 0.5, 0.75, 1]
     assert result.details["calibration_area"]["on_probe(onset)"] == pytest.approx(np.trapezoid(np.square(knots), knots))
-    assert "base alone: on_probe(onset) (best of 1 on calibration problems)" in result.finding and "no evidence that it matters which" in result.finding
+    assert "base alone: on_probe(onset) (best of 1 whose arms reach over the curve, on calibration problems)" in result.finding and "no evidence that it matters which" in result.finding
     assert len(result.plot().get_yticklabels()) == 3
 
 
