@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-SOURCES = dict(zip(routing.SOURCES, (ARMS["base"], ARMS["hybrid"], ARMS["rl"]), strict=True))
+SOURCES = dict(zip(routing.SOURCES, (ARMS["base"], ARMS["hybrid"], ARMS["rl"]), strict=True)) | {"task vocabulary": ARMS["control"]}
 
 
 def _routing(results: Results) -> dict[str, Any]:
@@ -44,10 +44,10 @@ def _draw_routing(results: Results, numbers: dict[str, Any]) -> "Drawing":
     last.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, zorder=0)
     last.set(xlabel="probability that the probe gives", ylabel="share of such tokens, held out", title="Calibration of the probes")
     if curves:
-        last.legend()
+        last.legend(loc="lower right")
     for source, colour in SOURCES.items():
         left.plot([], [], "o", color=colour, markersize=6, label=source)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 

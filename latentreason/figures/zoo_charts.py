@@ -286,15 +286,19 @@ def _draw_difficulty(result: Result, numbers: Numbers) -> "Drawing":
 
 def _curriculum(result: Result) -> Numbers:
     points = [{k: r[k] for k in ("quantity", "order", *KEEP)} for r in curriculum.drawn(result)]
-    return {"points": points, "gains": _rows(result, "sequence_gain", "order"), "orders": _rows(result, "order_effect", "order", "against")}
+    return {"points": points, "gains": _rows(result, "sequence_gain", "order", "kind"), "orders": _rows(result, "order_effect", "order", "against", "kind")}
 
 
 def _draw_curriculum(result: Result, numbers: Numbers) -> "Drawing":
     figure, (left, right) = canvas(11.0, 4.8, (1.2, 1))
     curriculum.plot(result, left)
     left.set(title="After each order of stages")
-    rows = [{**r, "label": f"{r['order'].replace('>', 'then')}\nover the better part", "of": r["order"], "colour": ARMS["rl"]} for r in numbers["gains"]]
-    rows += [{**r, "label": f"{r['order'].replace('>', 'then')}\nminus the reverse", "of": (r["order"], ""), "colour": ROUTERS[0]} for r in numbers["orders"]]
+    colours = {kind: (ARMS["rl"], ROUTERS[0])[i] for i, kind in enumerate(dict.fromkeys(r["kind"] for r in numbers["gains"]))}
+    rows = [{**r, "label": f"{r['order'].replace('>', 'then')}\nover the better part", "of": (r["order"], r["kind"]), "colour": colours[r["kind"]]} for r in numbers["gains"]]
+    rows += [{**r, "label": f"{r['order'].replace('>', 'then')}\nminus the reverse", "of": (r["order"], r["kind"], ""), "colour": colours[r["kind"]]} for r in numbers["orders"]]
+    for kind, colour in colours.items():
+        right.plot([], [], "o", color=colour, label=f"by {kind}")
+    right.legend()
     _seeded(right, rows)
     _zero(right)
     right.set(xlabel="difference in pass@1", title="What a sequence adds")
@@ -316,6 +320,6 @@ ZOO_FIGURES: dict[str, Figure] = {
         "Effect of RL by the base's pass rate (bins from one half of its samples, effect from the other); gain by the base's pass rate on the training problems, over-hard ones in vermilion; "
         "share of lone successes whose trace is valid (Wilson within a seed); and how activations at choices move along the base's strategy vectors, on the base's own traces."),
     "curriculum": _made("curriculum", _curriculum, _draw_curriculum,
-        "pass@1, pass@k and coverage after each order of stages (left); pass@1 of a sequence minus the better of its parts alone, and minus the reverse order (right)."),
+        "pass@1, pass@k and coverage after each order of stages (left); pass@1 of a sequence minus the better of its parts alone, and minus the reverse order (right), by the answer and by answer and trace."),
 }  # fmt: skip
 """Name -> figure."""
