@@ -146,9 +146,9 @@ def test_the_base_of_the_curriculum_solves_next_to_nothing_but_finds_each_step_a
     for recipe in CURRICULUM:
         problems = chain.load(split="train", limit=60, seed=0, how=recipe.problems)
         traces = written(recipe, problems)
-        assert share_right(traces) < 0.02
+        assert share_right(traces) < 0.05
         hard = sum(o in chain.HARD for p, _ in traces for o in p.meta["operations"])
-        assert 0.02 < sum(words.count("split") for _, words in traces) / hard < 0.05 and hard / len(traces) > 2.5
+        assert 0.07 < sum(words.count("split") for _, words in traces) / hard < 0.13 and hard / len(traces) > 4
         for stage in recipe.training:
             if stage.expert is not None:
                 assert share_right([(p, t[0][:-1]) for p, t in zip(problems, expert_traces(problems, stage.expert, 0), strict=True)]) == 1.0
