@@ -51,9 +51,7 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
     pair, config = run.pair, run.config
     middle, threshold = max(1, pair.base.n_layers // 2), half_of_d(run)
     problems = run.problems("fit", config.fit_problems)
-    opening = sorted(set(run.language.tokens.values()))
-    watched = [on_opening(opening)] if opening else []
-    own = run.sample("fit-base", Arms([Hybrid(pair, never(), name="base")], watched), problems, run.sampling(4))
+    own = run.sample("fit-base", Arms([Hybrid(pair, never(), name="base")], _openings(run)), problems, run.sampling(4))
     spans = run.language.spans(own)
     choices = spans.table[spans.table["choice"]] if "choice" in spans.table else spans.table
     chosen = {(r["problem"], r["sample"], r["start"]) for r in choices.to_dict("records")}
@@ -98,6 +96,11 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
     return routers, facts
 
 
+def _openings(run: Run) -> list[Router]:
+    """The router of the tokens that open strategies; none where the task has no such tokens."""
+    return [on_opening([*run.language.tokens.values()])] if run.language.tokens else []
+
+
 def _plainer(run: Run, own: Rollouts, position: Int[np.ndarray, "token"], layer: int) -> dict[str, np.ndarray]:
     """What a probe of the base's own completions is compared with, a row a token: the base's entropy, its log-odds of a token that opens a strategy (where the task has
     such tokens), current token and position, and an untrained twin's activations.
@@ -114,8 +117,7 @@ def _routing(run: Run) -> None:
     exchanged, beside the matched disagreements of that.
     """
     fitted, facts = learned(run)
-    opening = sorted(set(run.language.tokens.values()))
-    plain = [on_entropy(), on_margin(), *([on_opening(opening)] if opening else []), opposite(on_entropy()), on_divergence("js"), on_divergence("kl"), on_divergence("tv"), on_likelihood_gain(), on_entropy_drop(), opposite(on_divergence("js"))]
+    plain = [on_entropy(), on_margin(), *_openings(run), opposite(on_entropy()), on_divergence("js"), on_divergence("kl"), on_divergence("tv"), on_likelihood_gain(), on_entropy_drop(), opposite(on_divergence("js"))]
     problems, budgets = run.problems("calibration", run.config.calibration_problems), run.config.budgets
     sampling = replace(run.sampling(run.config.calibration_samples), max_rows=run.rows)
     how: dict[str, Any] = {"quick": bool(run.config.quick_calibration), "progress": run.progress}

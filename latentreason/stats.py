@@ -2,8 +2,8 @@
 
 - PROBLEMS are resampled, never samples: what one problem produced stays together. One matrix of bootstrap weights serves every statistic,
   so calls with the same problems in the same order, `n_boot` and `seed` use the same draws: their results are paired.
-- Intervals are 95% percentile intervals: too narrow below about 20 problems. Where all problems agree they have no width; of a share within one
-  problem of 0 or of 1 the wider of this interval and Wilson's is taken, with problems as trials.
+- Intervals are 95% percentile intervals: too narrow below about 20 problems. Where all problems agree they have no width, but for shares: no upper
+  bound is below Wilson's of no success among as many problems, no lower bound above that of as many successes.
 - Undefined is NaN with a reason, never 0 or 1. A recovery is signed and never clamped.
 - "Replicates" are arrays whose row 0 is the point estimate (uniform weights); the other rows are the bootstrap draws.
 
@@ -299,8 +299,8 @@ def over_gap(gain: np.ndarray, gap: np.ndarray) -> np.ndarray:
 def summary(replicates: np.ndarray, n: int, reason: str = "", *, caveat: str = "", note: str = "", share: bool = False) -> Estimate:
     """The point estimate with the interval of its draws, or, given a reason, undefined.
 
-    With `share` (a mean over n problems of numbers within 0 and 1, such as an accuracy) a value within one problem of 0 or of 1 has the wider of this interval and
-    Wilson's of the nearest count: that none of 20 problems was solved does not say that none ever is.
+    With `share` (a mean over n problems of numbers within 0 and 1, such as an accuracy) no upper bound is below Wilson's of 0 of n, no lower bound above that of n of
+    n: that none of 20 problems was solved does not say that none ever is, and one that was solved does not say that it is rarer.
     """
     draws = replicates[1:]
     lo, hi = percentile_interval(draws) if n > 1 else (math.nan, math.nan)
@@ -310,10 +310,9 @@ def summary(replicates: np.ndarray, n: int, reason: str = "", *, caveat: str = "
     if reason:
         return undefined(reason, n)
     value = float(replicates[0])
-    if share and n > 1 and n * min(value, 1 - value) < 1 - TINY:
-        bounds = wilson(min(n, max(0, round(n * value))), n)
-        return Estimate(value, min(lo, bounds.lo), max(hi, bounds.hi), n, f"the wider of Wilson 95% and {len(draws)} bootstrap draws, over problems" + note, caveat)
     method = f"bootstrap over problems, {len(draws)} draws, percentile 95%" + (f", {lost} undefined draws left out" if lost else "")
+    if share and n > 1 and (wider := (min(lo, wilson(n, n).lo), max(hi, wilson(0, n).hi))) != (lo, hi):
+        (lo, hi), method = wider, method + ", widened to Wilson's of none or all"
     return Estimate(value, lo, hi, n, method + note, caveat if n > 1 else "one problem: no interval")
 
 

@@ -157,13 +157,12 @@ def _steering(run: Run) -> None:
                 facts[name] = {**facts[arm], "uses": f"{of.uses}, another draw", "tried": []}
     for short in routers:
         facts[f"{short}, swap"] = {"uses": "RL timing, RL token" if short == "js" else "base timing, RL token", "setting": 1.0, "tried": []}
-    _drawn(run, "steering", hybrids, facts)
+    _drawn(run, "steering", hybrids, facts, 2 * run.config.rival_samples)
 
 
-def _drawn(run: Run, stage: str, hybrids: list[Hybrid], facts: dict[str, Any], temperature: str = "t1") -> None:
+def _drawn(run: Run, stage: str, hybrids: list[Hybrid], facts: dict[str, Any], samples: int, temperature: str = "t1") -> None:
     """Sample the arms of a stage on test problems, and write its table and facts; and, from the first of their samples, how fluent each arm is beside the base."""
     problems, config = run.problems("test", run.config.n_problems), run.config
-    samples = config.rival_samples * (1 if stage.startswith("trained") and config.trained_epochs else 2)
     drawn = run.sample(stage, Arms([Hybrid(run.pair, never(), name="base"), *hybrids]), problems, replace(run.sampling(samples, temperature), max_rows=run.rows))
     read = drawn.table[drawn.table["sample"] < config.strategy_samples]
     read = read.assign(repeated=[repetition(ids.tolist()) for ids in read["token_ids"]], base_logprob=[float(np.mean(each)) for each in read["base_logprob"]])
@@ -202,7 +201,9 @@ COMPLETIONS, FEWEST = 200, 50
 
 
 class Size(NamedTuple):
-    """How much is trained and tried: `grid` is what the reference's first algorithm searches, `draws` the seeds of the random vectors beside it."""
+    """How much is trained and tried: `grid` is what the reference's first algorithm searches, `draws` the seeds of the random vectors beside it, `samples`
+    the completions of each test problem.
+    """
 
     epochs: int
     seeds: tuple[int, ...]
@@ -210,16 +211,17 @@ class Size(NamedTuple):
     layers: list[int]
     grid: dict[str, Any]
     draws: tuple[int, ...]
+    samples: int
 
 
 def size_of(config: RunConfig, n_layers: int) -> Size:
     """The whole of it, or, where the configuration bounds the epochs (a model of 30 blocks on two cores), one seed at two blocks, half of the completions, a quarter of the
-    grid and one draw of random vectors beside it; then each arm answers each test problem half as often, too.
+    grid and one draw of random vectors beside it.
     """
     if config.trained_epochs is None:
-        return Size(10, (0, 1, 2), COMPLETIONS, [layer for layer in few_layers(n_layers) if layer < n_layers - 1], {}, (0, 1, 2))
+        return Size(10, (0, 1, 2), COMPLETIONS, [layer for layer in few_layers(n_layers) if layer < n_layers - 1], {}, (0, 1, 2), 2 * config.rival_samples)
     quarter_and_half = sorted({round(n_layers / 4), round(n_layers / 2)} - {n_layers - 1}) or [0]
-    return Size(config.trained_epochs, (0,), COMPLETIONS // 2, quarter_and_half, {"strengths": (0.25, 0.5, 0.75, 1.0), "windows": (None, 1, 15)}, (0,))
+    return Size(config.trained_epochs, (0,), COMPLETIONS // 2, quarter_and_half, {"strengths": (0.25, 0.5, 0.75, 1.0), "windows": (None, 1, 15)}, (0,), config.rival_samples)
 
 
 AMONG = (0.5, 1.0, 2.0)
@@ -237,10 +239,11 @@ def _trained(run: Run) -> None:
         hybrids = [Hybrid(run.pair, js, name="js, swap"), Hybrid(run.pair, js, rerank(5), "js, rerank")]
         facts = {"js, swap": {"uses": "RL timing, RL token", "setting": 1.0, "tried": []}, "js, rerank": {"uses": "RL timing, RL logits among 5 base tokens", "setting": 5.0, "tried": []},
                  "trained vectors": {"uses": "vectors trained on the RL model's tokens", "reason": str(error)}}  # fmt: skip
-    _drawn(run, "trained", hybrids, dict(facts))
+    samples = size_of(run.config, run.pair.base.n_layers).samples
+    _drawn(run, "trained", hybrids, dict(facts), samples)
     published = [hybrid for hybrid in hybrids if hybrid.name.startswith("venhoff")]
     if published:
-        _drawn(run, "trained_greedy", published, {hybrid.name: dict(facts[hybrid.name]) for hybrid in published}, "greedy")
+        _drawn(run, "trained_greedy", published, {hybrid.name: dict(facts[hybrid.name]) for hybrid in published}, samples, "greedy")
 
 
 def _trained_arms(run: Run) -> tuple[list[Hybrid], dict[str, Any]]:

@@ -19,7 +19,8 @@ def test_a_bounded_configuration_trains_less_and_the_whole_one_what_the_referenc
     whole = size_of(RunConfig(), 4)
     assert whole.layers == [0, 1, 2] and len(whole.seeds) == len(whole.draws) == 3 and whole.grid == {}
     assert size_of(RunConfig(), 30).layers == few_layers(30)
-    assert size_of(RunConfig(trained_epochs=2), 30) == size_of(RunConfig(trained_epochs=2), 30)._replace(epochs=2, seeds=(0,), layers=[8, 15], draws=(0,))
+    assert size_of(RunConfig(trained_epochs=2), 30) == size_of(RunConfig(trained_epochs=2), 30)._replace(epochs=2, seeds=(0,), layers=[8, 15], draws=(0,), samples=RunConfig().rival_samples)
+    assert whole.samples == 2 * RunConfig().rival_samples
     for n_layers in (1, 2, 3):  # the last block's output is read by the head alone, unless there is no other
         assert size_of(TINY, n_layers).layers[-1] <= max(0, n_layers - 2)
 
