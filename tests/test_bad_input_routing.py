@@ -152,7 +152,7 @@ def test_a_strength_that_turns_text_into_loops_is_flagged_by_repetition_and_by_l
     run.tables.mkdir(parents=True)
     strengths = {"none": 0.0, "far too strong": 1000.0}
     facts = {name: {"uses": "nothing", "setting": strength, "tried": []} for name, strength in strengths.items()}
-    steered._drawn(run, "steering", [lr.Hybrid(pair, always(), lr.steer(along, strength=strength), name) for name, strength in strengths.items()], facts)
+    steered._drawn(run, "steering", [lr.Hybrid(pair, always(), lr.steer(along, strength=strength), name) for name, strength in strengths.items()], facts, 2)
     arms, facts = Rollouts.load(run.tables / "steering.parquet"), read_json(run.tables / "steering.json")
     ends = lr.sample(Arms([lr.Hybrid(pair, router, name=name) for name, router in (("base", never()), ("rl", always()))]), run.problems("test", 6), run.sampling(2), progress=False)
     result = rivals.run(base=ends.arm("base"), rl=ends.arm("rl"), rivals=arms, facts=facts, fluency=read_table(run.tables / "steering_fluency.parquet"))

@@ -5,6 +5,7 @@ import importlib.resources
 
 import pytest
 import torch
+from transformers.utils.logging import enable_progress_bar
 from transformers.utils.logging import tqdm as transformers_tqdm
 
 from latentreason.errors import InvalidInput, LatentReasonError, NonFinite, UnknownName, VocabMismatch
@@ -92,6 +93,7 @@ def test_the_line_of_a_pair_says_parameters_dtype_device_vocabulary_and_agreemen
     for name, model, tokenizer in (("base", make_tiny("llama"), tiny_tokenizer), ("tuned", wide, chat)):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
+    enable_progress_bar()  # a command with --quiet in this process has put them out for good
     capsys.readouterr()  # saving has a bar
     pair = ModelPair.from_pretrained(tmp_path / "base", tmp_path / "tuned")
     line = "base-tuned: base 32.0K parameters, float32, cpu; rl 33.0K parameters, bfloat16, cpu; 64 real tokens, padded to 64 and 80; tokenizers agree but for chat_template; templates differ: prompts are the base's"
