@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from latentreason.activations.capture import capture
 from latentreason.activations.sites import Site
@@ -34,6 +34,9 @@ from latentreason.sources import sources
 from latentreason.tables import Rollouts, concat
 from latentreason.tasks.registry import styles_of
 from latentreason.vectors.contrast import fit_vectors, shuffled
+
+SHUFFLES = 10
+"""Of the labels of a probe, in each stratum: one alone says little."""
 
 
 def half_of_d(run: Run) -> float:
@@ -70,8 +73,9 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
         position = read.index["position"].to_numpy()
         probe = fit_probe(activations, target, label=label, timing_source=source, fitted_on={"base": pair.base.fingerprint}, **held)
         beside = readout_baselines(target, inputs=_plainer(run, own, position, middle), **held)
-        permuted = shuffled(target, n=1, seed=config.seed, strata=position)[0]  # what activations reach where only the position says anything
-        beside |= readout_baselines(permuted, inputs={"labels shuffled within position": read.values[Site(middle)].numpy()}, **held)
+        first = np.concatenate([np.where(np.arange(len(said)), said[0], -1) for said in own.table["token_ids"]])  # what opened the completion: on organisms its format
+        for within, strata in {"position": position, "position and first token": np.unique(np.stack([position, first]), axis=1, return_inverse=True)[1]}.items():
+            beside |= _by_chance(f"labels shuffled within {within}", target, strata, activations[f"base:{middle}"], held)
         return on_probe(probe), {**probe.card(), "baselines": beside}
 
     def nearest() -> tuple[Router, dict[str, Any]]:
@@ -94,6 +98,13 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
         except InvalidInput as error:  # too few spans, or one class only: the others go on
             facts[name] = {"reason": str(error)}
     return routers, facts
+
+
+def _by_chance(name: str, target: Bool[np.ndarray, "token"], strata: Shaped[np.ndarray, "token"], read: Float[np.ndarray, "token d_model"], held: dict[str, Any]) -> dict[str, Any]:
+    """What activations reach where nothing but the stratum says anything: mean AUROC over `SHUFFLES` of the labels, and the 5th and 95th percentile of them."""
+    found = [readout_baselines(mask, inputs={name: read}, n_boot=0, **held) for mask in shuffled(target, n=SHUFFLES, seed=held["seed"], strata=strata)]
+    reached = [each[name]["auroc"] for each in found if each]
+    return {name: {"auroc": float(np.mean(reached)), "auroc_interval": [float(q) for q in np.quantile(reached, (0.05, 0.95))]}} if reached else {}
 
 
 def _openings(run: Run) -> list[Router]:

@@ -22,7 +22,7 @@ from latentreason.studies import recovery
 from latentreason.studies.recompute import OF_THEIR_OWN, RESULTS
 from latentreason.tables import Rollouts
 
-BESIDE = {"entropy", "log-odds of an opening token", "token and position", "untrained twin", "labels shuffled within position"}
+BESIDE = {"entropy", "log-odds of an opening token", "token and position", "untrained twin", "labels shuffled within position", "labels shuffled within position and first token"}
 """What a probe of the base is compared with on a task whose strategies have tokens."""
 
 

@@ -126,7 +126,7 @@ def auroc_interval(target: Shaped[np.ndarray, "row"], score: Shaped[np.ndarray, 
     return [float(x) for x in np.quantile(found, [0.025, 0.975])] if found else [float("nan")] * 2
 
 
-def readout_baselines(target: Shaped[np.ndarray, "row"], groups: Shaped[np.ndarray, "row"], *, seed: int = 0, inputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def readout_baselines(target: Shaped[np.ndarray, "row"], groups: Shaped[np.ndarray, "row"], *, seed: int = 0, inputs: Mapping[str, Any], n_boot: int = 500) -> dict[str, dict[str, Any]]:
     """What a probe's AUROC stands beside: the same target read off something plainer, on the same held-out problems.
 
     Args:
@@ -135,6 +135,7 @@ def readout_baselines(target: Shaped[np.ndarray, "row"], groups: Shaped[np.ndarr
         seed: as of `fit_probe`.
         inputs: name -> numbers [row] that are taken as they are (such as the base's entropy); categories [row, several] of integers, which become indicators of
             a logistic probe (such as current token and position); or activations [row, d_model] of floats (such as those of an untrained twin).
+        n_boot: draws of the interval; 0 for none (nan).
 
     Returns:
         name -> `auroc`, `auroc_interval`. Empty where the held-out problems have one class only.
@@ -155,7 +156,7 @@ def readout_baselines(target: Shaped[np.ndarray, "row"], groups: Shaped[np.ndarr
         if x.ndim == 2:
             first = OneHotEncoder(handle_unknown="ignore") if np.issubdtype(x.dtype, np.integer) else StandardScaler()
             score = make_pipeline(first, LogisticRegression(C=0.1, max_iter=2000)).fit(x[~out], target[~out]).predict_proba(x[out])[:, 1]
-        found[name] = {"auroc": float(roc_auc_score(target[out], score)), "auroc_interval": auroc_interval(target[out], score, groups[out], seed)}
+        found[name] = {"auroc": float(roc_auc_score(target[out], score)), "auroc_interval": auroc_interval(target[out], score, groups[out], seed, n_boot)}
     return found
 
 

@@ -5,8 +5,7 @@ import importlib.resources
 
 import pytest
 import torch
-from transformers.utils.logging import enable_progress_bar
-from transformers.utils.logging import tqdm as transformers_tqdm
+from transformers.utils.logging import enable_progress_bar, tqdm as transformers_tqdm
 
 from latentreason.errors import InvalidInput, LatentReasonError, NonFinite, UnknownName, VocabMismatch
 from latentreason.models import pair as pair_module
