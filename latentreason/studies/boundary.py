@@ -35,6 +35,7 @@ from latentreason.studies.stacked import (
     rows_of,
     runs_of,
     seeded,
+    seeded_share,
     without,
 )
 
@@ -87,12 +88,12 @@ def run(*, counts: pd.DataFrame, organisms: pd.DataFrame | None = None, config: 
                 curves |= {(organism, s, arm, kind): curve(r, arm, column, ks, config) for arm in ("base", "rl")}
             changes = {s: [replicates(curves[organism, s, arm, kind]) for arm in ("base", "rl")] for s in of}
             for i, arm in enumerate(("base", "rl")):
-                table += seeded("area", {s: summary(area(both[i], ks), len(of[s].base)) for s, both in changes.items()}, arm=arm, **where)
+                table += seeded_share("area", {s: summary(area(both[i], ks), len(of[s].base)) for s, both in changes.items()}, arm=arm, **where)
             table += seeded("area_change", {s: summary(area(rl - base, ks), len(of[s].base)) for s, (base, rl) in changes.items()}, **where)
             for place in (0, -1):
                 table += seeded("rl_minus_base", {s: summary((rl - base)[:, place], len(of[s].base)) for s, (base, rl) in changes.items()}, k=ks[place], **where)
             for arm in ("base", "rl"):
-                over = [across({s: curves[organism, s, arm, kind].estimates[i] for s in of}) for i in range(len(ks))]
+                over = [across({s: curves[organism, s, arm, kind].estimates[i] for s in of}, share=True) for i in range(len(ks))]
                 each = {str(s): [e.value for e in curves[organism, s, arm, kind].estimates] for s in of}
                 shown.append({**where, "arm": arm, "k": ks, "value": [e.value for e in over], "lo": [e.lo for e in over], "hi": [e.hi for e in over], "seeds": each})
         for quantity, values in BREADTH.items():
@@ -104,7 +105,7 @@ def run(*, counts: pd.DataFrame, organisms: pd.DataFrame | None = None, config: 
         for quantity in UNREAD:
             if all(quantity in r.base for r in of.values()) and (quantity == "cut" or len(kinds) > 1):
                 for arm in ("base", "rl"):
-                    table += seeded(quantity, {s: mean(r.rates(arm, quantity), config, share=True) for s, r in of.items()}, organism=organism, arm=arm)
+                    table += seeded_share(quantity, {s: mean(r.rates(arm, quantity), config, share=True) for s, r in of.items()}, organism=organism, arm=arm)
                 table += seeded(f"{quantity}_change", {s: mean(r.rates("rl", quantity) - r.rates("base", quantity), config) for s, r in of.items()}, organism=organism)
     if organisms is not None:
         table += _remedies(runs, curves, ks)

@@ -36,6 +36,7 @@ from latentreason.studies.stacked import (
     rows_of,
     runs_of,
     seeded,
+    seeded_share,
     without,
 )
 
@@ -79,12 +80,12 @@ def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, config: Config = Confi
     kind, column = list(kinds.items())[-1]
     for stages, (arm, of) in arms.items():
         where = {"order": stages, "kind": kind}
-        table += seeded("accuracy", {s: mean(r.rates(arm), config, share=True) for s, r in of.items()}, order=stages, kind="answer")
+        table += seeded_share("accuracy", {s: mean(r.rates(arm), config, share=True) for s, r in of.items()}, order=stages, kind="answer")
         curves = {s: curve(r, arm, column, ks, config) for s, r in of.items()}
         for i, k in ((0, 1), (len(ks) - 1, ks[-1])):
-            table += seeded("pass@1" if k == 1 else "pass@k", {s: found.estimates[i] for s, found in curves.items()}, k=k, **where)
-        table += seeded("area", {s: summary(area(replicates(found), ks), len(of[s].base)) for s, found in curves.items()}, **where)
-        table += seeded("coverage", {s: mean((r.rates(arm, column) > 0).astype(float), config, share=True) for s, r in of.items()}, **where)
+            table += seeded_share("pass@1" if k == 1 else "pass@k", {s: found.estimates[i] for s, found in curves.items()}, k=k, **where)
+        table += seeded_share("area", {s: summary(area(replicates(found), ks), len(of[s].base)) for s, found in curves.items()}, **where)
+        table += seeded_share("coverage", {s: mean((r.rates(arm, column) > 0).astype(float), config, share=True) for s, r in of.items()}, **where)
     for stages, of in chosen.items():
         if stages == "SFT":
             table += seeded("imitation_effect", {s: mean(r.rates("rl") - r.rates("base"), config) for s, r in of.items()}, order=stages, kind="answer")

@@ -25,7 +25,20 @@ from latentreason.errors import InvalidInput
 from latentreason.stats import Estimate, pooled_ratio, undefined, wilson
 from latentreason.studies.palette import ARMS, ROUTERS
 from latentreason.studies.result import Result, rows
-from latentreason.studies.stacked import ALL, COUNTED, Run, across, finished, mean, required, rows_of, runs_of, seeded, without
+from latentreason.studies.stacked import (
+    ALL,
+    COUNTED,
+    Run,
+    across,
+    finished,
+    mean,
+    required,
+    rows_of,
+    runs_of,
+    seeded,
+    seeded_share,
+    without,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -180,7 +193,7 @@ def _trainings(runs: dict[tuple[str, int], Run], training: pd.DataFrame, config:
             continue
         rate = {s: mean((start[s]["correct"] / start[s]["n"]).to_numpy(float), config, share=True) for s in of}
         gain = {s: mean(r.rates("rl") - r.rates("base"), config) for s, r in of.items()}
-        table += seeded("training_rate", rate, organism=organism) + seeded("gain", gain, organism=organism)
+        table += seeded_share("training_rate", rate, organism=organism) + seeded("gain", gain, organism=organism)
         details["trainings"].append({"organism": organism, "rate": across(rate).value, **{k: getattr(across(gain), k) for k in ("value", "lo", "hi")}, "seeds": {str(s): [rate[s].value, gain[s].value] for s in of}})
         if organism in config.organisms or not config.organisms:
             for stage, step in sorted(set(zip(part["stage"].astype(int), part["step"].astype(int), strict=True))):
@@ -193,17 +206,17 @@ def _reinforced(groups: pd.DataFrame, scales: dict[int, str], where: dict[str, A
     """What the advantage of right samples goes to, in groups drawn by one set of weights."""
     by_seed = {s: groups[groups["seed"] == s] for s in scales}
     lone = {s: g[g["correct"] == 1] for s, g in by_seed.items()}
-    table = seeded("lone_successes", {s: wilson(len(lone[s]), len(g)) for s, g in by_seed.items()}, **where)
+    table = seeded_share("lone_successes", {s: wilson(len(lone[s]), len(g)) for s, g in by_seed.items()}, **where)
     if groups["correct_valid"].isna().any():
         why = "nothing can check the traces of this task"
         return table + [row for quantity in ("lone_valid", "reinforced_valid") for row in seeded(quantity, {s: undefined(why, len(g)) for s, g in by_seed.items()}, scale="group", **where)]
-    table += seeded("lone_valid", {s: wilson(int(one["correct_valid"].sum()), len(one)) for s, one in lone.items()}, **where)
+    table += seeded_share("lone_valid", {s: wilson(int(one["correct_valid"].sum()), len(one)) for s, one in lone.items()}, **where)
     for scale in ("group", "none"):
         shares = {}
         for s, g in by_seed.items():
             weight = advantage(g["correct"].to_numpy(float), g["n"].to_numpy(float), scale)
             shares[s] = pooled_ratio(weight * g["correct_valid"].to_numpy(float), weight * g["correct"].to_numpy(float), n_boot=config.n_boot, seed=config.seed) if weight.any() else undefined("no group has right and wrong samples", len(g))
-        table += seeded("reinforced_valid", shares, scale=scale, used=str(all(scale == own for own in scales.values())), **where)
+        table += seeded_share("reinforced_valid", shares, scale=scale, used=str(all(scale == own for own in scales.values())), **where)
     sizes = groups["n"].unique()
     if len(sizes) == 1:
         value = float(advantage(np.array([1.0]), sizes.astype(float))[0])

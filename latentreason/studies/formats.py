@@ -21,7 +21,7 @@ import pandas as pd
 from latentreason.stats import Estimate, undefined, wilson
 from latentreason.studies.palette import ARMS, ROUTERS
 from latentreason.studies.result import Result, rows
-from latentreason.studies.stacked import ALL, STANDING, bare, few, finished, last_of, required, seeded, steps_at, without
+from latentreason.studies.stacked import ALL, STANDING, bare, few, finished, last_of, required, seeded, seeded_share, steps_at, without
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +80,7 @@ def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Confi
     for organism, by_seed in seeds.items():
         for quantity in next(iter(by_seed.values())):
             kind, _, name = quantity.partition(" ")
-            table += seeded(kind, {s: found[quantity] for s, found in by_seed.items()}, organism=organism, format=name)
+            table += (seeded_share if kind in ("last_share", "prior_of_winner") else seeded)(kind, {s: found[quantity] for s, found in by_seed.items()}, organism=organism, format=name)
     size = {line["organism"]: line["parameters"] for line in lines}
     median = float(np.median(list(size.values())))
     for group, members in (("all", lines), ("small", [x for x in lines if x["parameters"] <= median]), ("large", [x for x in lines if x["parameters"] > median])):

@@ -132,30 +132,13 @@ def powers(largest: int) -> list[int]:
     return [2**i for i in range(largest.bit_length())]
 
 
-def student(df: int, level: float = 0.95) -> float:
-    """Two-sided quantile of Student's t, by bisection of its distribution in closed form (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4).
+def across(found: Mapping[int, Estimate], *, share: bool = False) -> Estimate:
+    """One estimate over training seeds. Of one seed it is that seed's own, with a caveat; a seed that is undefined is left out, and said.
 
-    >>> round(student(2), 3)
-    4.303
+    Of a `share` the interval ends at 0 and 1: nothing beyond is possible, so it covers as much.
     """
+    from scipy.special import stdtrit
 
-    def inside(t: float) -> float:
-        theta = math.atan(t / math.sqrt(df))
-        term, total = (math.cos(theta), 0.0) if df % 2 else (1.0, 0.0)
-        for j in range(1 + df % 2, df, 2):
-            total += term
-            term *= math.cos(theta) ** 2 * j / (j + 1)
-        return 2 / math.pi * (theta + math.sin(theta) * total) if df % 2 else math.sin(theta) * total
-
-    low, high = 0.0, 1e4
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if inside(middle) < level else (low, middle)
-    return (low + high) / 2
-
-
-def across(found: Mapping[int, Estimate]) -> Estimate:
-    """One estimate over training seeds. Of one seed it is that seed's own, with a caveat; a seed that is undefined is left out, and said."""
     known = {seed: e for seed, e in found.items() if e.defined}
     lost = "; ".join(dict.fromkeys(e.reason for e in found.values() if not e.defined))
     note = f"{len(found) - len(known)} of {len(found)} seeds undefined: {lost}" if lost else ""
@@ -168,12 +151,13 @@ def across(found: Mapping[int, Estimate]) -> Estimate:
     values = np.array([e.value for e in known.values()])
     if not np.isfinite(values).all():
         return Estimate(float(np.median(values)), float(values.min()), float(values.max()), len(values), f"median and range of {len(values)} seeds", "infinite in a seed" + (f"; {note}" if note else ""))
-    half = student(len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, 0.975)) * values.std(ddof=1) / math.sqrt(len(values))
     ends = [np.array([abs(e.value - getattr(e, end)) for e in known.values()], dtype=float) for end in ("lo", "hi")]
     below, above = (float(np.nanmean(each)) if np.isfinite(each).any() else 0.0 if np.isnan(each).all() else math.inf for each in ends)
     within = " and the intervals of problems within them, in quadrature" if below or above else ""
+    lo, hi = float(values.mean() - math.hypot(half, below)), float(values.mean() + math.hypot(half, above))
     return Estimate(
-        float(values.mean()), float(values.mean() - math.hypot(half, below)), float(values.mean() + math.hypot(half, above)), len(values),
+        float(values.mean()), max(lo, 0.0) if share else lo, min(hi, 1.0) if share else hi, len(values),
         f"Student t over {len(values)} seeds of training{within}, 95%", note,
     )  # fmt: skip
 
@@ -181,6 +165,11 @@ def across(found: Mapping[int, Estimate]) -> Estimate:
 def seeded(quantity: str, found: Mapping[int, Estimate], **where: Any) -> list[dict[str, Any]]:
     """Rows of a result: one a seed, and one over all."""
     return [*(rows(quantity, e, seed=str(seed), **where) for seed, e in found.items()), rows(quantity, across(found), seed=ALL, **where)]
+
+
+def seeded_share(quantity: str, found: Mapping[int, Estimate], **where: Any) -> list[dict[str, Any]]:
+    """As `seeded`, of what lies between 0 and 1."""
+    return [*seeded(quantity, found, **where)[:-1], rows(quantity, across(found, share=True), seed=ALL, **where)]
 
 
 def bare(value: float, n: int, reason: str = "no interval within a seed") -> Estimate:

@@ -11,16 +11,11 @@ from latentreason.errors import InvalidInput
 from latentreason.stats import Estimate, undefined
 from latentreason.studies import STUDIES, spurious
 from latentreason.studies.recompute import ZOO
-from latentreason.studies.stacked import across, bare, by_base, powers, runs_of, student
+from latentreason.studies.stacked import across, bare, by_base, powers, runs_of
 
 
 def one(value: float, half: float = 0.0) -> Estimate:
     return Estimate(value, value - half, value + half, 100, "bootstrap")
-
-
-@pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 8, 9, 30])
-def test_students_quantile_is_that_of_scipy(df: int) -> None:
-    assert student(df) == pytest.approx(scipy_stats.t.ppf(0.975, df), rel=1e-9)
 
 
 def test_over_seeds_stands_students_interval_widened_by_that_of_the_problems() -> None:
@@ -35,6 +30,13 @@ def test_over_seeds_stands_students_interval_widened_by_that_of_the_problems() -
 def test_seeds_that_agree_still_have_the_interval_of_their_problems() -> None:
     found = across({s: one(0.0, 0.25) for s in range(3)})
     assert (found.lo, found.hi) == (pytest.approx(-0.25), pytest.approx(0.25))
+
+
+def test_the_interval_of_a_share_ends_where_shares_do() -> None:
+    of = {s: bare(v, 1) for s, v in enumerate([0.0, 0.01, 0.1])}
+    free, share = across(of), across(of, share=True)
+    assert free.lo < 0 and (share.value, share.lo, share.hi, share.method) == (free.value, 0.0, free.hi, free.method)
+    assert across({s: bare(1 - e.value, 1) for s, e in of.items()}, share=True).hi == 1.0
 
 
 def test_one_seed_says_that_its_interval_does_not_cover_the_training_and_lost_seeds_are_said() -> None:
