@@ -26,7 +26,7 @@ from latentreason.models.pair import ModelPair
 from latentreason.organisms.zoo import ORGANISMS
 from latentreason.reproduce import Run, calibrated_routers, few_layers
 from latentreason.routing.base_only import on_entropy, on_margin, on_opening
-from latentreason.routing.controls import always, matched_disagreement, matched_position, never, opposite
+from latentreason.routing.controls import always, matched_disagreement, matched_position, matched_random, never, opposite
 from latentreason.routing.oracle import on_divergence, on_entropy_drop, on_likelihood_gain
 from latentreason.routing.probe import fit_probe, on_nearest, on_probe, on_value, readout_baselines
 from latentreason.routing.router import Router
@@ -124,8 +124,8 @@ def _plainer(run: Run, own: Rollouts, position: Int[np.ndarray, "token"], layer:
 
 
 def _routing(run: Run) -> None:
-    """Every router with a score, at the budgets of the run, beside its matched disagreements, the best of each timing source beside its matched positions too; and the roles
-    exchanged, beside the matched disagreements of that.
+    """Every router with a score, at the budgets of the run, beside its matched disagreements and random places; those of the base alone and the best of each other timing
+    source beside their matched positions too; and the roles exchanged, beside the matched disagreements of that.
     """
     fitted, facts = learned(run)
     plain = [on_entropy(), on_margin(), *_openings(run), opposite(on_entropy()), on_divergence("js"), on_divergence("kl"), on_divergence("tv"), on_likelihood_gain(), on_entropy_drop(), opposite(on_divergence("js"))]
@@ -137,8 +137,9 @@ def _routing(run: Run) -> None:
     best = _best_of_each(done)
     for router in done:
         label = f"{router.name}@{router.params['calibration']['budget']:.2f}"
-        routers |= {label: router, f"matched_disagreement:{label}": matched_disagreement(router)}
-        routers |= {f"matched_position:{label}": matched_position(router)} if router.name in best else {}
+        routers |= {label: router, f"matched_disagreement:{label}": matched_disagreement(router), f"matched_random:{label}": matched_random(router)}
+        clocked = router.name in best or sources({"router": router.spec()})["timing_source"] == "base alone"  # whatever speaks of the base could be a clock
+        routers |= {f"matched_position:{label}": matched_position(router)} if clocked else {}
     test = run.problems("test", run.config.n_problems)
     drawing = replace(run.sampling(run.config.compare_samples), keep_tokens=False, max_rows=run.rows)
     arms = Arms([Hybrid(run.pair, router, name=name) for name, router in routers.items()])

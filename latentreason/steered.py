@@ -11,25 +11,30 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from latentreason.activations.capture import capture
 from latentreason.errors import InvalidInput
 from latentreason.files import write_json, write_table
-from latentreason.hybrid.actions import Action, logit_bias, rerank, steer
+from latentreason.hybrid.actions import Action, logit_bias, logit_delta, rerank, steer
 from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.hybrid.presets import among, categorised, published_without, steer_best, venhoff_g1, venhoff_g3
 from latentreason.hybrid.steering import Category, bias_by, fit_category, random_category, steer_by
 from latentreason.organisms.trainers.metrics import repetition
 from latentreason.reproduce import Run, RunConfig, calibrated_routers, few_layers
-from latentreason.routing.controls import always, never
+from latentreason.routing.controls import always, matched_random, never
 from latentreason.routing.router import Router
 from latentreason.tables import Rollouts
-from latentreason.vectors.contrast import capture_onsets, fit_onsets, model_info
+from latentreason.vectors.contrast import capture_onsets, fit_onsets, layer_sites, model_info
 from latentreason.vectors.optimised import Fitted, fit_optimised
-from latentreason.vectors.steering_vector import VectorSet
+from latentreason.vectors.steering_vector import SteeringVector, VectorSet
 
 RANDOM = {"js, RL category, random vectors": "rl", "entropy, base category, random vectors": "base"}
 """Arms of random vectors -> whose activations choose the category."""
 
 STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+DELTAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+"""Shares of the difference of the two models' logits that are tried."""
+TWIN = "js, RL category, base vectors"
+"""The arm that is also drawn at random places, as often, with the same vectors at the same setting."""
 METHODS = ("pca", "logistic")
 """Ways to fit a vector that stand beside the difference of means, judged by what they recover."""
 
@@ -58,7 +63,8 @@ def _routers(run: Run) -> dict[str, Router]:
 
 
 def _fitted(run: Run, layers: list[int]) -> tuple[dict[str, VectorSet], dict[str, Category]]:
-    """Vectors by contrast from each model's own traces, the base's by `METHODS`, too, and classifiers of their categories at the middle block.
+    """Vectors by contrast from each model's own traces, the base's by `METHODS`, too, one of all onsets against all tokens ("base onset"), and classifiers of the categories at
+    the middle block.
 
     Raises:
         InvalidInput: spans of fewer than two strategies.
@@ -71,7 +77,11 @@ def _fitted(run: Run, layers: list[int]) -> tuple[dict[str, VectorSet], dict[str
         for key, method in {name: "diff_means", **({method: method for method in METHODS} if name == "base" else {})}.items():
             fitted = fit_onsets(onsets[name], method=method)
             vectors[key] = replace(fitted, info={**fitted.info, **model_info(lm), "model": name})
-    labels = tuple(label for label in vectors["base"].labels if all(label in of.labels for of in vectors.values()))
+        if name == "base":
+            every = capture(lm, own, layer_sites(lm, layers), reduce="mean", by="arm")  # one row: the mean of all tokens
+            raw = {site: onsets[name].values[site].mean(0) - found[0] for site, found in every.values.items()}
+            vectors["base onset"] = VectorSet(tuple(SteeringVector.of(site, vector, "onset", len(onsets[name].index)) for site, vector in raw.items()), info={**model_info(lm), "model": name})
+    labels = tuple(label for label in vectors["base"].labels if all(label in vectors[key].labels for key in ("rl", *METHODS)))
     if len(labels) < 2:
         raise InvalidInput(f"Both models' traces have enough spans of {len(labels)} strategies, and a choice needs two. Give more problems.")
     lms = {"base": run.pair.base, "rl": run.pair.rl}
@@ -80,7 +90,7 @@ def _fitted(run: Run, layers: list[int]) -> tuple[dict[str, VectorSet], dict[str
 
 
 def _vector_arms(run: Run, vectors: dict[str, VectorSet], which: dict[str, Category], layers: list[int]) -> dict[str, Arm]:
-    base, rl, random = vectors["base"], vectors["rl"], vectors["base"].random_like(run.config.seed)
+    base, rl, one, random = vectors["base"], vectors["rl"], vectors["base onset"], vectors["base"].random_like(run.config.seed)
     grid: list[tuple[Any, float]] = [(layer, strength) for layer in layers for strength in STRENGTHS]
 
     def by(router: str, uses: str, chosen: VectorSet, category: str, tried: list[tuple[Any, float]] = grid) -> Arm:
@@ -94,13 +104,15 @@ def _vector_arms(run: Run, vectors: dict[str, VectorSet], which: dict[str, Categ
         "js, RL category, random vectors": by("js", "RL timing, RL category, random vectors", random, "rl"),
         "js, RL category, zero vectors": by("js", "RL timing, nothing added: the base by another way", base, "rl", [(layers[0], 0.0)]),
         "js, random category, base vectors": by("js", "RL timing, random category, base-fitted vectors", base, "random"),
-        "js, one vector": Arm("js", "RL timing, mean of the base-fitted vectors", lambda layer, strength: steer(base.at(layer), strength=strength), grid, {"category_accuracy": None}),
+        "js, RL category, base vectors, natural scale": by("js", "RL timing, RL category, base-fitted vectors, as long as the difference they are", base, "rl", [(layer, 1.0) for layer in layers]),
+        "js, one vector": Arm("js", "RL timing, one base-fitted vector: onsets against all tokens", lambda layer, strength: steer(one.at(layer), strength=strength), grid, {"category_accuracy": None}),
         "js, base category, base vectors": by("js", "RL timing, base category, base-fitted vectors", base, "base"),
         "entropy, RL category, base vectors": by("entropy", "base timing, RL category, base-fitted vectors", base, "rl"),
         "entropy, base category, base vectors": by("entropy", "base timing, base category, base-fitted vectors", base, "base"),
-        "entropy, one vector": Arm("entropy", "base timing, mean of the base-fitted vectors", lambda layer, strength: steer(base.at(layer), strength=strength), grid, {"category_accuracy": None}),
+        "entropy, one vector": Arm("entropy", "base timing, one base-fitted vector: onsets against all tokens", lambda layer, strength: steer(one.at(layer), strength=strength), grid, {"category_accuracy": None}),
         "entropy, random category, base vectors": by("entropy", "base timing, random category, base-fitted vectors", base, "random"),
         "entropy, base category, random vectors": by("entropy", "base timing, base category, random vectors", random, "base"),
+        "js, logit delta": Arm("js", "RL timing, RL logits: base and so much of the difference", lambda _, strength: logit_delta(strength), [(None, strength) for strength in DELTAS], {}),
     }  # fmt: skip
 
 
@@ -120,9 +132,11 @@ def _bias_arms(opening: Mapping[str, int], which: dict[str, Category], n: int) -
 def _steering(run: Run) -> None:
     """Vectors in place of tokens: when by the RL model live or by the base alone, which by category, whose vectors; with random twins, and a plain logit bias.
 
-    Layer and strength of each arm are those that did best on calibration problems.
+    Layer and strength of each arm are those that did best on calibration problems. The last block is tried and never chosen (where there is another): the head alone reads
+    what is added there, so that is a bias on words.
     """
     pair, layers, routers = run.pair, few_layers(run.pair.base.n_layers), _routers(run)
+    last = pair.base.n_layers - 1 if len(layers) > 1 else None
     arms, facts = dict[str, Arm](), dict[str, Any]()
     try:
         vectors, which = _fitted(run, layers)
@@ -144,11 +158,14 @@ def _steering(run: Run) -> None:
     hybrids = [Hybrid(pair, router, name=f"{short}, swap") for short, router in routers.items()]
     for arm, of in arms.items():
         mine = {name: where for name, where in tried.items() if where[0] == arm}
-        where, size = mine[max(mine, key=lambda name: accuracy[name])][1:] if mine else of.grid[0]
+        where, size = mine[max((name for name, at in mine.items() if last is None or at[1] != last), key=lambda name: accuracy[name])][1:] if mine else of.grid[0]
         key = "layer" if isinstance(where, int) else "strategy"
         grid = [{key: at, "setting": setting, "accuracy": accuracy[name]} for name, (_, at, setting) in mine.items()]
         facts[arm] = {"uses": of.uses, "setting": size, key: where, **of.facts, "tried": grid}
         hybrids.append(hybrid(arm, arm, where, size))
+        if arm == TWIN:
+            hybrids.append(Hybrid(pair, matched_random(routers[of.router]), of.act(where, size), f"{arm}, random places"))
+            facts[f"{arm}, random places"] = {**facts[arm], "uses": "random places, RL category, base-fitted vectors", "tried": []}
         if arm in RANDOM:  # one draw of directions is one number: two more at the same layer and strength
             for seed in (1, 2):
                 name = f"{arm}, draw {seed + 1}"

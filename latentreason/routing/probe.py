@@ -70,7 +70,8 @@ def fit_probe(activations: Mapping[str, Float[np.ndarray, "row d_model"]], targe
         target: booleans, or numbers.
         label: what it predicts.
         timing_source: as in `Probe`.
-        groups: problem of each row. A fifth of the problems is held out for `info`: AUROC (booleans) or R^2, and the calibration curve.
+        groups: problem of each row. A fifth of the problems is held out for `info`: AUROC (of numbers, that they are above 0) and R^2 (numbers), and the calibration
+            curve: predicted, observed and rows, by predicted probability or by tenths of the prediction.
         seed: of the held-out problems.
         fitted_on: fingerprint of the model whose activations these are (`lm.fingerprint`), or "base" and "rl" -> fingerprint; a Hybrid of others refuses the probe.
 
@@ -104,7 +105,13 @@ def fit_probe(activations: Mapping[str, Float[np.ndarray, "row d_model"]], targe
             info["auroc_interval"] = auroc_interval(target[out], chance, groups[out], seed)
             info["calibration_curve"] = [[float(chance[bins == b].mean()), float(target[out][bins == b].mean()), int((bins == b).sum())] for b in np.unique(bins)]
         elif not binary:
-            info["r2"] = float(r2_score(target[out], fitted(~out).predict(x[out])))
+            guess = fitted(~out).predict(x[out])
+            info["r2"] = float(r2_score(target[out], guess))
+            tenths = np.array_split(np.argsort(guess, kind="stable"), 10)
+            info["calibration_curve"] = [[float(guess[rows].mean()), float(target[out][rows].mean()), len(rows)] for rows in tenths if len(rows)]
+            if len(np.unique(target[out] > 0)) == 2:
+                info["auroc"] = float(roc_auc_score(target[out] > 0, guess))
+                info["auroc_interval"] = auroc_interval(target[out] > 0, guess, groups[out], seed)
     model = fitted(everything)
     weight = np.ravel(model.coef_) / spread
     bias = float(np.ravel(model.intercept_)[0] - weight @ mean)
