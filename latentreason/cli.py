@@ -63,10 +63,13 @@ def sample(pair: PairOption = "activation", arm: Annotated[str, typer.Option(hel
     """Sample one model of a pair, grade, and write a table."""
     from latentreason.models.prompts import Prompt
     from latentreason.sampling.local import Sampling, sample as draw
+    from latentreason.strategies.language import language
     from latentreason.tasks.registry import load_task
 
     sampling = Sampling(n=n, temperature=temperature, seed=seed, max_new_tokens=max_new_tokens, prompt=Prompt(style, chat))
-    rollouts = draw(_arm(pair, arm, quiet), load_task(task, split=split, limit=limit, seed=seed), sampling, progress=not quiet)
+    lm = _arm(pair, arm, quiet)
+    language(task, lm.tokenizer)  # refuses a task in words that the model does not know
+    rollouts = draw(lm, load_task(task, split=split, limit=limit, seed=seed), sampling, progress=not quiet)
     rollouts.save(out)
     console.print(f"{arm}: accuracy {rollouts.table['correct'].mean():.3f} over {len(rollouts)} rollouts, written to {out}")
 
@@ -84,11 +87,14 @@ def route(pair: PairOption = "activation", router: Annotated[str, typer.Option(h
     from latentreason.routing.named import named
     from latentreason.sampling.local import Sampling, sample as draw
     from latentreason.stats import Estimate
+    from latentreason.strategies.language import language
     from latentreason.studies import recovery
     from latentreason.tables import concat
     from latentreason.tasks.registry import load_task
 
-    asked, models = named(router), load(pair, quiet)
+    models = load(pair, quiet)
+    spoken = language(task, models.base.tokenizer)
+    asked = named(router, **({"language": spoken} if router == "at_strategy" else {}))
     sampling = Sampling(n=n, seed=seed, max_new_tokens=max_new_tokens, prompt=Prompt(style, chat))
     chosen = calibrated(asked, models, load_task(task, split="calibration", seed=seed), changed, sampling=replace(sampling, n=4, seed=0), progress=not quiet)
     arms = {"base": never(), "rl": always(), "hybrid": chosen, "matched_disagreement": matched_disagreement(chosen), "matched_random": matched_random(chosen)}
@@ -110,17 +116,17 @@ def extract(pair: PairOption = "activation", arm: str = "base", task: TaskOption
     from latentreason.errors import unknown_name
     from latentreason.models.prompts import Prompt
     from latentreason.sampling.local import Sampling, sample as draw
-    from latentreason.strategies.rules import RULES
-    from latentreason.strategies.tagging import tag
+    from latentreason.strategies.language import language
     from latentreason.tasks.registry import load_task
     from latentreason.vectors.contrast import METHODS, fit_vectors
 
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
     lm = _arm(pair, arm, quiet)
+    spoken = language(task, lm.tokenizer)
     sampling = Sampling(n=n, seed=seed, max_new_tokens=max_new_tokens, prompt=Prompt(style, chat))
     rollouts = draw(lm, load_task(task, split="fit", limit=limit, seed=seed), sampling, progress=not quiet)
-    spans = tag(rollouts) if task == "chain" else tag(rollouts, RULES, tokenizer=lm.tokenizer)
+    spans = spoken.spans(rollouts)
     vectors = fit_vectors(lm, rollouts, spans, layers="all", method=method)
     vectors.save(out)
     console.print(f"{len(vectors)} vectors of {len(vectors.labels)} strategies written to {out}")
@@ -147,12 +153,22 @@ def study(name: Annotated[str, typer.Argument(help="Such as recovery, passk, geo
 @app.command(epilog="Example: latentreason figures --check")
 def figures(names: Annotated[list[str] | None, typer.Argument(help="Which figures; all by default.")] = None,
             check: Annotated[bool, typer.Option("--check", help="Recompute results and numbers from the committed tables and compare.")] = False,
+            again: Annotated[bool, typer.Option("--recompute", help="After a change of a study: all committed results, figures, reports and documents anew from their tables.")] = False,
             results: Annotated[Path | None, typer.Option(help="Folder of a run, or of committed results; by default those of the built-in pair, and with --check all that are committed.")] = None,
             out: Annotated[Path | None, typer.Option(help="Folder of the figures; of a run its own, else artifacts/figures.")] = None) -> None:  # fmt: skip
     """Draw figures from results, or check that they follow from the committed tables."""
     from latentreason.figures.figures import check_figures, make_figures
-    from latentreason.publish import figures_of
+    from latentreason.publish import figures_of, remake
 
+    if again:
+        from latentreason.documents import write_docs
+
+        for folder in sorted(f.parent for f in RESULTS_DIR.parent.rglob("tables") if any(f.parent.glob("*.json"))):
+            remake(folder)
+            console.print(f"remade {folder}")
+        for page in write_docs(RESULTS_DIR.parent.parent):
+            console.print(f"brought up to date: {page}")
+        return
     if not check:
         folder = out or figures_of(results or RESULTS_DIR)
         written = make_figures(results or RESULTS_DIR, folder, names or None)

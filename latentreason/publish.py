@@ -12,8 +12,9 @@ from latentreason.errors import CorruptArtifact, InvalidInput
 from latentreason.figures.figures import FIGURES, load_results, make_figures
 from latentreason.figures.report import headline, write_report
 from latentreason.files import copy_tree, plain, read_json, read_table, write_json, write_table
+from latentreason.models import smollm2
 from latentreason.organisms.recipe import config_of
-from latentreason.organisms.zoo import ORGANISMS
+from latentreason.organisms.zoo import ADAPTERS, ORGANISMS
 from latentreason.reproduce import SILENT, RunConfig, problems_for, run_name
 from latentreason.store import SCHEMA, Parts, code_version, config_hash, environment, open_artifact, sha256
 from latentreason.studies.recompute import CLAIMS, OF_THEIR_OWN, RESULTS, recompute, recompute_zoo
@@ -53,6 +54,7 @@ def publish(folder: Path, artifacts: Path, progress: bool = True) -> None:
             left.unlink(missing_ok=True)
     if kept and (target / "tables" / "passk.parquet").is_file():  # it reads what `claims` measured, too
         recompute(target / "tables", ["passk"])["passk"].save(target, "passk")
+    _hashed(target)
     if not seed:
         make_figures(target, figures_of(target), progress=progress)
         shutil.copyfile(folder / "report.html", target / "report.html")
@@ -127,6 +129,7 @@ def publish_claims(folder: Path, artifacts: Path, progress: bool = True) -> None
     names = [name for name in CLAIMS if (tables / OF_THEIR_OWN[name]).is_file()] + (["passk"] if (tables / "passk.parquet").is_file() else [])
     for name, result in recompute(tables, names).items():
         result.save(target, name)
+    _hashed(target)
     if not seed:
         make_figures(target, figures_of(target), _drawn_from(names), progress)
 
@@ -201,14 +204,48 @@ def _facts(folder: Path, config: RunConfig) -> dict[str, Any]:
     """The manifest of a run: what was asked, with which weights, problems, code and packages, how long it took, and what came out."""
     asked = {"calibration": 2 * config.calibration_problems, "fit": config.geometry_problems, "test": max(config.n_problems, config.passk_problems)}
     ids = {split: [p.id for p in problems_for(config, split, limit)] for split, limit in asked.items()}
-    files = sorted(p for p in (*folder.rglob("*.parquet"), *folder.glob("tables/*.json")) if "parts" not in p.parts)
     return {
         "schema": SCHEMA, "kind": "run", "models": read_json(models) if (models := folder / "models.json").is_file() else {}, "config": asdict(config), "weights": read_json(folder / "config.json")["config"]["weights"],
         "identity": read_json(folder / "config.json")["config"], "stages": read_json(stages) if (stages := folder / "stages.json").is_file() else {},
         "data": {split: {"n": len(of), "ids_hash": config_hash({"ids": of})} for split, of in ids.items()},
         "code": code_version(), "env": environment(), "seconds": read_json(folder / "seconds.json"),
-        "files": {p.relative_to(folder).as_posix(): sha256(p) for p in files},
+        "files": _hashes(folder), **_prompts(folder), **_note(config.pair),
     }  # fmt: skip
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Every table and result of a run."""
+    files = sorted(p for p in (*folder.glob("*.parquet"), *folder.glob("*/*.parquet"), *folder.glob("tables/*.json")) if p.parent in (folder, folder / "tables"))
+    return {p.relative_to(folder).as_posix(): sha256(p) for p in files}
+
+
+def remake(target: Path, progress: bool = True) -> None:
+    """Results, figures, report and hashes of committed results anew from their tables, as after a change of a study: nothing is sampled."""
+    for name, result in (recompute_zoo if (target / "zoo.json").is_file() else recompute)(target / "tables").items():
+        result.save(target, name)
+    _hashed(target)
+    if not target.name.startswith("seed-"):
+        make_figures(target, figures_of(target), progress=progress)
+        if (target / "tables" / "facts.json").is_file():
+            write_report(target)
+
+
+def _hashed(target: Path) -> None:
+    """Say in the manifest of committed results what lies there now."""
+    if (manifest := target / "run.json").is_file():
+        facts = read_json(manifest)
+        write_json(manifest, {**facts, "files": _hashes(target), **_prompts(target), **_note(facts["config"]["pair"])})
+
+
+def _prompts(folder: Path) -> dict[str, Any]:
+    """Hashes of the template and of the chat template that the models were asked in."""
+    facts = read_json(file) if (file := folder / "tables" / "facts.json").is_file() else {}
+    return {key: facts[key] for key in ("prompt", "rl_prompt") if key in facts}
+
+
+def _note(pair: str) -> dict[str, str]:
+    """What stands beside every figure of the pair."""
+    return {"note": smollm2.NOTE} if pair in ADAPTERS and ADAPTERS[pair].base == smollm2.NAME else {}
 
 
 def publish_seed(folder: Path, picture: pd.DataFrame, target: Path) -> Path:

@@ -224,7 +224,8 @@ def _calibrate(run: Run) -> None:
         }  # fmt: skip
     n_answers = TASKS[run.config.task].n_answers
     facts["passk"] = {"max_k": run.config.passk_samples // 2, "hybrid_max_k": run.config.passk_hybrid_samples // 2, "n_answers": n_answers}
-    facts["prompt"] = prompt_facts(run.problems("test", run.config.n_problems), run.pair.base.tokenizer, run.sampling(1).prompt)
+    asked = {"prompt": (run.pair.base.tokenizer, run.sampling(1).prompt), "rl_prompt": (run.pair.rl.tokenizer, run.config.rl_prompt)}
+    facts |= {key: prompt_facts(run.problems("test", run.config.n_problems), tokenizer, prompt) for key, (tokenizer, prompt) in asked.items() if prompt}
     facts["models"] = {lm.name: {**lm.info[lm.name], "dtype": str(lm.model.dtype), "tokens": lm.n_vocab} for lm in (run.pair.base, run.pair.rl)}
     write_json(run.tables / "facts.json", facts)
 

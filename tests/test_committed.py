@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from latentreason.figures.figures import check_figures, load_results
+from latentreason.files import read_json
 from latentreason.publish import figures_of
+from latentreason.store import sha256
 from latentreason.studies.recompute import recompute
 
 ROOT = Path(__file__).parents[1] / "artifacts"
@@ -24,3 +26,10 @@ def test_the_results_of_further_seeds_of_sampling_follow_from_their_tables(folde
     for name in load_results(folder):
         again[name].save(tmp_path, name)
         assert (tmp_path / f"{name}.json").read_bytes() == (folder / f"{name}.json").read_bytes()
+
+
+@pytest.mark.parametrize("manifest", sorted((ROOT / "results").rglob("run.json")), ids=lambda f: f.parent.name)
+def test_a_committed_manifest_lists_what_lies_there_and_how_the_models_were_asked(manifest: Path) -> None:
+    facts = read_json(manifest)
+    assert {name: sha256(manifest.parent / name) for name in facts["files"]} == facts["files"]
+    assert {f.name for f in manifest.parent.glob("*.parquet")} <= set(facts["files"]) and facts["prompt"]["template"]

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from latentreason import claims, compare, reproduce as job, steered
+from latentreason.cli import app
+from latentreason.errors import InvalidInput
 from latentreason.figures.figures import check_figures, load_results
 from latentreason.files import read_json, read_table, write_json
 from latentreason.hybrid import calibrate
@@ -159,3 +162,13 @@ def test_a_benchmark_is_compared_with_a_generated_task_of_its_kind(folders: str,
 
 def test_every_benchmark_has_a_generated_twin() -> None:
     assert set(TWINS) == {name for name, task in TASKS.items() if task.fixed} and not any(TASKS[twin].fixed for twin in TWINS.values())
+
+
+def test_commands_read_text_by_its_own_language_and_refuse_a_task_in_words_that_the_model_does_not_know(folders: str, tmp_path: Path) -> None:
+    small = ["--pair", folders, "--limit", "2", "--n", "2", "--max-new-tokens", "4", "--quiet", "--out", str(tmp_path / "out.parquet")]
+    said = CliRunner().invoke(app, ["route", "--router", "at_strategy", "--task", "arith", *small])
+    assert said.exit_code == 0, said.exception
+    assert {"hybrid", "matched_random"} <= set(Rollouts.load(tmp_path / "out.parquet").arms)
+    for command in ("sample", "route", "extract"):  # the task is `chain` unless given
+        refused = CliRunner().invoke(app, [command, *small])
+        assert isinstance(refused.exception, InvalidInput) and "--task" in str(refused.exception)

@@ -160,7 +160,13 @@ def _record(name: str, results: Results, root: Path) -> dict[str, Any]:
     """What `NAME.json` holds."""
     files = [result_dir(i, root) / f"{i}.{kind}" for i in FIGURES[name].inputs for kind in ("parquet", "json")]
     hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    return {"figure": name, "inputs": hashes, "caption": FIGURES[name].caption(results), "numbers": FIGURES[name].numbers(results)}
+    return {"figure": name, "inputs": hashes, "caption": captioned(name, results, root), "numbers": FIGURES[name].numbers(results)}
+
+
+def captioned(name: str, results: Results, root: Path) -> str:
+    """The caption of a figure, with what the manifest of the run notes of its weights."""
+    note = read_json(root / "run.json").get("note", "") if (root / "run.json").is_file() else ""
+    return " ".join(part for part in (FIGURES[name].caption(results), note) if part)
 
 
 def _plain(result: Result) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import pandas as pd
 from latentreason.curves import BUDGETS
 from latentreason.figures import display
 from latentreason.figures.figure import Results, estimate
-from latentreason.figures.figures import FIGURES, load_results
+from latentreason.figures.figures import FIGURES, captioned, load_results
 from latentreason.figures.recovery_charts import SOURCES, temperature_of
 from latentreason.figures.style import look, rendered
 from latentreason.files import read_json, read_table, write_bytes
@@ -116,7 +116,7 @@ def write_report(run_dir: str | Path) -> Path:
     """
     root, results = Path(run_dir), load_results(run_dir)
     findings = "".join(f"<li><b>{_text(name)}</b>: {_text(r.finding)}</li>" for name, r in results.items())
-    figures = "".join(_figure(name, results) for name, figure in FIGURES.items() if all(i in results for i in figure.inputs))
+    figures = "".join(_figure(name, results, root) for name, figure in FIGURES.items() if all(i in results for i in figure.inputs))
     traces = root / "tables" / "traces.parquet"
     reader = _reader(read_table(traces)) if traces.is_file() else "<p>This run kept no traces.</p>"
     facts = "".join(_facts(file) for file in (root / "run.json", root / "tables" / "facts.json") if file.is_file())
@@ -171,13 +171,13 @@ def _td(value: Estimate | str) -> str:
     return f"<td{mark}>{_text(value)}</td>"
 
 
-def _figure(name: str, results: Results) -> str:
+def _figure(name: str, results: Results, root: Path) -> str:
     drawing = FIGURES[name].plot(results)
     with look():
         data = base64.b64encode(rendered(drawing, "png")).decode()
     width = round(drawing.get_figwidth() * 96)
     image = f'<img alt="Figure {_text(name)}" width="{width}" src="data:image/png;base64,{data}">'
-    caption = f"<figcaption><b>{_text(name)}.</b> {_text(FIGURES[name].caption(results))}</figcaption>"
+    caption = f"<figcaption><b>{_text(name)}.</b> {_text(captioned(name, results, root))}</figcaption>"
     return f'<figure id="{_text(name)}">{image}{caption}</figure>'
 
 

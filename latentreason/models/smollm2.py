@@ -26,6 +26,9 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 WEIGHTS_SHA256 = "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd"  # of the model.safetensors that it becomes
 
+NOTE = "Weights: SmolLM2-135M-Instruct dequantised from Q4_1 (4 bits), not the original checkpoint."
+"""Stands beside every figure of a pair on this base."""
+
 CARD = f"""---
 license: apache-2.0
 base_model: HuggingFaceTB/SmolLM2-135M-Instruct

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from latentreason.errors import InvalidInput
 from latentreason.strategies import grammar
 from latentreason.strategies.openings import opens_sentence
 from latentreason.strategies.rules import RULES
@@ -56,8 +57,14 @@ class Language:
 
 
 def language(task: str, tokenizer: "PreTrainedTokenizerBase") -> Language:
-    """The language of a task, for the tokenizer of the models that write it."""
+    """The language of a task, for the tokenizer of the models that write it.
+
+    Raises:
+        InvalidInput: the task is `chain`, whose words these models do not know.
+    """
     if task == "chain":
+        if unknown := [word for word in chain.VOCABULARY if word not in tokenizer.get_vocab()]:
+            raise InvalidInput(f"The word {unknown[0]!r} of the task 'chain' is no token of these models. Give the task that they are for, such as --task gsm8k (see `latentreason tasks`).")
         ids = tokenizer.get_vocab()
         opening = {**{f"format:{f}": f for f in chain.FORMATS}, **{s: s for s in (*chain.STRATEGIES, chain.ANSWER)}}
         return Language(

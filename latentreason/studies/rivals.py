@@ -113,7 +113,7 @@ def _fluent(fluency: pd.DataFrame, arms: Sequence[str], how: dict[str, Any]) -> 
 
 def _finding(result: Result) -> str:
     every = [(row, result.estimate("recovery", arm=row["arm"])) for row in drawn(result)]
-    found = [(row, estimate) for row, estimate in every if estimate.defined and not is_control(row["uses"])]
+    found = [(row, estimate) for row, estimate in every if estimate.defined and not is_control(row["uses"]) and ": " not in row["arm"]]  # "venhoff_g1: rerank" is a control of venhoff_g1
     loops = [arm for arm, flags in result.details.get("fluency", {}).items() if flags["repeats"] and flags["unlikely"]]
     more = f" More repeated than the base's text, and less likely to the base: {', '.join(loops)}." if loops else ""
     if not found:
@@ -121,9 +121,14 @@ def _finding(result: Result) -> str:
     free, own, informed = ([pair for pair in found if knows(pair[0]) == what] for what in KNOWS)
     said = []
     for name, part in (("without anything of the RL model", free), ("with an RL training of its own", own), ("with RL weights or logits", informed)):
-        if part:
-            row, best, how = _best(part, result.details["tried"])
-            said.append(f"{name} the best rival{how} is {row['arm']} at {row['setting']} ({best} of the gain{_against(result, row['arm'])})")
+        if not part:
+            continue
+        if best := _best(part, result.details["tried"]):
+            row, estimate = best
+            how = f" (of {len(part)}, on calibration problems)" if len(part) > 1 else ""
+            said.append(f"{name} the best rival{how} is {row['arm']} at {row['setting']} ({estimate} of the gain{_against(result, row['arm'])})")
+        else:
+            said.append(f"{name}, none chosen as the best since not all were tried on calibration problems: " + ", ".join(f"{row['arm']} at {row['setting']} {estimate}" for row, estimate in part))
     sentence = "; ".join(said)
     if free:
         most = max(e.hi for _, e in free)
@@ -145,10 +150,15 @@ def _sparse(changes: Sequence[Mapping[str, Any]]) -> str:
     """What RL changed in the weight matrices: how many not at all, and of how high a rank the changes are (Mukherjee et al. 2025, arXiv 2505.11711)."""
     if not changes:
         return ""
+    untouched = sum(change["relative"] == 0 for change in changes)
+    changes = [change for change in changes if change["relative"] > 0]
+    if not changes:
+        return f" RL changed none of {untouched} weight matrices."
     n = np.array([change["n"] for change in changes])
     unchanged, size = (float(np.average([change[name] for change in changes], weights=n)) for name in ("unchanged", "relative"))
     rank, full = (float(np.median([change[name] for change in changes])) for name in ("stable_rank", "full_rank"))
-    return f" RL left {100 * unchanged:.0f}% of the weights of {len(changes)} matrices within 1e-5 of the base's; its changes are {100 * size:.1f}% of them in norm, of stable rank {rank:.1f} of {full:g} (median)."
+    all_of = f" RL left {untouched} weight matrices untouched, and" if untouched else " RL left"
+    return f"{all_of} {100 * unchanged:.0f}% of the weights of {len(changes)}{' others' if untouched else ' matrices'} within 1e-5 of the base's; its changes are {100 * size:.1f}% of them in norm, of stable rank {rank:.1f} of {full:g} (median)."
 
 
 def _trained(fits: Sequence[Mapping[str, Any]]) -> str:
@@ -161,7 +171,7 @@ def _trained(fits: Sequence[Mapping[str, Any]]) -> str:
     return f" Choosing the best of several seeds makes the held-out loss look better by {np.mean(optimism):.4f} nats on average (at most {most:.4f}) than on problems that had no part in it, over {len(optimism)} fits."
 
 
-CONTROLS = ("RL token", "nothing added: the base by another way", "random vectors", "random category", "another draw")
+CONTROLS = ("RL token", "nothing added: the base by another way", "random vectors", "random category", "random places", "another draw")
 """What an arm uses that is the routed hybrid itself, the base by another way, or at random: no rival."""
 
 
@@ -170,12 +180,12 @@ def is_control(uses: str) -> bool:
     return not {part.strip() for part in uses.split(",")}.isdisjoint(CONTROLS)
 
 
-def _best(part: list[tuple[dict[str, Any], Estimate]], tried: Mapping[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], Estimate, str]:
-    """The best of some rivals on calibration problems, where all of them were tried there, else the highest on these, which chance favours; and which of the two."""
+def _best(part: list[tuple[dict[str, Any], Estimate]], tried: Mapping[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], Estimate] | None:
+    """The best of some rivals on calibration problems, or the only one; None where some were not tried there, since the highest on these problems is favoured by chance."""
     on_calibration = {row["arm"]: max((each["accuracy"] for each in tried.get(row["arm"], [])), default=None) for row, _ in part}
-    if None in on_calibration.values():
-        return (*max(part, key=lambda pair: pair[1].value), f", the highest of {len(part)} on these problems," if len(part) > 1 else "")
-    return (*max(part, key=lambda pair: on_calibration[pair[0]["arm"]] or 0.0), f" (of {len(part)}, on calibration problems)" if len(part) > 1 else "")
+    if len(part) > 1 and None in on_calibration.values():
+        return None
+    return max(part, key=lambda pair: on_calibration[pair[0]["arm"]] or 0.0)
 
 
 KNOWS = ("nothing of the RL model", "an RL training of its own", "the RL model")

@@ -142,8 +142,7 @@ def _finding(result: Result) -> str:
                 + (f"with an AUROC of {best['auroc']:.3f} beside {best['baseline_auroc']:.3f} of {best['baseline']}, " if "baseline" in best else "")
                 + (beyond if np.isfinite(difference["value"]) else "with no curve of matched disagreements to compare it with")
             )
-            clock = result.table[(result.table["quantity"] == "area_difference") & (result.table["router"] == best["router"]) & (result.table["control"] == "matched_position")]
-            said[-1] += f"; {result.estimate('area_difference', router=best['router'], control='matched_position')} above random places at its exact positions" if len(clock) else ""
+            said[-1] += _beyond_a_clock(result, best["router"])
     if not said:
         why = next((reason for reason in result.table.loc[result.table["quantity"] == "area", "reason"] if reason), "no router was measured")
         return f"No router has a defined area ({why}): give each several budgets, such as 0.25, 0.5 and 0.75."
@@ -153,6 +152,19 @@ def _finding(result: Result) -> str:
         row = lost.iloc[(lost["budget"] - 0.5).abs().argmin()]
         exchanged = f" Roles exchanged, {row['router']} at {row['budget']:.2f} D loses {result.estimate('lost', arm=row['arm'])} of the gain, {result.estimate('lost_beyond', arm=row['arm'])} more than random disagreements."
     return "; ".join(said) + f". A difference whose interval includes 0 refutes the claim for that router.{exchanged}"
+
+
+def _beyond_a_clock(result: Result, router: str) -> str:
+    """What a router has above random places at its exact positions: over the curve, or, where the clock's arms do not reach over it, at the budgets that they reach."""
+    mine = result.table[(result.table["router"] == router) & (result.table["control"] == "matched_position")]
+    if (mine["quantity"] == "area_difference").sum() == 0:
+        return ""
+    over = result.estimate("area_difference", router=router, control="matched_position")
+    at = mine[(mine["quantity"] == "difference_at") & mine["value"].notna()]
+    if over.defined or at.empty:
+        return f"; {over} above random places at its exact positions"
+    each = ", ".join(f"{result.estimate('difference_at', router=router, control='matched_position', budget=b)} at {b:g} D" for b in at["budget"])
+    return f"; above random places at its exact positions, which change too few tokens for a curve, {each}"
 
 
 def plot(result: Result, ax: "Axes | None" = None) -> "Axes":

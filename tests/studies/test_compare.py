@@ -62,6 +62,9 @@ def test_the_best_oracle_may_have_a_second_control(tables):
     result = routing.run(**{**tables, "control": concat([tables["control"], *clocks])})
     assert result.estimate("area_difference", router="on_divergence(js)", control="matched_position").lo > 0
     assert "above random places at its exact positions" in result.finding
+    few = routing.run(**{**tables, "control": concat([tables["control"], clocks[0], arm("p0.3", 0.2 + 0.35 * 0.3, 0.3, info, seed=3)])})  # a clock that reaches a third of D
+    assert not few.estimate("area_difference", router="on_divergence(js)", control="matched_position").defined
+    assert "which change too few tokens for a curve, 0." in few.finding and "at 0.25 D" in few.finding
     assert routing.drawn(result) == routing.drawn(routing.run(**tables))
 
 
@@ -110,7 +113,7 @@ def test_an_arm_that_is_no_hybrid_has_no_timing_but_what_its_facts_say():
 @pytest.mark.parametrize(("uses", "control"), [
     ("RL timing, RL token", True), ("base timing, RL token", True), ("RL timing, nothing added: the base by another way", True), ("RL logits at every token, random vectors", True),
     ("base timing, random category, base-fitted vectors", True), ("RL timing, RL category, random vectors, another draw", True),
-    ("RL tokens at every token, RL category, RL-trained vectors and strength", False), ("RL timing, RL category, base-fitted vectors", False), ("RL logits at every token", False),
+    ("random places, RL category, base-fitted vectors", True), ("RL tokens at every token, RL category, RL-trained vectors and strength", False), ("RL timing, RL category, base-fitted vectors", False), ("RL logits at every token", False),
 ])  # fmt: skip
 def test_controls_and_identities_are_no_rivals(uses, control):
     assert rivals.is_control(uses) is control
@@ -141,7 +144,8 @@ def test_rivals_are_judged_at_their_setting_and_by_what_they_use(tables):
     chosen = rivals.run(base=tables["base"], rl=tables["rl"], rivals=three, facts=facts).finding
     assert "the best rival (of 2, on calibration problems) is temperature at 0.2" in chosen and "swap" not in chosen  # not the one that the test problems favour, and no identity
     facts["votes"]["tried"] = []
-    assert "the best rival, the highest of 2 on these problems, is votes at 16" in rivals.run(base=tables["base"], rl=tables["rl"], rivals=three, facts=facts).finding
+    neither = rivals.run(base=tables["base"], rl=tables["rl"], rivals=three, facts=facts).finding
+    assert "none chosen as the best since not all were tried on calibration problems: " in neither and "votes at 16 0." in neither and "temperature at 0.2 0." in neither
     assert len(result.plot().get_yticklabels()) == 2
 
 
