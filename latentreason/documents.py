@@ -76,15 +76,18 @@ def of_alarms(results: Path, where: str) -> str:
 
 
 def of_arms(results: Path, where: str) -> str:
-    """The arms of a result of the study `rivals`, such as "activation/trained"."""
+    """The arms of a result of the study `rivals`, such as "activation/trained"; those whose text turned into loops are marked."""
     pair, name = where.split("/")
     result = Result.load(results / pair, name)
-    lines = []
-    for r in drawn(result):
+    lines, every = [], drawn(result)
+    flags, layered = result.details.get("fluency", {}), any(r["layer"] for r in every)
+    for r in every:
         share = "left out: " + r["reason"] if r["setting"] == "" else f"{r['value']:.3f} [{r['lo']:.3f}, {r['hi']:.3f}]"
+        loops = " (repeats itself)" if all(flags.get(r["arm"], {"": False}).values()) else ""
+        at = [r["layer"]] if layered else []
         measured = ["", "", "", ""] if r["setting"] == "" else [r["setting"], f"{100 * r['rl_logits']:.0f}%", f"{r['passes']:g}", str(result.estimate("accuracy", arm=r["arm"]))]
-        lines.append(" | ".join(["", r["arm"], r["timing_source"], r["content_source"], r["category_source"], r["uses"], *measured, share, ""]).strip())
-    head = ("arm", "timing", "content", "category", "uses", "setting", "RL logits read at", "tokens read a token", "accuracy", "share of the gain")
+        lines.append(" | ".join(["", r["arm"] + loops, r["timing_source"], r["content_source"], r["category_source"], r["uses"], *at, *measured, share, ""]).strip())
+    head = ("arm", "timing", "content", "category", "uses", *(["block"] if layered else []), "setting", "RL logits read at", "tokens read a token", "accuracy", "share of the gain")
     return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines])
 
 

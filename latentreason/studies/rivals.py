@@ -73,7 +73,7 @@ def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict
     routed = [arm for arm in rivals.arms if facts[arm].get("routed")]
     for arm in rivals.arms:
         known = {**rivals.info.get(arm, {}), **{c: facts[arm][c] for c in COLUMNS if c in facts[arm]}}
-        where = {"arm": arm, "uses": facts[arm]["uses"], "passes": facts[arm]["passes"], "setting": _named(facts[arm]["setting"]), "rl_logits": facts[arm].get("rl_logits", np.nan), "settings_tried": len(facts[arm]["tried"]), **sources(known)}
+        where = {"arm": arm, "uses": facts[arm]["uses"], "passes": facts[arm]["passes"], "setting": _named(facts[arm]["setting"]), "rl_logits": facts[arm].get("rl_logits", np.nan), "settings_tried": len(facts[arm]["tried"]), "layer": "" if facts[arm].get("layer") is None else str(facts[arm]["layer"]), **sources(known)}
         table.append(rows("accuracy", mean_estimate(correct[arm], **how, share=True), **where))
         table.append(rows("recovery", gap_recovered(ends["base"], ends["rl"], correct[arm], **how), **where))
         table += [rows("difference", gap_difference(ends["base"], ends["rl"], correct[arm], correct[other], **how), **where, against=other) for other in routed if arm not in routed]
@@ -87,7 +87,7 @@ def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict
     if fluency is not None:
         measured, details["fluency"] = _fluent(fluency, rivals.arms, how)
         table += measured
-    text = ("uses", "setting", "against", *COLUMNS)
+    text = ("uses", "setting", "against", "layer", *COLUMNS)
     frame = pd.DataFrame(table).reindex(columns=[*dict.fromkeys([*(key for row in table for key in row), *text])])
     result = Result("rivals", settings(config), frame.astype(dict.fromkeys(text, object)).fillna(dict.fromkeys(text, "")), details)
     return Result(result.study, result.config, result.table, details, _finding(result))
@@ -212,7 +212,8 @@ def label(row: dict[str, Any]) -> str:
         return f"{row['arm']}\nuses {row['uses']}"
     read = row.get("rl_logits", np.nan)
     live = f", RL logits at {100 * read:.0f}% of the tokens" if np.isfinite(read) and 0 < read < 1 else ""
-    return f"{row['arm']} at {row['setting']}\nuses {row['uses']}{live}; {row['passes']:g} pass{'es' * (row['passes'] != 1)} a token"
+    where = f", block {row['layer']}" if row.get("layer") else ""
+    return f"{row['arm']} at {row['setting']}{where}\nuses {row['uses']}{live}; {row['passes']:g} pass{'es' * (row['passes'] != 1)} a token"
 
 
 def plot(result: Result, ax: "Axes | None" = None) -> "Axes":

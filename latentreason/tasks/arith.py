@@ -96,8 +96,10 @@ def final_answer(text: str) -> str | None:
     return found[-1] if found else None
 
 
-def last_number(text: str) -> str | None:
-    """The last number of the text."""
+def stated(text: str) -> str | None:
+    """The number in the last "answer is N.", and where there is none the last number of the text: what is right strictly is right flexibly."""
+    if (said := final_answer(text)) is not None:
+        return said
     found = _NUMBER.findall(text)
     return found[-1] if found else None
 

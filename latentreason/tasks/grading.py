@@ -110,7 +110,7 @@ def _same_mathematics(extracted: str, gold: str) -> Status:
 
 GRADERS = {
     "chain": Grader(chain.final_answer, chain.last_state, lambda extracted, problem: "correct" if extracted == problem.answer else "wrong"),
-    "arith": Grader(arith.final_answer, arith.last_number, lambda extracted, problem: "correct" if extracted == problem.answer else "wrong"),
+    "arith": Grader(arith.final_answer, arith.stated, lambda extracted, problem: "correct" if extracted == problem.answer else "wrong"),
     "math": Grader(_concluded(answers.boxed), _concluded(answers.last_answer), lambda extracted, problem: _same_mathematics(extracted, problem.answer)),
     "text": Grader(_concluded(answers.boxed), _concluded(answers.last_line), _same_text),
     "countdown": Grader(_concluded(answers.boxed), _concluded(countdown.last_expression), countdown.judge),

@@ -31,6 +31,7 @@ def test_splits_share_no_problem_and_a_longer_list_begins_with_the_shorter():
     (" It is 5\n", "no_answer", "correct"),
     (" The answer is 4. The answer is 5.\n", "correct", "correct"),
     (" The answer is 5. The answer is 4.\n", "wrong", "wrong"),
+    (" The answer is 5.\n\nCompute 7 + 8", "correct", "correct"),
     (" The answer is -5.\n", "wrong", "wrong"),
     (" There is no rule for this.", "no_answer", "no_answer"),
 ])  # fmt: skip
