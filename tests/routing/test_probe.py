@@ -39,7 +39,9 @@ def test_a_ridge_probe_is_scikit_learns_and_reports_held_out_r2():
     probe = fit_probe({"base:0": X}, target, label="x", timing_source="base alone", groups=GROUPS)
     peer = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 11))).fit(X.astype(float), target)
     np.testing.assert_allclose(probe({"base:0": torch.from_numpy(X)}).numpy(), peer.predict(X.astype(float)), atol=2e-3)
-    assert probe.info["r2"] > 0.9
+    assert probe.info["r2"] > 0.9 and probe.info["auroc"] > 0.9  # of being above 0
+    predicted, observed, n = np.array(probe.info["calibration_curve"]).T
+    assert n.sum() == probe.info["n_held_out"] and (np.diff(predicted) > 0).all() and abs(predicted - observed).max() < 1.0
 
 
 def test_noise_is_predicted_no_better_than_chance():
