@@ -80,7 +80,7 @@ def of_arms(results: Path, where: str) -> str:
     pair, name = where.split("/")
     result = Result.load(results / pair, name)
     lines, every = [], drawn(result)
-    flags, layered = result.details.get("fluency", {}), any(r["layer"] for r in every)
+    flags, layered = result.details.get("fluency", {}), any(r.get("layer") for r in every)
     for r in every:
         share = "left out: " + r["reason"] if r["setting"] == "" else f"{r['value']:.3f} [{r['lo']:.3f}, {r['hi']:.3f}]"
         loops = " (repeats itself)" if all(flags.get(r["arm"], {"": False}).values()) else ""

@@ -9,7 +9,9 @@ import pytest
 from nbclient import NotebookClient
 
 from latentreason.errors import InvalidInput
+from latentreason.files import read_json
 from latentreason.models.smollm2 import fetched
+from latentreason.studies import STUDIES
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.py"))
 
@@ -55,3 +57,16 @@ def test_no_committed_output_is_a_warning_an_error_or_names_a_machine(script: Pa
     outputs = [output for cell in nbformat.read(script.with_suffix(".ipynb"), as_version=4).cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert not [output for output in outputs if any(mark in str(output) for mark in ("site-packages", str(Path.home()) + "/", str(script.parents[1])))]
+
+
+QUOTED = {"03_routing_and_rivals": ("activation/routing", "activation/rivals"), "04_steering": ("activation/steering", "published/published"), "05_twelve_claims": ("*",)}
+"""Notebook -> committed results whose findings it prints; of the fifth, those of every study."""
+
+
+@pytest.mark.parametrize("name", QUOTED)
+def test_a_notebook_quotes_the_committed_findings_as_they_are(name: str) -> None:
+    results = NOTEBOOKS[0].parents[1] / "artifacts" / "results"
+    files = [file for study in STUDIES for file in results.glob(f"*/{study}.json")] if QUOTED[name] == ("*",) else [results / f"{which}.json" for which in QUOTED[name]]
+    outputs = [output for cell in nbformat.read(NOTEBOOKS[0].parent / f"{name}.ipynb", as_version=4).cells for output in cell.get("outputs", [])]
+    said = "\n".join(text for output in outputs for text in (output.get("text", ""), *output.get("data", {}).values()) if isinstance(text, str))
+    assert [file.stem for file in files if read_json(file)["finding"] not in said] == [], "run the notebook again: make notebooks"

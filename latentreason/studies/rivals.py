@@ -171,8 +171,8 @@ def _trained(fits: Sequence[Mapping[str, Any]]) -> str:
     return f" Choosing the best of several seeds makes the held-out loss look better by {np.mean(optimism):.4f} nats on average (at most {most:.4f}) than on problems that had no part in it, over {len(optimism)} fits."
 
 
-CONTROLS = ("RL token", "nothing added: the base by another way", "random vectors", "random category", "random places", "another draw")
-"""What an arm uses that is the routed hybrid itself, the base by another way, or at random: no rival."""
+CONTROLS = ("RL token", "RL logits: base and so much of the difference", "nothing added: the base by another way", "random vectors", "random category", "random places", "another draw")
+"""What an arm uses that is the routed hybrid itself (the difference of logits is the RL token at strength 1), the base by another way, or at random: no rival."""
 
 
 def is_control(uses: str) -> bool:
