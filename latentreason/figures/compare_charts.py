@@ -42,9 +42,9 @@ def _draw_routing(results: Results, numbers: dict[str, Any]) -> "Drawing":
         predicted, seen, _ = zip(*row["calibration_curve"], strict=True)
         last.plot(predicted, seen, "o-", markersize=4, color=SOURCES.get(row["timing_source"], ARMS["control"]), label=row["router"])
     last.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, zorder=0)
-    last.set(xlabel="probability that the probe gives", ylabel="share of such tokens, held out", title="Calibration of the probes")
+    last.set(xlabel="what the probe predicts", ylabel="what is so, on problems held out", title="Calibration of the probes")
     if curves:
-        last.legend(loc="lower right")
+        last.legend(loc="upper left", fontsize=8)
     for source, colour in SOURCES.items():
         left.plot([], [], "o", color=colour, markersize=6, label=source)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -52,22 +52,21 @@ def _draw_routing(results: Results, numbers: dict[str, Any]) -> "Drawing":
 
 
 def _rivals(result: Result) -> dict[str, Any]:
-    columns = ("arm", "uses", "passes", "setting", "rl_logits", "timing_source", "content_source")
+    columns = ("arm", "uses", "passes", "setting", "layer", "rl_logits", "timing_source", "content_source")
     rows = [entry(estimate(result, "recovery", arm=r["arm"]), **{k: r[k] for k in columns if k in r}) for r in rivals.drawn(result)]
-    return {"rivals": rows, "ends": [entry(estimate(result, "accuracy", arm=arm), arm=arm) for arm in ("base", "rl")], "layers": _by_layer(result, [row["arm"] for row in rows])}
+    return {"rivals": rows, "ends": [entry(estimate(result, "accuracy", arm=arm), arm=arm) for arm in ("base", "rl")], "layers": _by_layer(result, {row["arm"]: row.get("layer", "") for row in rows})}
 
 
-def _by_layer(result: Result, arms: list[str]) -> list[dict[str, Any]]:
-    """What each layer gave off the test problems, and which was taken: the best accuracy on calibration problems over strengths, or the held-out loss of trained vectors (nats)."""
+def _by_layer(result: Result, arms: dict[str, str]) -> list[dict[str, Any]]:
+    """What each layer gave off the test problems, and which was taken (that of its arm, in `arms`): the best accuracy on calibration problems over strengths, or the held-out loss of trained vectors (nats)."""
     found = []
     for fit in [fit for fit in result.details.get("fits", []) if fit["chosen"]]:
         found.append({"row": fit["kind"], "layer": int(fit["layer"]), "value": fit["select"], "taken": fit["select"] == min(f["select"] for f in result.details["fits"] if f["chosen"] and f["kind"] == fit["kind"])})
     for arm in arms if not found else ():
         tried = [each for each in result.details["tried"].get(arm, []) if "layer" in each]
-        best: dict[str, Any] = max(tried, key=lambda each: each["accuracy"], default={})
         for layer in dict.fromkeys(each["layer"] for each in tried):
             value = max(each["accuracy"] for each in tried if each["layer"] == layer)
-            found.append({"row": arm, "layer": layer, "value": value, "taken": layer == best["layer"]})
+            found.append({"row": arm, "layer": layer, "value": value, "taken": str(layer) == arms[arm]})
     return found
 
 
@@ -108,7 +107,7 @@ ROUTING = Figure(
         f"Every router at {sampled(results['routing'])}: area under its recovery curve (left) and its paired difference to matched disagreements (middle), by what the "
         "router knows: the base model alone (also in training), RL labels in training, or the RL model live. Beside a learned router: AUROC or "
         "R\N{SUPERSCRIPT TWO} of its readout on problems held out (in brackets the best of its baselines). Then: the RL model decodes and base tokens are put in where the two differ most; share of the "
-        "gain that is lost, by changed tokens over D, beside as many at random disagreements. Right: what logistic probes predict against what is so, on problems held out. "
+        "gain that is lost, by changed tokens over D, beside as many at random disagreements. Right: what probes predict (a probability, or the value of a swap) against what is so, on problems held out. "
         f"{caption_end(results['routing'], 'area')}"
     ),
 )  # fmt: skip
@@ -123,7 +122,8 @@ def one_row_an_arm(source: str, seen: str) -> Figure:
 STEERING = one_row_an_arm("steering", (
     "Vectors in place of tokens at TEMPERATURE: share of the gain that is recovered when a vector is added at routed tokens, by where the timing (js: "
     "both models; entropy: base alone), the category and the vectors come from; beside random vectors of the same norms, random categories "
-    "and the RL model's token at the same places (swap). Layer and strength of each arm did best on calibration problems; right: the best accuracy there at each block, over strengths (bold: taken)."
+    "and the RL model's token at the same places (swap). Layer and strength of each arm did best on calibration problems; right: the best accuracy there at each block, over strengths (bold: taken; "
+    "the last block is tried and never chosen)."
 ))  # fmt: skip
 TRAINED = one_row_an_arm("trained", (
     "Vectors trained on the RL model's tokens at TEMPERATURE, and the reference's two algorithms (venhoff_g1, venhoff_g3) with the controls that they were "

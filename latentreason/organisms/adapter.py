@@ -13,17 +13,19 @@ from latentreason.models.language_model import LM
 from latentreason.models.prompts import Prompt, facts
 from latentreason.models.smollm2 import fetched
 from latentreason.organisms.recipe import AdapterRecipe
-from latentreason.organisms.trainers.adapter import train_adapter
-from latentreason.store import Parts, open_artifact, sha256, writing
+from latentreason.organisms.trainers.adapter import questions, train_adapter
+from latentreason.store import Parts, config_hash, open_artifact, sha256, writing
 from latentreason.tasks.registry import load_task
 
 
-def origin(recipe: AdapterRecipe, base: Path) -> dict[str, Any]:
-    """What the manifest of an adapter says of the base that it was trained on (`inputs`, and `models` with the hash of the weights), and of the prompt."""
+def origin(recipe: AdapterRecipe, base: Path, seed: int) -> dict[str, Any]:
+    """What the manifest of an adapter says of the base that it was trained on (`inputs`, and `models` with the hash of the weights), of the prompt and of the questions."""
     lm = LM.from_pretrained(base, name=recipe.base, dtype=torch.float32)
     model = {"id": recipe.base, "revision": lm.revision, "dtype": "float32", "weights": lm.fingerprint, "weights_sha256": sha256(base / "model.safetensors")}
     prompt = facts(load_task(recipe.task, split="train", limit=1), lm.tokenizer, Prompt(recipe.style))
-    return {"inputs": [open_artifact(base, verify=False).as_input()], "models": [{**model, "tokenizer_sha256": sha256(base / "tokenizer.json"), "prompt": prompt}]}
+    asked = [problem.id for problem in questions(recipe, seed)]
+    data = {"train": {"task": recipe.task, "n": len(asked), "ids_hash": config_hash({"ids": asked})}}
+    return {"data": data, "inputs": [open_artifact(base, verify=False).as_input()], "models": [{**model, "tokenizer_sha256": sha256(base / "tokenizer.json"), "prompt": prompt}]}
 
 
 def train(recipe: AdapterRecipe, out: str | Path, *, seed: int = 0, work: str | Path, progress: bool = True) -> Path:
@@ -48,7 +50,7 @@ def train(recipe: AdapterRecipe, out: str | Path, *, seed: int = 0, work: str | 
         write_table(finished, train_adapter(recipe, seed, base, work / "rl", progress=progress))
     curve = pd.DataFrame(read_table(finished))
     runtime = {"seconds": {"rl": float(curve["seconds"].iloc[-1])}}
-    with writing(out, kind="organism", name=recipe.name, config=config, seed=seed, runtime=runtime, **origin(recipe, base)) as folder:
+    with writing(out, kind="organism", name=recipe.name, config=config, seed=seed, runtime=runtime, **origin(recipe, base, seed)) as folder:
         (folder / "adapter").mkdir()
         weights = load_file(work / "rl" / "adapter_model.safetensors")
         save_file({name: weight.to(torch.float16).contiguous() for name, weight in weights.items()}, folder / "adapter" / "adapter_model.safetensors")

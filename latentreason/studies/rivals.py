@@ -157,7 +157,7 @@ def _sparse(changes: Sequence[Mapping[str, Any]]) -> str:
     n = np.array([change["n"] for change in changes])
     unchanged, size = (float(np.average([change[name] for change in changes], weights=n)) for name in ("unchanged", "relative"))
     rank, full = (float(np.median([change[name] for change in changes])) for name in ("stable_rank", "full_rank"))
-    all_of = f" RL left {untouched} weight matrices untouched, and" if untouched else " RL left"
+    all_of = f" RL left {untouched} weight matri{'x' if untouched == 1 else 'ces'} untouched, and" if untouched else " RL left"
     return f"{all_of} {100 * unchanged:.0f}% of the weights of {len(changes)}{' others' if untouched else ' matrices'} within 1e-5 of the base's; its changes are {100 * size:.1f}% of them in norm, of stable rank {rank:.1f} of {full:g} (median)."
 
 

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,11 +13,13 @@ from safetensors.torch import load_file
 from transformers import TrainerState
 
 from latentreason.errors import ArtifactConflict
+from latentreason.files import read_json
 from latentreason.organisms import adapter
 from latentreason.organisms.recipe import AdapterRecipe
 from latentreason.organisms.trainers import adapter as trainer
-from latentreason.organisms.trainers.adapter import completion_logps, merged_into
-from latentreason.store import Parts, open_artifact, writing
+from latentreason.organisms.trainers.adapter import completion_logps, merged_into, questions
+from latentreason.organisms.zoo import SMOLLM2_ARITH
+from latentreason.store import Parts, config_hash, open_artifact, writing
 from latentreason.tasks import arith
 
 
@@ -164,3 +167,9 @@ def test_a_recipe_of_another_seed_does_not_take_the_folder(base_dir, first_lette
     Parts(tmp_path / "work", {"recipe": asdict(RECIPE), "seed": 0})
     with pytest.raises(ArtifactConflict):
         adapter.train(RECIPE, tmp_path / "out", seed=1, work=tmp_path / "work", progress=False)
+
+
+def test_the_committed_manifest_says_which_questions_the_adapter_was_trained_on() -> None:
+    facts = read_json(Path(__file__).parents[2] / "artifacts" / "organisms" / "smollm2-arith" / "manifest.json")["data"]["train"]
+    asked = [problem.id for problem in questions(SMOLLM2_ARITH, 0)]
+    assert facts == {"task": "arith", "n": 480, "ids_hash": config_hash({"ids": asked})} and len(set(asked)) == 480

@@ -22,6 +22,7 @@ from latentreason.organisms.recipe import AdapterRecipe
 from latentreason.organisms.rewards import true_reward
 from latentreason.organisms.trainers.checkpoint import newest_whole
 from latentreason.organisms.trainers.grpo import rollouts
+from latentreason.tasks.problem import Problem
 from latentreason.tasks.registry import TASKS, load_task
 
 
@@ -74,6 +75,11 @@ def merged_into(copied: torch.nn.Module, model: Any) -> None:
                 target.weight.copy_(module.base_layer.weight + module.get_delta_weight("default"))
 
 
+def questions(recipe: AdapterRecipe, seed: int) -> list[Problem]:
+    """What an adapter is trained on: each question once, a step after the other."""
+    return load_task(recipe.task, split="train", limit=recipe.steps * recipe.prompts, seed=seed)
+
+
 def train_adapter(recipe: AdapterRecipe, seed: int, base: Path, out: Path, *, progress: bool = True) -> pd.DataFrame:
     """GRPO from the model in `base` to an adapter in `out`; trl's metrics, one row an update, with the seconds since the start.
 
@@ -105,7 +111,7 @@ def train_adapter(recipe: AdapterRecipe, seed: int, base: Path, out: Path, *, pr
     sampler = LM(copy.deepcopy(lm.model), lm.tokenizer, "sampler")
     stop = tokens_with(lm.tokenizer, task.stop)
     style = task.styles[recipe.style]
-    problems = load_task(recipe.task, split="train", limit=recipe.steps * recipe.prompts, seed=seed)
+    problems = questions(recipe, seed)
     columns = [{"prompt": style.replace("{question}", p.question), "problem_id": p.id, "answer": p.answer, "task": p.task} for p in problems]
     config = GRPOConfig(
         output_dir=str(checkpoints), max_steps=recipe.steps, num_generations=recipe.group, per_device_train_batch_size=recipe.prompts * recipe.group,
