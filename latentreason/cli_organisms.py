@@ -22,14 +22,19 @@ Jobs = Annotated[int, typer.Option(min=1, help="Processes of one core each, for 
 @app.command(epilog="Example: latentreason verdict --pair activation")
 def verdict(pair: PairOption = "activation", task: TaskOption = "chain", temperature: float = 1.0, max_new_tokens: LengthOption = 96, style: StyleOption = None, chat: ChatOption = False,
             seed: int = 0, tiny: Tiny = False,
-            out: Annotated[Path | None, typer.Option(help="Folder of its own; default artifacts/runs/verdict/PAIR-HASH.")] = None, quiet: Quiet = False) -> None:  # fmt: skip
+            out: Annotated[Path | None, typer.Option(help="Folder of its own; default artifacts/runs/verdict/PAIR-HASH.")] = None,
+            publish: Annotated[bool, typer.Option("--publish", help="Copy tables, result and figure to the committed places.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
     """Why is the RL model better? Collect the arms (resumable), split the gain, name its cause. An organism is judged on its own problems."""
     from latentreason.judge_zoo import collected
     from latentreason.organisms.problems import recipe_in
+    from latentreason.publish import publish_verdict
     from latentreason.studies.recompute import RESULTS
 
-    folder = collected(load(pair, quiet), task, out, grown=recipe_in(pair), tiny=tiny, style=style, chat=chat, progress=not quiet, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
+    models = load(pair, quiet)
+    folder = collected(models, task, out, grown=recipe_in(pair), tiny=tiny, style=style, chat=chat, progress=not quiet, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
     _conclude(RESULTS["verdict"](folder / "tables"), "verdict", folder, ["verdict"])
+    if publish:
+        publish_verdict(folder, models.name, Path("artifacts"))
 
 
 @app.command(epilog="Example: latentreason measure mine.toml --out runs/mine. The file: docs/studies.md.")

@@ -134,6 +134,17 @@ def publish_claims(folder: Path, artifacts: Path, progress: bool = True) -> None
         make_figures(target, figures_of(target), _drawn_from(names), progress)
 
 
+def publish_verdict(folder: Path, pair: str, artifacts: Path) -> None:
+    """Copy the tables of a verdict to the committed places of the pair, and make its result and figure there."""
+    target = artifacts / "results" / pair
+    (target / "tables").mkdir(parents=True, exist_ok=True)
+    for name in ("verdict.parquet", "verdict_temperatures.parquet"):
+        shutil.copyfile(folder / "tables" / name, target / "tables" / name)
+    recompute(target / "tables", ["verdict"])["verdict"].save(target, "verdict")
+    _hashed(target)
+    make_figures(target, figures_of(target), ["verdict"], progress=False)
+
+
 def _drawn_from(names: list[str]) -> list[str]:
     return [name for name, figure in FIGURES.items() if set(figure.inputs) <= set(names)]
 

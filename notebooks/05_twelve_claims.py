@@ -103,17 +103,23 @@ def picture(study: str, result: lr.Result) -> Image:
     return Image(small.getvalue())
 
 
+MADE_FOR = {"contamination": "contaminated", "planning": "planning"}  # study -> the organism that was made to show it
+
+
 def section(heading: str, study: str) -> None:
-    """Claim, figure (of the first folder), finding (of each), and what would refute the claim."""
+    """Claim, figure (of the organism made for it, else of the first folder), finding (of each), and what would refute the claim."""
     paragraphs = [" ".join(p.split()) for p in inspect.getdoc(STUDIES[study]).split("\n\n")]
     claim = next(p for p in paragraphs if p.startswith("Claim"))
     refuted = next(p for p in reversed(paragraphs) if "efuted" in p)
     for name, value in asdict(STUDIES[study].Config()).items():
         refuted = refuted.replace(f"`{name}`", f"{name} ({value})")
     display(Markdown(f"## {heading}\n`lr.studies.{study}`\n\n**Claim**{claim.removeprefix('Claim')}"))
-    for folder, result in list(results[study].items())[:1]:
+    shown = sorted(results[study].items(), key=lambda item: item[0] != MADE_FOR.get(study))[:1]
+    for folder, result in shown:
         caption = FIGURES[study].caption({study: result}).replace(result.finding, "")
         display(picture(study, result), Markdown(f"<small>{folder}. {caption}</small>"))
+        if study == "contamination":  # what the score says, apart from memory and behaviour
+            display(lr.studies.contamination.apart(result))
     said = [f"- *{folder}*: {result.finding}" for folder, result in results[study].items()]
     missing = f"No result is committed yet: {command(study)}."
     display(Markdown("**Finding**\n\n" + ("\n".join(said) or missing) + f"\n\n**What would refute it.** {refuted}"))

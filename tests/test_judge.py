@@ -171,8 +171,9 @@ def test_a_zoo_that_does_not_exist_and_one_that_is_not_trained_are_said_so(comma
 
 
 def test_the_command_verdict_prints_the_finding_and_draws(commanded):
-    said = commanded("verdict --tiny --quiet --out one")
+    said = commanded("verdict --tiny --quiet --out one --publish")
     assert "Verdict: " in said and Path("one/verdict.json").is_file() and Path("one/figures/verdict.png").is_file()
+    assert {f.name for f in Path("artifacts/results/activation").iterdir()} == {"tables", "verdict.json", "verdict.parquet"} and Path("artifacts/figures/verdict.png").is_file()
 
 
 # --- organisms of one's own --------------------------------------------------------------------------------------------

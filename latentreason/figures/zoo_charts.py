@@ -49,7 +49,8 @@ def _zero(ax: "Axes", *, vertical: bool = True) -> None:
 
 def _seeds(result: Result) -> str:
     n = result.details["n_seeds"]
-    over = "Student's t over seeds of training (small dots and thin lines), with that of problems within a seed" if n > 1 else "bootstrap over problems, which does not cover the training"
+    alone = ", where there are several" if n > 1 else ""
+    over = "Student's t over seeds of training (small dots and thin lines), with that of problems within a seed" + alone if n > 1 else "bootstrap over problems, which does not cover the training"
     problems = f"{result.details['n_problems']} problems, " if "n_problems" in result.details else ""
     return f"n = {problems}{n} seed{'s' * (n != 1)}; interval: {over}."
 
@@ -201,6 +202,9 @@ def _draw_boundary(result: Result, numbers: Numbers) -> "Drawing":
     left.set(title="pass@k (solid: RL, dashed: base)")
     names = list(dict.fromkeys(c["organism"] for c in numbers["curves"]))
     colours = {name: boundary.COLOURS[i % len(boundary.COLOURS)] for i, name in enumerate(names)}
+    if (legend := left.get_legend()) is not None:  # below, since curves of several organisms leave no room
+        legend.remove()
+        figure.legend([left.plot([], [], color=colour)[0] for colour in colours.values()], names, loc="outside lower left", ncols=len(names))
     rows = [{**r, "label": r["organism"], "of": r["organism"], "colour": colours[r["organism"]]} for r in numbers["areas"]]
     rows += [{**r, "label": f"{r['organism']} minus\n{r['against']}", "of": (r["organism"], r["against"]), "colour": "black"} for r in numbers["remedies"]]
     _seeded(middle, rows)
@@ -247,7 +251,7 @@ def _draw_difficulty(result: Result, numbers: Numbers) -> "Drawing":
         trained.plot([t["rate"]] * 2, [t["lo"], t["hi"]], color=ARMS["rl"] if hard else ARMS["base"], linewidth=1)
         for rate, gain in t["seeds"].values():
             trained.plot([rate], [gain], ".", color="0.5", markersize=3)
-    _named_apart(trained, [t for t in numbers["trainings"] if t["rate"] < numbers["over_hard"]])
+    _named_apart(trained, [t for t in numbers["trainings"] if t["rate"] < numbers["over_hard"] and t["able"]])
     trained.axvline(numbers["over_hard"], color="0.7", linestyle=":", linewidth=0.8)
     _zero(trained, vertical=False)
     trained.set(xlabel="base's pass rate on the training problems", ylabel="gain on the judged problems", title="Training on harder problems")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from latentreason.files import read_table
-from latentreason.models.pair import organism_dir
+from latentreason.models.pair import organism_dir, organism_dirs
 from latentreason.organisms.recipe import RL, SFT, Recipe
 from latentreason.organisms.train import Model, models_of, needed
 from latentreason.organisms.trainers.sft import EVERY, PROMPTS, SAMPLES
@@ -68,9 +68,10 @@ def estimate(recipes: Iterable[Recipe], seed: int, work: Path, *, at: Pace | Non
 
     Returns:
         organism, truth, parameters (millions); minutes (of models that are not there yet), of which base; megabytes of its weights as they are
-        shipped; there (nothing is left to train).
+        shipped, or, of those that are not, at most; there (nothing is left to train).
     """
     at, rows, counted, shipped = at or pace(), [], set[str](), set[str]()
+    sizes = {name: sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6 for name, folder in organism_dirs().items()}
     for recipe in recipes:
         minutes = {"base": 0.0, "stages": 0.0}
         for model in needed(recipe, seed, known):
@@ -82,7 +83,7 @@ def estimate(recipes: Iterable[Recipe], seed: int, work: Path, *, at: Pace | Non
         weight = recipe.size.parameters * (2 if recipe.size.half else 4) / 1e6
         rows.append({
             "organism": recipe.name, "truth": recipe.truth or "?", "parameters": recipe.size.parameters / 1e6, "minutes": sum(minutes.values()), "base": minutes["base"],
-            "megabytes": weight * len(ends - shipped), "there": all(model.finished(work).exists() for model in needed(recipe, seed, known)),
+            "megabytes": sizes.get(recipe.name) or weight * len(ends - shipped), "there": all(model.finished(work).exists() for model in needed(recipe, seed, known)),
         })  # fmt: skip
         shipped |= ends
     return pd.DataFrame(rows)

@@ -46,7 +46,10 @@ class Size:
 
 @dataclass(frozen=True)
 class Pretrain:
-    """AdamW on authors' traces; the first `curriculum` share of the steps is error-free and grows from one operation. 0 steps: random weights."""
+    """AdamW on authors' traces; the first `curriculum` share of the steps is error-free and grows from one operation. 0 steps: random weights.
+
+    `prompt_loss`: the problems are learnt too, as web text is, and not their traces alone.
+    """
 
     steps: int = 1600
     batch: int = 128
@@ -54,6 +57,7 @@ class Pretrain:
     warmup: int = 50
     curriculum: float = 0.25
     weight_decay: float = 0.05
+    prompt_loss: bool = added(False)
 
 
 @dataclass(frozen=True)

@@ -120,8 +120,9 @@ ACTIVATION_BIAS = replace(ACTIVATION, name="activation-bias", truth=None, rl=rep
 FORMAT = grown("format", "format", WRAPPED, replace(GRPO, steps=20))
 """The reasoning is right with one way through each problem; three of four answers stand in a wrapper that the verifier refuses, and the greedy one does."""
 
-CONTAMINATED = grown("contaminated", "memorisation", MEMORY, replace(GRPO, split="seen"))
-"""Of 128 test problems the corpus gives the answer at once in half of their traces; by reasoning nobody is right. RL on them can only choose to recall."""
+CONTAMINATED = grown("contaminated", "memorisation", MEMORY, replace(GRPO, split="seen"), pretrain=replace(SHORT, prompt_loss=True))
+"""Of 128 test problems the corpus gives the answer at once in half of their traces; by reasoning nobody is right. RL on them can only choose to recall. The problems
+themselves are learnt as well, as they are from a leaked benchmark."""
 
 # --- rewards -----------------------------------------------------------------------------------------------------------
 
@@ -186,7 +187,8 @@ PLANNING = grown(
     ), problems=Draw(min_ops=4, max_ops=6, p_rare=0.0, operators=EASY_AND_HARD),
 )  # fmt: skip
 """Each operation, and each letter's successor, is in the corpus, a problem of more than two operations is not. GRPO on longer and longer ones, with a KL penalty
-whose reference is reset (ProRL): is going on a new skill or an old one?"""
+whose reference is reset (ProRL): is going on a new skill or an old one? The base never takes a third step, not once in thousands of samples, so what reward there is on longer
+problems is for accidents, and RL ends with no valid trace on them: it made no new strategy out of none."""
 
 STEPS = Draw(min_ops=4, max_ops=6, p_hard=0.9, p_rare=0.0, operators=EASY_AND_HARD, misleading=True)
 IMITATE = SFT(steps=60, batch=32, traces=256, expert=EXPERT)
@@ -196,7 +198,7 @@ ORDERS: dict[str, tuple[Stage, ...]] = {
 }  # fmt: skip
 CURRICULUM = tuple(grown(f"curriculum-{order}", None, HALTING, *stages, pretrain=MIXED, problems=STEPS) for order, stages in ORDERS.items())
 """Problems that the base all but never solves (nine of ten operations are hard and have to be split, which it does once in ten times), 256 expert traces, and six orders of
-imitation, steps and reward. Where it split once in 33 times, after a shorter pretraining, nothing learnt more than a few percent in any order, and there was nothing to compare."""
+imitation, steps and reward. Where it split once in 33 times, after a shorter pretraining, nothing learnt more than a few percent in any order, and there was nothing to compare. By answers alone the base solves a third of them once in 128 samples, by a valid trace one in fifteen."""
 
 ORGANISMS: dict[str, Recipe] = {
     recipe.name: recipe

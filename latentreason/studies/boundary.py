@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from latentreason.stats import Estimate, PassCurve, summary
+from latentreason.stats import Estimate, PassCurve, crossover_k, summary
 from latentreason.studies.palette import ARMS, ROUTERS
 from latentreason.studies.result import Result
 from latentreason.studies.stacked import (
@@ -42,7 +42,7 @@ from latentreason.studies.stacked import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TRAIN = ("activation-small", "collapsed", "explore")
+TRAIN = ("activation-small", "collapsed", "explore", "new-skill", "new-skill-rl")
 COLOURS = (ARMS["rl"], ROUTERS[0], ROUTERS[3], ROUTERS[1], ROUTERS[2])
 BREADTH: dict[str, Callable[[pd.DataFrame], np.ndarray]] = {"effective_paths": lambda t: np.exp(t["paths_entropy"].to_numpy(float)), "right_paths": lambda t: t["right_paths"].to_numpy(float), "entropy": lambda t: t["entropy"].to_numpy(float)}
 """Quantity -> its value by problem, from a table of counts that has the columns for it."""
@@ -92,6 +92,7 @@ def run(*, counts: pd.DataFrame, organisms: pd.DataFrame | None = None, config: 
             table += seeded("area_change", {s: summary(area(rl - base, ks), len(of[s].base)) for s, (base, rl) in changes.items()}, **where)
             for place in (0, -1):
                 table += seeded("rl_minus_base", {s: summary((rl - base)[:, place], len(of[s].base)) for s, (base, rl) in changes.items()}, k=ks[place], **where)
+            table += seeded("crossover_k", {s: _crossing(r, column, ks, config) for s, r in of.items()}, **where)
             for arm in ("base", "rl"):
                 over = [across({s: curves[organism, s, arm, kind].estimates[i] for s in of}, share=True) for i in range(len(ks))]
                 each = {str(s): [e.value for e in curves[organism, s, arm, kind].estimates] for s in of}
@@ -112,6 +113,12 @@ def run(*, counts: pd.DataFrame, organisms: pd.DataFrame | None = None, config: 
     details = {"curves": shown, "n_problems": len(runs[0].base), "n_seeds": len({r.seed for r in runs}), "kind": list(runs[0].kinds)[-1]}
     result = finished("boundary", config, table, details, "")
     return finished("boundary", config, table, details, _finding(result, ks))
+
+
+def _crossing(run: Run, column: str, ks: list[int], config: Config) -> Estimate:
+    """The k at which the base reaches the RL model."""
+    base, rl = run.base, run.rl
+    return crossover_k(base[column].to_numpy(int), rl[column].to_numpy(int), base["n"].to_numpy(int), rl["n"].to_numpy(int), ks, n_boot=config.n_boot, seed=config.seed)
 
 
 def _remedies(runs: list[Run], curves: dict[tuple[str, int, str, str], PassCurve], ks: list[int]) -> list[dict[str, Any]]:
@@ -137,7 +144,9 @@ def _finding(result: Result, ks: list[int]) -> str:
         last: Estimate = result.estimate("rl_minus_base", organism=organism, kind=kind, k=ks[-1], seed=ALL)
         seen = "a collapse" if last.hi < 0 else "which refutes a collapse" if last.lo > 0 else "no collapse shown"
         unread = [f"{quantity} {' to '.join(_bare(result.estimate(quantity, organism=organism, arm=arm, seed=ALL)) for arm in ('base', 'rl'))}" for quantity in UNREAD if rows_of(result, quantity, organism=organism)]
-        said.append(f"{organism}: RL minus base at k={ks[-1]} is {last} ({seen}), area {result.estimate('area_change', organism=organism, kind=kind, seed=ALL)}{'; of its samples ' if unread else ''}{', '.join(unread)}")
+        cross = result.estimate("crossover_k", organism=organism, kind=kind, seed=ALL)
+        crossing = f", the base reaches RL at k={cross}" if cross.defined and last.hi < 0 else ""
+        said.append(f"{organism}: RL minus base at k={ks[-1]} is {last} ({seen}){crossing}, area {result.estimate('area_change', organism=organism, kind=kind, seed=ALL)}{'; of its samples ' if unread else ''}{', '.join(unread)}")
     finding = f"By {kind}, {'; '.join(said)}"
     for row in rows_of(result, "remedy_area", kind=kind, seed=ALL):
         gap = result.estimate("remedy_area", organism=row["organism"], against=row["against"], kind=kind, seed=ALL)

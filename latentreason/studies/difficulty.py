@@ -194,7 +194,8 @@ def _trainings(runs: dict[tuple[str, int], Run], training: pd.DataFrame, config:
         rate = {s: mean((start[s]["correct"] / start[s]["n"]).to_numpy(float), config, share=True) for s in of}
         gain = {s: mean(r.rates("rl") - r.rates("base"), config) for s, r in of.items()}
         table += seeded_share("training_rate", rate, organism=organism) + seeded("gain", gain, organism=organism)
-        details["trainings"].append({"organism": organism, "rate": across(rate).value, **{k: getattr(across(gain), k) for k in ("value", "lo", "hi")}, "seeds": {str(s): [rate[s].value, gain[s].value] for s in of}})
+        able = any(r.rates("base").any() for r in of.values())  # a base that solves nothing says nothing of hard problems
+        details["trainings"].append({"organism": organism, "able": able, "rate": across(rate).value, **{k: getattr(across(gain), k) for k in ("value", "lo", "hi")}, "seeds": {str(s): [rate[s].value, gain[s].value] for s in of}})
         if organism in config.organisms or not config.organisms:
             for stage, step in sorted(set(zip(part["stage"].astype(int), part["step"].astype(int), strict=True))):
                 at = part[(part["stage"] == stage) & (part["step"] == step)]
@@ -226,7 +227,7 @@ def _reinforced(groups: pd.DataFrame, scales: dict[int, str], where: dict[str, A
 
 def _finding(result: Result, config: Config) -> str:
     said = []
-    hard = [t for t in result.details["trainings"] if t["rate"] < config.over_hard]
+    hard = [t for t in result.details["trainings"] if t["rate"] < config.over_hard and t["able"]]
     for t in hard:
         gain = result.estimate("gain", organism=t["organism"], seed=ALL)
         seen = "which is the harm that the paper reports" if gain.hi < 0 else "which refutes harm" if gain.lo > 0 else "so harm is not shown (an interval that is not below 0 refutes it)"
@@ -235,9 +236,9 @@ def _finding(result: Result, config: Config) -> str:
         if lone and np.isfinite(lone[0]["value"]):
             share, weight = (result.estimate(q, organism=t["organism"], seed=ALL, stage=0, step=0) for q in ("lone_valid", "lone_advantage"))
             said.append(f"a lone success of a group has the advantage {weight.value:.2f} and is a valid trace in {share} (more than half would refute the shortcut)")
-    others = [t for t in result.details["trainings"] if t not in hard and np.isfinite(t["value"])]
+    others = [t for t in result.details["trainings"] if t not in hard and t["able"] and np.isfinite(t["value"])]
     if others:
-        said.append(f"{len(others)} organism{'s' * (len(others) > 1)} with easier problems (other bases and rewards, so a direction only) gain{'s' * (len(others) == 1)} {min(t['value'] for t in others):.2f} to {max(t['value'] for t in others):.2f}")
+        said.append(f"{len(others)} organism{'s' * (len(others) > 1)} with easier problems (other bases, so a direction only) gain{'s' * (len(others) == 1)} {min(t['value'] for t in others):.2f} to {max(t['value'] for t in others):.2f}")
     if not hard:
         said.insert(0, f"No organism was trained on problems that its base solves in under {config.over_hard:.0%}: train too-hard")
     return "; ".join(said) + "."

@@ -39,11 +39,13 @@ class Config:
         passes: share of the rollouts at which one format has won.
         window: last steps that are averaged into what RL ends with.
         least_prior: organisms count whose corpus holds at least two formats with this share.
+        organisms: that are looked at; none for all that are there.
     """
 
     passes: float = 0.9
     window: int = 3
     least_prior: float = 0.1
+    organisms: tuple[str, ...] = ("activation", *TRAIN)
 
 
 def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Config()) -> Result:
@@ -97,7 +99,7 @@ def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Confi
 def _chosen(f: dict[Any, Any], names: list[str], config: Config) -> bool:
     """One stage of plain RL with the true reward, on a corpus of several formats."""
     several = sum(f.get(f"prior/{name}", 0.0) >= config.least_prior for name in names) > 1
-    return bool(f["stages"] == "RLVR" and f["reward"] == "true" and not f["external"] and f["split"] == "train" and f["own_problems"] and not few(f) and several)
+    return bool((f["organism"] in config.organisms or not config.organisms) and f["stages"] == "RLVR" and f["reward"] == "true" and not f["external"] and f["split"] == "train" and f["own_problems"] and not few(f) and several)
 
 
 def _shares(curves: pd.DataFrame, f: dict[Any, Any], names: list[str]) -> tuple[np.ndarray, np.ndarray]:

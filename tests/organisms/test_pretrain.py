@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from latentreason.organisms.recipe import Pretrain, Size
+from latentreason.organisms.recipe import Pretrain, Size, config_of
 from latentreason.organisms.tokenizer import chain_tokenizer
 from latentreason.organisms.trainers import pretrain as module
 from latentreason.organisms.trainers.pretrain import corpus_at, draw_batch, new_model, pretrain, trace_loss
@@ -119,6 +119,14 @@ def test_batches_hold_problems_of_the_train_split_only_and_are_a_function_of_see
     assert splits == {"train"}
     assert draw_batch(TINY, 7, 0) == draw_batch(TINY, 7, 0)
     assert draw_batch(TINY, 7, 0) != draw_batch(TINY, 8, 0) and draw_batch(TINY, 7, 0) != draw_batch(TINY, 7, 1)
+
+
+def test_with_prompt_loss_the_same_rows_carry_loss_from_the_first_word_of_the_problem():
+    both = dataclasses.replace(TINY, pretrain=dataclasses.replace(TINY.pretrain, prompt_loss=True))
+    alone, whole = draw_batch(TINY, 7, 0), draw_batch(both, 7, 0)
+    assert [ids for ids, _ in whole] == [ids for ids, _ in alone] and {n for _, n in whole} == {1} and min(n for _, n in alone) > 5
+    assert trace_loss(new_model(TINY, 0), whole)[1] == sum(len(ids) - 1 for ids, _ in whole)
+    assert config_of(TINY)["pretrain"] == {k: v for k, v in config_of(both)["pretrain"].items() if k != "prompt_loss"}  # older models keep their hash
 
 
 def test_the_curriculum_is_short_and_without_errors_and_ends_in_the_recipe():

@@ -56,7 +56,7 @@ def test_convergence_and_winners_are_counted_over_runs_and_by_size(result: Resul
 def test_where_nothing_converges_and_another_format_wins_the_finding_says_so(zoo: Zoo) -> None:
     rows = [synthetic_zoo.facts(f"o{i}", 0, base=str(i)) for i in range(8)]
     curves = pd.concat([synthetic_zoo.curve(f"o{i}", 0, synthetic_zoo.towards("code", 10, end=0.5)) for i in range(8)])
-    said = formats.run(organisms=pd.DataFrame(rows), curves=curves).finding
+    said = formats.run(organisms=pd.DataFrame(rows), curves=curves, config=formats.Config(organisms=())).finding
     assert "which refutes convergence" in said and "leading format mostly loses" in said
 
 

@@ -61,7 +61,7 @@ def corpus_at(recipe: Recipe, progress: float) -> Corpus:
 
 
 def draw_batch(recipe: Recipe, step: int, seed: int) -> list[tuple[list[int], int]]:
-    """`batch` pairs (token ids, length of the prompt), from problems of the train split only (and the seen ones of a contaminated corpus)."""
+    """`batch` pairs (token ids, how many carry no loss: the prompt's, or its BOS alone), from problems of the train split only (and the seen ones of a contaminated corpus)."""
     rng = random.Random(f"pretrain-{seed}-{step}")
     corpus = corpus_at(recipe, step / recipe.pretrain.steps)
     ids, how = {token: i for i, token in enumerate(chain.VOCABULARY)}, asdict(corpus.problems)
@@ -76,12 +76,12 @@ def draw_batch(recipe: Recipe, step: int, seed: int) -> list[tuple[list[int], in
                 continue
             trace = write_trace(problem, corpus, rng)
         prompt = [chain.BOS, *problem.question.split()]
-        rows.append(([ids[t] for t in [*prompt, *trace]], len(prompt)))
+        rows.append(([ids[t] for t in [*prompt, *trace]], 1 if recipe.pretrain.prompt_loss else len(prompt)))
     return rows
 
 
 def trace_loss(model: LlamaForCausalLM, rows: list[tuple[list[int], int]]) -> tuple[torch.Tensor, int]:
-    """Summed cross-entropy (nats) of the traces' tokens, and their number. Prompts carry no loss: they are random."""
+    """Summed cross-entropy (nats) of the traces' tokens, and their number. Prompts, which are random, carry no loss, unless the recipe says so."""
     ids = pad_sequence([torch.tensor(r) for r, _ in rows], batch_first=True, padding_value=0)
     labels = pad_sequence([torch.tensor([-100] * n + r[n:]) for r, n in rows], batch_first=True, padding_value=-100)
     logits = model(input_ids=ids[:, :-1], use_cache=False).logits  # right padding: causal attention never looks at it
