@@ -6,6 +6,7 @@ write_docs(Path("artifacts"))      # brings README.md and docs/*.md beside the f
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -52,9 +53,14 @@ def of_findings(results: Path) -> str:
     return "\n".join(f"- **{name.replace('_', ', ')}**: {result.finding}" for name, result in load_results(results).items() if name not in (*CLAIMS, "published"))
 
 
+def _by_seed(results: Path) -> dict[str, Path]:
+    """The folder of each committed seed of sampling, named."""
+    return {"seed 0": results, **{f"seed {folder.name.removeprefix('seed-')}": folder for folder in sorted(results.glob("seed-*"))}}
+
+
 def of_seeds(results: Path) -> str:
     """The headline of each committed seed of sampling, a column each: the spread that one interval does not show."""
-    folders = {"seed 0": results, **{f"seed {folder.name.removeprefix('seed-')}": folder for folder in sorted(results.glob("seed-*"))}}
+    folders = _by_seed(results)
     table = pd.concat([headline(load_results(folder)).set_index("quantity")["text"].rename(seed) for seed, folder in folders.items()], axis=1).fillna("-")
     table = table[table.index.str.startswith(HEADLINE)]
     seconds = [read_json(folder / "run.json")["seconds"] for folder in folders.values()]
@@ -91,12 +97,40 @@ def of_arms(results: Path, where: str) -> str:
     return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines])
 
 
+def of_arms_by_seed(results: Path, where: str) -> str:
+    """Share of the gain of each arm of such a result, a column a committed seed of sampling."""
+    pair, name = where.split("/")
+    found = {seed: {r["arm"]: r for r in drawn(Result.load(folder, name))} for seed, folder in _by_seed(results / pair).items() if (folder / f"{name}.json").is_file()}
+    arms = list(dict.fromkeys(arm for of in found.values() for arm, r in of.items() if r["setting"] != ""))
+    lines = [" | ".join([f"| {arm}", *(_share(of.get(arm)) for of in found.values())]) + " |" for arm in arms]
+    return "\n".join([f"| share of the gain | {' | '.join(found)} |", "|---" * (len(found) + 1) + "|", *lines])
+
+
+def of_routers_by_seed(results: Path, pair: str) -> str:
+    """What each router of the study `routing` has above its controls, in area, a column a committed seed of sampling."""
+    found: dict[str, dict[tuple[str, str], str]] = {}
+    for seed, folder in _by_seed(results / pair).items():
+        if (folder / "routing.json").is_file():
+            result = Result.load(folder, "routing")
+            pairs = [(row["router"], row["control"]) for row in result.table.to_dict("records") if row["quantity"] == "area_difference" and row["control"] != "matched_random"]
+            found[seed] = {(re.sub(r" above [0-9.]+", "", name), control): str(result.estimate("area_difference", router=name, control=control)) for name, control in pairs}  # a threshold is a seed's own
+    rows = dict.fromkeys(key for of in found.values() for key in of)
+    lines = [" | ".join([f"| {name}", control, *(of.get((name, control), "-") for of in found.values())]) + " |" for name, control in sorted(rows, key=lambda key: key[1])]
+    return "\n".join([f"| router | area above | {' | '.join(found)} |", "|---" * (len(found) + 2) + "|", *lines])
+
+
+def _share(row: dict[str, Any] | None) -> str:
+    return "-" if row is None or row["setting"] == "" or row["value"] != row["value"] else f"{row['value']:.3f} [{row['lo']:.3f}, {row['hi']:.3f}] at {row['setting']}"
+
+
 BLOCKS: dict[str, Callable[[Path, str], str]] = {
     "headline of": lambda results, pair: of_pair(results / pair),
     "findings of": lambda results, pair: of_findings(results / pair),
     "seeds of": lambda results, pair: of_seeds(results / pair),
     "finding of": of_study,
     "arms of": of_arms,
+    "arms by seed of": of_arms_by_seed,
+    "routers by seed of": of_routers_by_seed,
     "false alarms of": of_alarms,
     "benchmark": lambda results, name: (results / "benchmarks" / f"{name}.md").read_text(encoding="utf-8").rstrip("\n"),
     "table of": lambda results, what: {"organisms": markdown, "configurations": overview}[what](),
