@@ -163,6 +163,9 @@ def figures(names: Annotated[list[str] | None, typer.Argument(help="Which figure
     if again:
         from latentreason.documents import write_docs
 
+        if names or check or results or out:
+            raise InvalidInput("--recompute makes everything that is committed anew: it takes no names, folders or --check.")
+
         for folder in sorted(f.parent for f in RESULTS_DIR.parent.rglob("tables") if any(f.parent.glob("*.json"))):
             remake(folder)
             console.print(f"remade {folder}")

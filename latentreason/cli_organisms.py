@@ -30,6 +30,8 @@ def verdict(pair: PairOption = "activation", task: TaskOption = "chain", tempera
     from latentreason.publish import publish_verdict
     from latentreason.studies.recompute import RESULTS
 
+    if publish and (tiny or seed or temperature != 1.0):
+        raise InvalidInput("Only a whole verdict of seed 0 at temperature 1 is published: leave out --tiny, --seed and --temperature, or --publish.")
     models = load(pair, quiet)
     folder = collected(models, task, out, grown=recipe_in(pair), tiny=tiny, style=style, chat=chat, progress=not quiet, temperature=temperature, max_new_tokens=max_new_tokens, seed=seed)
     _conclude(RESULTS["verdict"](folder / "tables"), "verdict", folder, ["verdict"])

@@ -82,7 +82,7 @@ def of_alarms(results: Path, where: str) -> str:
 
 
 def of_arms(results: Path, where: str) -> str:
-    """The arms of a result of the study `rivals`, such as "activation/trained"; those whose text turned into loops are marked."""
+    """The arms of a result of the study `rivals`, such as "activation/trained"; those that repeat themselves and are unlikely to the base are marked."""
     pair, name = where.split("/")
     result = Result.load(results / pair, name)
     lines, every = [], drawn(result)
@@ -113,10 +113,19 @@ def of_routers_by_seed(results: Path, pair: str) -> str:
         if (folder / "routing.json").is_file():
             result = Result.load(folder, "routing")
             pairs = [(row["router"], row["control"]) for row in result.table.to_dict("records") if row["quantity"] == "area_difference" and row["control"] != "matched_random"]
-            found[seed] = {(re.sub(r" above [0-9.]+", "", name), control): str(result.estimate("area_difference", router=name, control=control)) for name, control in pairs}  # a threshold is a seed's own
+            found[seed] = {(re.sub(r" above [0-9.]+", "", name), control): _area_or_points(result, name, control) for name, control in pairs}  # a threshold is a seed's own
     rows = dict.fromkeys(key for of in found.values() for key in of)
     lines = [" | ".join([f"| {name}", control, *(of.get((name, control), "-") for of in found.values())]) + " |" for name, control in sorted(rows, key=lambda key: key[1])]
     return "\n".join([f"| router | area above | {' | '.join(found)} |", "|---" * (len(found) + 2) + "|", *lines])
+
+
+def _area_or_points(result: Result, router: str, control: str) -> str:
+    """The difference of areas, or, where there is no curve, what there is at single budgets."""
+    over, at = result.estimate("area_difference", router=router, control=control), result.table
+    at = at[(at["quantity"] == "difference_at") & (at["router"] == router) & (at["control"] == control) & at["value"].notna()]
+    if over.defined or at.empty:
+        return str(over)
+    return "; ".join(f"at {b:g} D {result.estimate('difference_at', router=router, control=control, budget=b)}" for b in at["budget"])
 
 
 def _share(row: dict[str, Any] | None) -> str:

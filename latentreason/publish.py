@@ -27,8 +27,8 @@ def finish(folder: Path, config: RunConfig, progress: bool = True) -> Path:
     """Results, figures and report of a run, from its tables. Returns the page."""
     for name, result in recompute(folder / "tables").items():
         result.save(folder, name)
+    write_json(folder / "run.json", _facts(folder, config))  # before the figures, whose captions have its note
     make_figures(folder, folder / "figures", progress=progress)
-    write_json(folder / "run.json", _facts(folder, config))
     return write_report(folder)
 
 
@@ -231,8 +231,18 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def remake(target: Path, progress: bool = True) -> None:
-    """Results, figures, report and hashes of committed results anew from their tables, as after a change of a study: nothing is sampled."""
-    for name, result in (recompute_zoo if (target / "zoo.json").is_file() else recompute)(target / "tables").items():
+    """Results, figures, report and hashes of committed results anew from their tables, as after a change of a study: nothing is sampled; `calibrate` makes its own.
+
+    Raises:
+        CorruptArtifact: a table is not the one that was published.
+    """
+    facts = read_json(target / "run.json") if (target / "run.json").is_file() else {"files": {}}
+    for name, expected in facts["files"].items():
+        if name.startswith("tables/") and sha256(target / name) != expected:
+            raise CorruptArtifact(f"{target / name} is not the table that was published (its hash differs). Fix: restore it from the repository.")
+    zoo = (target / "zoo.json").is_file()
+    found = recompute_zoo(target / "tables") if zoo else recompute(target / "tables", [name for name in load_results(target) if name in RESULTS])
+    for name, result in found.items():
         result.save(target, name)
     _hashed(target)
     if not target.name.startswith("seed-"):
@@ -245,7 +255,7 @@ def _hashed(target: Path) -> None:
     """Say in the manifest of committed results what lies there now."""
     if (manifest := target / "run.json").is_file():
         facts = read_json(manifest)
-        write_json(manifest, {**facts, "files": _hashes(target), **_prompts(target), **_note(facts["config"]["pair"])})
+        write_json(manifest, {**facts, "files": _hashes(target), "results_by": code_version(), **_prompts(target), **_note(facts["config"]["pair"])})
 
 
 def _prompts(folder: Path) -> dict[str, Any]:

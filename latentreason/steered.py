@@ -132,7 +132,7 @@ def _bias_arms(opening: Mapping[str, int], which: dict[str, Category], n: int) -
 def _steering(run: Run) -> None:
     """Vectors in place of tokens: when by the RL model live or by the base alone, which by category, whose vectors; with random twins, and a plain logit bias.
 
-    Layer and strength of each arm are those that did best on calibration problems. The last block is tried and never chosen (where there is another): the head alone reads
+    Layer and strength of each arm are those that did best on calibration problems. The last block, where it is tried, is never chosen (if there is another): the head alone reads
     what is added there, so that is a bias on words.
     """
     pair, layers, routers = run.pair, few_layers(run.pair.base.n_layers), _routers(run)

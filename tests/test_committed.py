@@ -1,12 +1,14 @@
 """What is committed under `artifacts/` holds together."""
 
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
+from latentreason.errors import CorruptArtifact
 from latentreason.figures.figures import check_figures, load_results
 from latentreason.files import read_json
-from latentreason.publish import figures_of
+from latentreason.publish import figures_of, remake
 from latentreason.store import sha256
 from latentreason.studies.recompute import recompute
 
@@ -14,7 +16,7 @@ ROOT = Path(__file__).parents[1] / "artifacts"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", ["activation", "smollm2-arith", "zoo"])
+@pytest.mark.parametrize("pair", sorted(f.parent.name for f in (ROOT / "results").glob("*/tables")))
 def test_the_committed_figures_follow_from_the_committed_tables(pair: str) -> None:
     results = ROOT / "results" / pair
     assert check_figures(results, figures_of(results)) == []
@@ -33,3 +35,16 @@ def test_a_committed_manifest_lists_what_lies_there_and_how_the_models_were_aske
     facts = read_json(manifest)
     assert {name: sha256(manifest.parent / name) for name in facts["files"]} == facts["files"]
     assert {f.name for f in manifest.parent.glob("*.parquet")} <= set(facts["files"]) and facts["prompt"]["template"]
+
+
+def test_results_are_made_anew_from_their_tables_and_a_damaged_table_is_refused(tmp_path: Path) -> None:
+    target = tmp_path / "artifacts" / "results" / "contaminated"  # `claims` alone ran here, so there is neither main job nor manifest
+    copytree(ROOT / "results" / "contaminated", target)
+    (target / "planning.json").write_text((target / "planning.json").read_text().replace("RL alone solves", "nobody solves"))
+    remake(target, progress=False)
+    assert {f.name: f.read_bytes() for f in target.glob("*.json")} == {f.name: f.read_bytes() for f in (ROOT / "results" / "contaminated").glob("*.json")}
+    run = tmp_path / "seed-1"
+    copytree(ROOT / "results" / "activation" / "seed-1", run)
+    (run / "tables" / "passk.parquet").write_bytes(b"damaged")
+    with pytest.raises(CorruptArtifact, match="is not the table that was published"):
+        remake(run)

@@ -21,6 +21,7 @@ from latentreason.organisms.problems import problems_of, recipe_in
 from latentreason.organisms.recipe import RL, Pretrain, Size
 from latentreason.organisms.train import train
 from latentreason.organisms.zoo import ACTIVATION, ORGANISMS
+from latentreason.publish import publish_verdict
 from latentreason.sampling.local import Sampling, sample
 from latentreason.studies import verdict
 from latentreason.tables import COUNT_COLUMNS
@@ -171,8 +172,11 @@ def test_a_zoo_that_does_not_exist_and_one_that_is_not_trained_are_said_so(comma
 
 
 def test_the_command_verdict_prints_the_finding_and_draws(commanded):
-    said = commanded("verdict --tiny --quiet --out one --publish")
+    with pytest.raises(InvalidInput, match="Only a whole verdict"):
+        commanded("verdict --tiny --quiet --out one --publish")
+    said = commanded("verdict --tiny --quiet --out one")
     assert "Verdict: " in said and Path("one/verdict.json").is_file() and Path("one/figures/verdict.png").is_file()
+    publish_verdict(Path("one"), "activation", Path("artifacts"))
     assert {f.name for f in Path("artifacts/results/activation").iterdir()} == {"tables", "verdict.json", "verdict.parquet"} and Path("artifacts/figures/verdict.png").is_file()
 
 

@@ -122,6 +122,10 @@ def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, monkeypatch: 
     assert steering.loc["entropy, base category, base vectors", ["timing_source", "category_source", "rl_logits"]].tolist() == ["base alone", "base alone", 0.0]
     assert steering.loc["js, RL category, RL vectors", ["timing_source", "category_source", "rl_logits"]].tolist() == ["RL model live", "RL model live", 1.0]
     assert 0 < steering.loc["entropy, RL category, base vectors", "rl_logits"] < 1
+    facts = read_json(unbroken / "tables" / "steering.json")
+    assert {"js, one vector", "js, logit delta", "js, RL category, base vectors, random places", "js, RL category, base vectors, natural scale"} <= set(facts)
+    assert {3} < {each["layer"] for each in facts["js, RL category, base vectors"]["tried"]} and all(fact["layer"] != 3 for fact in facts.values() if fact.get("layer") is not None)
+    assert facts["js, RL category, base vectors, natural scale"]["setting"] == 1.0 and steering.loc["js, one vector", "content_source"] == "base-fitted vector"
     assert {"on_probe(onset)"} <= {name for name, fact in results["routing"].details["facts"].items() if set(fact.get("baselines", {})) == BESIDE}
     assert "beside on_divergence(js)@" in results["rivals"].finding and results["trained"].details["fits"]
 

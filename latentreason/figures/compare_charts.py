@@ -105,8 +105,8 @@ ROUTING = Figure(
     ("routing",), _routing, _draw_routing,
     lambda results: (
         f"Every router at {sampled(results['routing'])}: area under its recovery curve (left) and its paired difference to matched disagreements (middle), by what the "
-        "router knows: the base model alone (also in training), RL labels in training, or the RL model live. Beside a learned router: AUROC or "
-        "R\N{SUPERSCRIPT TWO} of its readout on problems held out (in brackets the best of its baselines). Then: the RL model decodes and base tokens are put in where the two differ most; share of the "
+        "router knows: the base model alone (also in training), RL labels in training, or the RL model live. Beside a learned router: AUROC "
+        "of its readout (of a swap's value: that it is above 0) on problems held out (in brackets the best of its baselines). Then: the RL model decodes and base tokens are put in where the two differ most; share of the "
         "gain that is lost, by changed tokens over D, beside as many at random disagreements. Right: what probes predict (a probability, or the value of a swap) against what is so, on problems held out. "
         f"{caption_end(results['routing'], 'area')}"
     ),
@@ -123,7 +123,7 @@ STEERING = one_row_an_arm("steering", (
     "Vectors in place of tokens at TEMPERATURE: share of the gain that is recovered when a vector is added at routed tokens, by where the timing (js: "
     "both models; entropy: base alone), the category and the vectors come from; beside random vectors of the same norms, random categories "
     "and the RL model's token at the same places (swap). Layer and strength of each arm did best on calibration problems; right: the best accuracy there at each block, over strengths (bold: taken; "
-    "the last block is tried and never chosen)."
+    "the last block, where it is tried, is never chosen)."
 ))  # fmt: skip
 TRAINED = one_row_an_arm("trained", (
     "Vectors trained on the RL model's tokens at TEMPERATURE, and the reference's two algorithms (venhoff_g1, venhoff_g3) with the controls that they were "

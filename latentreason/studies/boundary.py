@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from latentreason.stats import Estimate, PassCurve, crossover_k, summary
+from latentreason.stats import Estimate, PassCurve, crossover_k, summary, undefined
 from latentreason.studies.palette import ARMS, ROUTERS
-from latentreason.studies.result import Result
+from latentreason.studies.result import Result, rows
 from latentreason.studies.stacked import (
     ALL,
     Run,
@@ -92,7 +92,7 @@ def run(*, counts: pd.DataFrame, organisms: pd.DataFrame | None = None, config: 
             table += seeded("area_change", {s: summary(area(rl - base, ks), len(of[s].base)) for s, (base, rl) in changes.items()}, **where)
             for place in (0, -1):
                 table += seeded("rl_minus_base", {s: summary((rl - base)[:, place], len(of[s].base)) for s, (base, rl) in changes.items()}, k=ks[place], **where)
-            table += seeded("crossover_k", {s: _crossing(r, column, ks, config) for s, r in of.items()}, **where)
+            table += _crossings({s: _crossing(r, column, ks, config) for s, r in of.items()}, where)
             for arm in ("base", "rl"):
                 over = [across({s: curves[organism, s, arm, kind].estimates[i] for s in of}, share=True) for i in range(len(ks))]
                 each = {str(s): [e.value for e in curves[organism, s, arm, kind].estimates] for s in of}
@@ -110,7 +110,7 @@ def run(*, counts: pd.DataFrame, organisms: pd.DataFrame | None = None, config: 
                 table += seeded(f"{quantity}_change", {s: mean(r.rates("rl", quantity) - r.rates("base", quantity), config) for s, r in of.items()}, organism=organism)
     if organisms is not None:
         table += _remedies(runs, curves, ks)
-    details = {"curves": shown, "n_problems": len(runs[0].base), "n_seeds": len({r.seed for r in runs}), "kind": list(runs[0].kinds)[-1]}
+    details = {"curves": shown, "n_problems": len(runs[0].base), "n_seeds": len({r.seed for r in runs}), "imitated": sorted({r.organism for r in runs if r.facts.get("stages") == "SFT"}), "kind": list(runs[0].kinds)[-1]}
     result = finished("boundary", config, table, details, "")
     return finished("boundary", config, table, details, _finding(result, ks))
 
@@ -119,6 +119,14 @@ def _crossing(run: Run, column: str, ks: list[int], config: Config) -> Estimate:
     """The k at which the base reaches the RL model."""
     base, rl = run.base, run.rl
     return crossover_k(base[column].to_numpy(int), rl[column].to_numpy(int), base["n"].to_numpy(int), rl["n"].to_numpy(int), ks, n_boot=config.n_boot, seed=config.seed)
+
+
+def _crossings(found: dict[int, Estimate], where: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of each seed, and over seeds the median with the outermost ends: a seed that never crosses is infinite, which has no mean."""
+    ends = [(e.value, e.lo, e.hi) if e.defined else (np.inf, np.inf, np.inf) for e in found.values()]
+    over = Estimate(float(np.median([v for v, *_ in ends])), min(lo for _, lo, _ in ends), max(hi for *_, hi in ends), len(found), "median over seeds of training, lowest and highest end", "")
+    last = over if np.isfinite(over.value) else undefined("in half of the seeds or more the base stays below RL", len(found))
+    return [*(rows("crossover_k", e, seed=str(s), **where) for s, e in found.items()), rows("crossover_k", last, seed=ALL, **where)]
 
 
 def _remedies(runs: list[Run], curves: dict[tuple[str, int, str, str], PassCurve], ks: list[int]) -> list[dict[str, Any]]:
@@ -142,6 +150,9 @@ def _finding(result: Result, ks: list[int]) -> str:
     kind, said = result.details["kind"], []
     for organism in dict.fromkeys(c["organism"] for c in result.details["curves"]):
         last: Estimate = result.estimate("rl_minus_base", organism=organism, kind=kind, k=ks[-1], seed=ALL)
+        if organism in result.details["imitated"]:
+            said.append(f"{organism}, which imitates a teacher and says nothing of RLVR: the second model minus base at k={ks[-1]} is {last}, area {result.estimate('area_change', organism=organism, kind=kind, seed=ALL)}")
+            continue
         seen = "a collapse" if last.hi < 0 else "which refutes a collapse" if last.lo > 0 else "no collapse shown"
         unread = [f"{quantity} {' to '.join(_bare(result.estimate(quantity, organism=organism, arm=arm, seed=ALL)) for arm in ('base', 'rl'))}" for quantity in UNREAD if rows_of(result, quantity, organism=organism)]
         cross = result.estimate("crossover_k", organism=organism, kind=kind, seed=ALL)

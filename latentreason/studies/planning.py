@@ -97,7 +97,7 @@ def run(*, table: pd.DataFrame, max_k: int | None = None, config: Config = Confi
     ]  # fmt: skip
     for each in listed:  # what the base's pass rate may be, having solved none
         each["base_rate_at_most"] = wilson(0, each["base_samples"]).hi
-    details = {"n_problems": len(problems), "n_samples": samples, "kinds": kinds, "k": ks, "rl_only": listed, "domains": {d: int(n) for d, n in Counter(domains).items()}}
+    details = {"n_problems": len(problems), "n_samples": samples, "kinds": kinds, "k": ks, "rl_only": listed, "rl_right": int(solved[last, "rl"][0].sum()), "domains": {d: int(n) for d, n in Counter(domains).items()}}
     text = ("kind", "domain", "arm", "which")
     frame = pd.DataFrame(found).astype(dict.fromkeys(text, object)).fillna(dict.fromkeys(text, ""))
     result = Result("planning", asdict(config), frame, details)
@@ -116,9 +116,10 @@ def _finding(result: Result) -> str:
     alone, control, above = (result.estimate(name, kind=kind, k=k, domain="") for name in ("rl_only", "control", "above"))
     ways = {arm: result.estimate("way", arm=arm, which="right") for arm in ("rl", "base", "above")}
     steps = result.estimate("step", arm="rl", which="right")
-    new = [name for name, e in (("solutions", above), ("ways", ways["above"])) if e.defined and e.lo > 0]
+    some = result.details["rl_right"] > 0  # without one right trace, new ways are ways to an accident
+    new = [name for name, e in (("solutions", above), ("ways", ways["above"])) if some and e.defined and e.lo > 0]
     open_ = [name for name, e in (("solutions", above), ("ways", ways["above"])) if not e.defined]
-    nothing = f"whether RL creates {' and '.join(open_)} cannot be judged" if open_ else "so there is no evidence that RL creates anything here"
+    nothing = f"so RL creates nothing here: none of its samples is right by {kind}" if not some else f"whether RL creates {' and '.join(open_)} cannot be judged" if open_ else "so there is no evidence that RL creates anything here"
     verdict = f"so RL adds {' and '.join(new)} beyond what the base has" if new else nothing
     by_domain = result.table[(result.table["quantity"] == "above") & (result.table["kind"] == kind) & (result.table["domain"] != "")]
     where = [f"{r['domain']} ({r['value']:.3f} [{r['lo']:.3f}, {r['hi']:.3f}])" for r in by_domain.to_dict("records") if r["lo"] > 0]

@@ -98,7 +98,7 @@ def _named(setting: Any) -> str:
 
 
 def _fluent(fluency: pd.DataFrame, arms: Sequence[str], how: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, dict[str, bool]]]:
-    """Rows of each arm and the base; and by arm whether it `repeats` itself more than the base, and whether its text is `unlikely`, less likely to the base than the base's
+    """Rows of each arm and the base; and by arm whether it `repeats` itself (more than twice as much as the base), and whether its text is `unlikely`, less likely to the base than the base's
     own: where the interval of the paired difference is beyond 0.
     """
     table, flags, quantities = list[dict[str, Any]](), dict[str, dict[str, bool]](), ("repeated", "base_logprob")
@@ -107,7 +107,8 @@ def _fluent(fluency: pd.DataFrame, arms: Sequence[str], how: dict[str, Any]) -> 
         table += [rows(name, mean_estimate(each, **how), arm=arm) for name, each in zip(quantities, values[arm], strict=True)]
         if arm != "base":
             repeated, likely = (mean_estimate(each, **how) for each in values[arm] - values["base"])
-            flags[arm] = {"repeats": bool(repeated.lo > 0), "unlikely": bool(likely.hi < 0)}
+            doubled = values[arm][0].mean() > 2 * values["base"][0].mean()  # many problems tell apart what no reader would
+            flags[arm] = {"repeats": bool(repeated.lo > 0 and doubled), "unlikely": bool(likely.hi < 0)}
     return table, flags
 
 
@@ -180,9 +181,14 @@ def is_control(uses: str) -> bool:
     return not {part.strip() for part in uses.split(",")}.isdisjoint(CONTROLS)
 
 
+def _used(row: Mapping[str, Any], tried: Mapping[str, Any]) -> bool:
+    """Whether a setting that was tried is the one that the arm was drawn with: a block may be tried and never chosen."""
+    return _named(tried["setting"]) == row["setting"] and (not row.get("layer") or str(tried.get("layer", "")) == row["layer"])
+
+
 def _best(part: list[tuple[dict[str, Any], Estimate]], tried: Mapping[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], Estimate] | None:
     """The best of some rivals on calibration problems, or the only one; None where some were not tried there, since the highest on these problems is favoured by chance."""
-    on_calibration = {row["arm"]: max((each["accuracy"] for each in tried.get(row["arm"], [])), default=None) for row, _ in part}
+    on_calibration = {row["arm"]: max((each["accuracy"] for each in tried.get(row["arm"], []) if _used(row, each)), default=None) for row, _ in part}
     if len(part) > 1 and None in on_calibration.values():
         return None
     return max(part, key=lambda pair: on_calibration[pair[0]["arm"]] or 0.0)

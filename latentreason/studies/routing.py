@@ -164,7 +164,7 @@ def _beyond_a_clock(result: Result, router: str) -> str:
     if over.defined or at.empty:
         return f"; {over} above random places at its exact positions"
     each = ", ".join(f"{result.estimate('difference_at', router=router, control='matched_position', budget=b)} at {b:g} D" for b in at["budget"])
-    return f"; above random places at its exact positions, which change too few tokens for a curve, {each}"
+    return f"; above random places at its exact positions, whose curve is undefined ({over.reason}), {each}"
 
 
 def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
