@@ -246,7 +246,7 @@ full.plot()
 # So the base model's own uncertainty finds tokens that matter better than as many disagreements at random. Whether it does so better than a clock, which routes as often at each exact position and
 # looks at no model, cannot be said over the curve: the clock changes too few tokens, and at a quarter of D, which it reaches, it does as well or a little better. A probe of the base's state for where a strategy is
 # about to open beats its clock over the curve, not at a quarter of D; but token and position alone predict those places as well as it does, so what it reads is the grammar.
-# Refuted is `opposite`: it does worse than as many disagreements at random. `on_nearest` does in this seed of sampling, and better in another (docs/routing.md has all of them side by side): its vectors are
+# Refuted is `opposite`: it does worse than as many disagreements at random. `on_nearest` does in this seed of sampling, and better in two others (docs/routing.md has all of them side by side): its vectors are
 # fitted anew each time. What the roles exchanged lose:
 
 # %%
