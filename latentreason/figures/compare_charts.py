@@ -44,6 +44,7 @@ def _draw_routing(results: Results, numbers: dict[str, Any]) -> "Drawing":
     last.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, zorder=0)
     last.set(xlabel="what the probe predicts", ylabel="what is so, on problems held out", title="Calibration of the probes")
     if curves:
+        last.set(ylim=(-0.05, 1.35), yticks=[0, 0.2, 0.4, 0.6, 0.8, 1])  # room for the legend above the curves
         last.legend(loc="upper left", fontsize=8)
     for source, colour in SOURCES.items():
         left.plot([], [], "o", color=colour, markersize=6, label=source)
