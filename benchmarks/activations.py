@@ -15,6 +15,9 @@ documented use, once as it stands in their quick starts (the whole forward pass)
     nnsight        with model.trace(batch): save the output of each block;     stopped: tracer.stop() behind the last
     bridge         run_with_cache(ids, names_filter=[...]);                    stopped: stop_at_layer, which needs a later block
     ours           capture(lm, rollouts, sites), table and index included
+
+Inside `capture` the linear layers run on oneDNN (latentreason/models/inference.py), which no peer does by itself. To tell kernels from the rest,
+the rows "on oneDNN" give the limit and the bridge the same kernels, and `--kernels torch` takes them from ours.
 """
 
 import argparse
@@ -35,6 +38,7 @@ import torch
 
 import latentreason as lr
 from benchmarks.report import machine, write
+from latentreason.models.inference import fast_linear
 
 BATCH, LENGTH = 8, 128
 TARGETS = {  # ratio of medians -> (what is asked for, whether it is a lower bound)
@@ -58,7 +62,7 @@ def random_model(attention: str) -> lr.LM:
     return lr.LM(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval(), tokenizer, "random, shape of SmolLM2-135M")
 
 
-def contestants(lm: lr.LM, attention: str) -> dict[str, Callable[[], list[torch.Tensor]]]:
+def contestants(lm: lr.LM, kernels: str) -> dict[str, Callable[[], list[torch.Tensor]]]:
     """Name -> what it does, giving the activations of each block as [8 * 128, d_model] (plain: none)."""
     import nnsight
     from nnsight import TransformersModel
@@ -104,6 +108,9 @@ def contestants(lm: lr.LM, attention: str) -> dict[str, Callable[[], list[torch.
         )
         return [cache[name].flatten(0, 1) for name in names]
 
+    def on_onednn(run: Callable[[], list[torch.Tensor]]) -> Callable[[], list[torch.Tensor]]:
+        return fast_linear()(run)
+
     every = list(range(n))
     found: dict[str, Callable[[], list[torch.Tensor]]] = {
         "plain": plain, "limit": limit, "ours": ours(every), "nnsight": lambda: of_nnsight(every, False), "nnsight, stopped": lambda: of_nnsight(every, True),
@@ -111,6 +118,8 @@ def contestants(lm: lr.LM, attention: str) -> dict[str, Callable[[], list[torch.
     }  # fmt: skip
     if bridge is not None:
         found |= {"bridge": lambda: of_bridge(every, None), "bridge, half depth, stopped": lambda: of_bridge([half], half + 1)}
+    if kernels == "onednn":
+        found |= {f"{name}, on oneDNN": on_onednn(found[name]) for name in ("limit", "bridge") if name in found}  # nnsight keeps the forward of each module as it found it
     return found
 
 
@@ -119,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=None, help="Hugging Face directory of a Llama")
     parser.add_argument("--attention", choices=["eager", "sdpa"], default="eager")
+    parser.add_argument("--kernels", choices=["onednn", "torch"], default="onednn", help="of ours; torch's are MKL's")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--repeats", type=int, default=9, help="after one warm-up")
     parser.add_argument("--out", type=Path, default=None, help="FILE.json; the table goes to FILE.md")
@@ -129,8 +139,8 @@ def main() -> None:
     else:
         lm = lr.LM.from_pretrained(args.model, dtype=torch.float32, name=args.model.name)
         lm.model.set_attn_implementation(args.attention)
-    with torch.inference_mode():
-        runs = contestants(lm, args.attention)
+    with torch.inference_mode(), torch.backends.mkldnn.flags(enabled=args.kernels == "onednn"):
+        runs = contestants(lm, args.kernels)
         found = {name: run() for name, run in runs.items()}
         for name, values in found.items():  # the same work, or no comparison
             for value, expected in zip(values, found["ours, half depth" if "half" in name else "ours"], strict=bool(values)):
@@ -152,7 +162,7 @@ def main() -> None:
     met = {name: pairs[name]["median"] >= bound if lower else pairs[name]["median"] <= bound for name, (bound, lower) in TARGETS.items() if name in pairs}
     figures = {
         "machine": machine(),
-        "job": {"model": lm.name, "attention": args.attention, "clock": args.clock, "batch": BATCH, "tokens": LENGTH, "blocks": lm.n_layers, "repeats": args.repeats},
+        "job": {"model": lm.name, "attention": args.attention, "kernels": args.kernels, "clock": args.clock, "batch": BATCH, "tokens": LENGTH, "blocks": lm.n_layers, "repeats": args.repeats},
         "seconds, median": {name: round(statistics.median(values), 4) for name, values in seconds.items()},
         "ratios": pairs, "targets": {name: {"asked": bound, "at least" if lower else "at most": True, "met": met[name]} for name, (bound, lower) in TARGETS.items() if name in met},
     }  # fmt: skip

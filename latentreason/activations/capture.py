@@ -22,6 +22,7 @@ from latentreason.activations.editing import chosen
 from latentreason.activations.places import width
 from latentreason.activations.sites import INDEX, Activations, Site, checked
 from latentreason.errors import ContextTooLong, InvalidInput, NonFinite, UnsupportedSite, unknown_name
+from latentreason.models.inference import inference
 from latentreason.tables import Rollouts, Spans
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def capture(
     # made outside inference mode, so that one can train on them; to be written once each, unless tokens are summed
     new = torch.empty if reduce is None else torch.zeros
     values = {site: new(len(rows.about), widths[site], dtype=kept) for site in sites}
-    with torch.inference_mode(), _evaluating(lm):
+    with inference(), _evaluating(lm):
         for batch in _batches(needed, batch_tokens):
             padded = _left_padded([np.concatenate([prompts[i], completions[i]])[: needed[i]] for i in batch], device)
             mine = np.concatenate([order[bounds[i] : bounds[i + 1]] for i in batch])

@@ -18,6 +18,7 @@ from latentreason.activations.hf import Change
 from latentreason.activations.sites import Site
 from latentreason.models.cache import seen
 from latentreason.models.decoding import Batch, Decoded, Moment, PrefixDecoder, decode, sampled
+from latentreason.models.inference import inference
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -120,7 +121,7 @@ class Points:
     problem: Int[Tensor, "point"]
 
     @classmethod
-    @torch.inference_mode()
+    @inference()
     def of(cls, lm: "LM", prefixes: list[list[int]], problem: Int[Tensor, "point"]) -> "Points":
         """Read the prefixes."""
         return cls(PrefixDecoder([lm], prefixes), problem)
@@ -132,7 +133,7 @@ class Points:
         return read_again(self.decoder, [(site, _adding(vector[None]))])
 
 
-@torch.inference_mode()
+@inference()
 def read_again(decoder: PrefixDecoder, changes: Sequence[tuple[Site, Change]]) -> Float[Tensor, "slot vocab"]:
     """Logits of the last position of every slot once more, under changes; afterwards the caches are what they were.
 

@@ -10,13 +10,14 @@ from math import sqrt
 import torch
 
 from latentreason.models.decoding import Batch, Choose, Decoded, Ledger, Moment, PrefixDecoder, check_context, sampled
+from latentreason.models.inference import inference
 from latentreason.models.language_model import LM
 
 LONGEST = 16
 """Tokens in a block at most."""
 
 
-@torch.inference_mode()
+@inference()
 def speculate(lms: list[LM], batch: Batch, choose: Choose, block: int | None = None) -> Decoded:
     """Decode as `models.decoding.decode` would, block by block.
 

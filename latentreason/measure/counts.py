@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from latentreason.models.inference import inference
 from latentreason.models.language_model import LM
 from latentreason.organisms.trainers.metrics import repetition
 from latentreason.strategies.grammar import parse
@@ -100,7 +101,7 @@ def counts(rollouts: Rollouts, problems: list[Problem]) -> pd.DataFrame:
     return out.astype(kinds)
 
 
-@torch.inference_mode()
+@inference()
 def entropy(lm: LM, rollouts: Rollouts, n_samples: int) -> pd.Series:
     """Mean entropy (nats a token) of the model's next-token distribution at temperature 1 along its first `n_samples` completions of each problem."""
     table = rollouts.table[rollouts.table.groupby("problem")["sample"].rank() <= n_samples]

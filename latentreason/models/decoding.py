@@ -19,6 +19,7 @@ from torch import Tensor
 
 from latentreason.errors import ContextTooLong, InvalidInput
 from latentreason.models.cache import Reader
+from latentreason.models.inference import inference
 from latentreason.models.lazy import LazyReader
 from latentreason.tasks.problem import content_hash
 
@@ -254,7 +255,7 @@ def check_context(lms: "list[LM]", batch: Batch) -> None:
             raise ContextTooLong(f"Prompt of {longest} tokens and max_new_tokens={batch.max_new_tokens} exceed the {lm.context} positions of {lm.name!r}. Lower max_new_tokens or shorten the prompt.")
 
 
-@torch.inference_mode()
+@inference()
 def decode(lms: "list[LM]", batch: Batch, choose: Choose, sites: Collection[tuple[int, int]] = (), *, lazy: Collection[int] = ()) -> Decoded:
     """Decode every row of a batch; `choose` says what each row emits at each step.
 

@@ -8,12 +8,13 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from latentreason.errors import ContextTooLong, InvalidInput
+from latentreason.models.inference import inference
 
 if TYPE_CHECKING:
     from latentreason.models.language_model import LM
 
 
-@torch.inference_mode()
+@inference()
 def token_logprobs(lm: "LM", rows: Sequence[tuple[list[int], list[int]]], *, max_rows: int = 64) -> list[np.ndarray]:
     """Log-probability (nats, fp32, temperature 1) of each token of a continuation after its prompt.
 

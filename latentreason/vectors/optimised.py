@@ -29,6 +29,7 @@ from latentreason.activations.sites import Site, checked
 from latentreason.errors import InvalidInput
 from latentreason.models.blocks import blocks, hidden_of
 from latentreason.models.cache import WORTH_SHARING, common_prefix
+from latentreason.models.inference import fast_linear
 from latentreason.tables import Rollouts
 from latentreason.vectors.contrast import model_info
 from latentreason.vectors.steering_vector import SteeringVector, VectorSet
@@ -186,6 +187,7 @@ class _Reading:
 
 
 @torch.no_grad()
+@fast_linear()
 def _read(lm: "LM", layer: int, held: Tensor | None, n: int, rows: list[_Row]) -> _Reading:
     begun = min(common_prefix([r.ids.tolist() for r in rows]), *(int(r.place.min()) for r in rows))
     if begun < WORTH_SHARING:
@@ -274,6 +276,7 @@ def _mean(total: Float[Tensor, "label"], count: Float[Tensor, "label"]) -> Float
 
 
 @torch.no_grad()
+@fast_linear()
 def _size(lm: "LM", rows: list[_Row], layer: int) -> float:
     """Root mean square of a coordinate of the activations at the places."""
     found: list[Tensor] = []
@@ -306,7 +309,7 @@ def _sums(read: _Reading, rows: list[_Row], table: Tensor | None, net: list[Tens
 
     hook = blocks(lm)[read.layer].register_forward_hook(steer)
     try:
-        with _frozen(lm.model):
+        with _frozen(lm.model), fast_linear():
             after = {"past_key_values": read.cache(len(rows)), "use_cache": True} if begun else {"use_cache": False}
             logits = lm.model(input_ids=ids, **after).logits[line, place, : lm.n_vocab].float()
     finally:
