@@ -44,6 +44,7 @@ bench: $(STAMP)  ## every benchmark against its peers, as docs/benchmarks.md sho
 	$(BIN)/python -m benchmarks.sampling --out $(BENCH)/sampling.json
 	$(BIN)/python -m benchmarks.activations --model $(SMOL) --repeats 21 --out $(BENCH)/activations.json
 	$(BIN)/python -m benchmarks.activations --model $(SMOL) --repeats 21 --attention sdpa --out $(BENCH)/activations_sdpa.json
+	$(BIN)/python -m benchmarks.activations --model $(SMOL) --repeats 21 --kernels torch --out $(BENCH)/activations_torch.json
 	PYTHONPATH=$(PEERS) $(BIN)/python -m benchmarks.vectors --model $(SMOL) --pairs 32 --out $(BENCH)/vectors.json
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.hybrid --out $(BENCH)/hybrid.json

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
 from latentreason.activations.capture import capture
@@ -84,7 +85,7 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
 
     def valued(base_only: bool) -> tuple[Router, dict[str, Any]]:
         value, cost = value_probes(pair, values, layers=layers, base_only=base_only, seed=config.seed)
-        return on_value(value, cost), {**value.card(), "cost": cost.card()}
+        return on_value(value, cost), {**value.card(), "cost": cost.card(), "baselines": value_baselines(values.table, base_only, config.seed)}
 
     made: dict[str, Callable[[], tuple[Router, dict[str, Any]]]] = {
         "on_probe(onset)": lambda: probed("base alone"), "on_nearest": nearest, f"on_probe({targets['trained on RL labels'][0]})": lambda: probed("trained on RL labels"),
@@ -100,9 +101,18 @@ def learned(run: Run) -> tuple[list[Router], dict[str, Any]]:
     return routers, facts
 
 
+def value_baselines(swaps: pd.DataFrame, base_only: bool, seed: int) -> dict[str, dict[str, Any]]:
+    """What the AUROC of a value probe stands beside: whether a swap is worth something, read off its tokens and its position."""
+    known = {"base token and position": ["base_token", "start"]} if base_only else {"both tokens and position": ["base_token", "rl_token", "start"]}
+    inputs = {name: swaps[columns].to_numpy(np.int64) for name, columns in known.items()}
+    return readout_baselines(swaps["value"].to_numpy() > 0, swaps["problem"].to_numpy(str), seed=seed, inputs=inputs)
+
+
 def _by_chance(name: str, target: Bool[np.ndarray, "token"], strata: Shaped[np.ndarray, "token"], read: Float[np.ndarray, "token d_model"], held: dict[str, Any]) -> dict[str, Any]:
     """What activations reach where nothing but the stratum says anything: mean AUROC over `SHUFFLES` of the labels, and the 5th and 95th percentile of them."""
-    found = [readout_baselines(mask, inputs={name: read}, n_boot=0, **held) for mask in shuffled(target, n=SHUFFLES, seed=held["seed"], strata=strata)]
+    some = np.bincount(number := np.unique(strata, return_inverse=True)[1])[number] > 1  # a row alone in its stratum would keep its label
+    inputs = {"inputs": {name: read[some]}, "groups": held["groups"][some], "seed": held["seed"], "n_boot": 0}
+    found = [readout_baselines(mask, **inputs) for mask in shuffled(target[some], n=SHUFFLES, seed=held["seed"], strata=number[some])]
     reached = [each[name]["auroc"] for each in found if each]
     return {name: {"auroc": float(np.mean(reached)), "auroc_interval": [float(q) for q in np.quantile(reached, (0.05, 0.95))]}} if reached else {}
 

@@ -118,7 +118,7 @@ def test_vectors_probes_and_categories_of_another_model_are_refused_by_width_or_
     chance = random_category(LABELS)
     narrow = Probe({"base:1": torch.ones(16)}, 0.0, "x", "base alone")
     cases = {
-        "The vector of the edit at .* has width 16, 'base' has d_model 32": lr.Hybrid(two, always(), lr.steer(vectors(16), label="a")),
+        "The vectors at .* have width 16, 'base' has d_model 32. Were they": lr.Hybrid(two, always(), lr.steer(vectors(16), label="a")),
         "The vectors at .* have width 16, 'base' has d_model 32. Were they fitted on another model": lr.Hybrid(two, always(), steer_by(vectors(16), chance)),
         "The vectors at .* have width 48": lr.Hybrid(two, always(), steer_best(vectors(48), chance, strengths=(1.0,), windows=(1,))),
         "7": lr.Hybrid(two, always(), steer_by(vectors(32, layer=7), chance)),

@@ -1,21 +1,30 @@
 """Actions: WHAT happens at a routed token. An action is a function from a routed Moment to the tokens to emit there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from latentreason.activations.hf import edit
+from latentreason.activations.places import width
+from latentreason.activations.sites import Site, checked
 from latentreason.errors import InvalidInput
-from latentreason.models.decoding import Moment, sampled
+from latentreason.models.decoding import Moment, PrefixDecoder, sampled
 
 if TYPE_CHECKING:
+    from latentreason.models.language_model import LM
     from latentreason.vectors.steering_vector import VectorSet
 
 BASE, RL, STEERED = 0, 1, 2
 """Codes of the column `source`."""
+
+TOGETHER = 64
+"""Rows that are read again in one forward pass at most: their keys and values are copied for it."""
+
+Added = Mapping[Site, Float[Tensor, "row width"]]
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,8 @@ class Action:
         source: code that marks its tokens in the table.
         reads: "rl" (the RL model's logits), "again" (`moment.decoder.again`), and places of the residual stream such as "rl:2".
         tokens: (moment of the routed rows) -> token of each. `moment.logits` are [base, RL].
+        adds: in place of `tokens`: what is added to the base model's activations at the last position of each row, a function of its prefix alone. The rows
+            of all arms that add are read again together.
     """
 
     name: str
@@ -34,6 +45,7 @@ class Action:
     source: int = RL
     reads: frozenset[str] = frozenset({"rl"})
     tokens: Callable[[Moment], Int[Tensor, "row"]] = field(default=lambda moment: sampled(moment.logits[1], moment), compare=False, repr=False)
+    adds: Callable[[Moment], Added] | None = field(default=None, compare=False, repr=False)
 
     def spec(self) -> dict[str, Any]:
         """Name and parameters as plain data."""
@@ -81,17 +93,15 @@ def steer(vectors: "VectorSet", *, label: str | None = None, strength: float = 1
         label: which strategy; None where the set has one label, or to push along the mean of all.
         strength: in units of each vector's `scale`.
     """
-    from latentreason.activations.editing import additions, editing
+    from latentreason.activations.editing import additions
 
-    chosen = vectors.for_label(label)
-    edits = additions(chosen, strength)
+    added = {change.site: change.tensor for change in additions(vectors.for_label(label), strength)}
 
-    def tokens(moment: Moment) -> Tensor:
-        with editing(moment.decoder.lms[0], edits):
-            logits, place = moment.decoder.again(0, moment.slot)
-        return sampled(logits, replace(moment, slot=place))
+    def adds(moment: Moment) -> Added:
+        check_fit(moment.decoder.lms[0], added)
+        return {site: vector.expand(len(moment.slot), -1) for site, vector in added.items()}
 
-    return Action("steer", {"label": label, "strength": strength, "vectors": vectors.card()}, STEERED, frozenset({"again"}), tokens)
+    return Action("steer", {"label": label, "strength": strength, "vectors": vectors.card()}, STEERED, frozenset({"again"}), adds=adds)
 
 
 def steer_persistent(vectors: "VectorSet", *, label: str | None = None, strength: float = 1.0, window: int = 16) -> Action:
@@ -143,3 +153,36 @@ def logit_bias(token_id: int, bias: float) -> Action:
         return sampled(biased, moment)
 
     return Action("logit_bias", {"token_id": token_id, "bias": bias}, STEERED, frozenset(), tokens)
+
+
+def steered(asked: Sequence[tuple[Action, Moment]]) -> list[Int[Tensor, "row"]]:
+    """The tokens of actions that add to activations, each at its own rows: however many actions there are, the base model reads them again together."""
+    parts = []
+    for action, moment in asked:
+        slot, place = torch.unique(moment.slot, return_inverse=True)
+        some = torch.empty_like(slot).index_copy_(0, place, torch.arange(len(place), device=place.device))  # a row of each slot, whichever
+        assert action.adds is not None
+        parts.append((slot, place, action.adds(moment.rows(some))))
+    slots, sites = torch.cat([slot for slot, *_ in parts]), sorted({site for *_, added in parts for site in added})
+    ends = torch.tensor([len(slot) for slot, *_ in parts]).cumsum(0).tolist()
+    decoder = asked[0][1].decoder
+    tables = {site: torch.zeros(len(slots), width(decoder.lms[0], site), device=decoder.lms[0].device) for site in sites}
+    for (slot, _, added), end in zip(parts, ends, strict=True):
+        for site, rows in added.items():
+            tables[site][end - len(slot) : end] = rows
+    logits = torch.cat([_read_again(decoder, slots[i : i + TOGETHER], {site: table[i : i + TOGETHER] for site, table in tables.items()}) for i in range(0, len(slots), TOGETHER)])
+    return [sampled(logits[end - len(slot) : end], replace(moment, slot=place)) for (_, moment), (slot, place, _), end in zip(asked, parts, ends, strict=True)]
+
+
+def _read_again(decoder: PrefixDecoder, slot: Int[Tensor, "row"], added: Added) -> Float[Tensor, "row vocab"]:
+    changes = [(site, lambda hidden, _, rows=rows: hidden + rows[:, None].to(hidden)) for site, rows in added.items()]
+    with edit(decoder.lms[0], changes):
+        return decoder.again(0, slot, each=True)[0]
+
+
+def check_fit(lm: "LM", vectors: Mapping[Site, Float[Tensor, "*label width"]]) -> None:
+    """Raises InvalidInput for vectors at a block that the model does not have, or of another width."""
+    checked(list(vectors), lm.n_layers, lm.name)
+    for site, found in vectors.items():
+        if found.shape[-1] != (wide := width(lm, site)):
+            raise InvalidInput(f"The vectors at {site} have width {found.shape[-1]}, {lm.name!r} has {'d_model' if site.kind != 'z' else 'n_heads * d_head ='} {wide}. Were they fitted on another model?")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from latentreason.errors import InvalidInput, unknown_name
-from latentreason.hybrid.actions import BASE, Action, swap
+from latentreason.hybrid.actions import BASE, Action, steered, swap
 from latentreason.hybrid.origin import check_origin
 from latentreason.hybrid.speculative import speculate
 from latentreason.models.decoding import Batch, Decoded, Moment, decode, sampled
@@ -209,11 +209,17 @@ class Arms:
         if rl_logits is None:
             rl_logits, asked = _ask(moment, asking)
             moment = replace(moment, logits=[base_logits, rl_logits])
+        adding = list[tuple[Tensor, Action, Moment]]()
         for hybrid, rows in arms:
-            where = routed[rows].nonzero()[:, 0] + rows.start
-            if len(where):
-                token[where] = rl_token[where] if hybrid.action.name == "swap" and rl_token is not None else hybrid.action.tokens(moment.rows(where).tempered(hybrid.tempering[1]))
-                source[where] = hybrid.action.source
+            where, action = routed[rows].nonzero()[:, 0] + rows.start, hybrid.action
+            if len(where) and action.adds is not None:
+                adding.append((where, action, moment.rows(where).tempered(hybrid.tempering[1])))
+            elif len(where):
+                token[where] = rl_token[where] if action.name == "swap" and rl_token is not None else action.tokens(moment.rows(where).tempered(hybrid.tempering[1]))
+            source[where] = action.source
+        if adding:
+            for (where, *_), found in zip(adding, steered([(action, at) for _, action, at in adding]), strict=True):
+                token[where] = found
         record = {
             "token_ids": token, "base_token_ids": base_token, "source": source, "routed": routed, "changed": token != base_token,
             "base_logprob": prefix.base_logprobs[moment.slot, token], "base_entropy": (scores[entropy] if entropy in scores else entropy(prefix))[moment.slot],

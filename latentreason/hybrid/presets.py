@@ -22,9 +22,9 @@ from latentreason.activations.capture import capture
 from latentreason.activations.hf import edit
 from latentreason.activations.sites import Site
 from latentreason.errors import InvalidInput
-from latentreason.hybrid.actions import STEERED, Action, rerank, swap
+from latentreason.hybrid.actions import STEERED, Action, check_fit, rerank, swap
 from latentreason.hybrid.decode import Hybrid
-from latentreason.hybrid.steering import Category, check_fit, steer_by, tables_of
+from latentreason.hybrid.steering import Category, steer_by, tables_of
 from latentreason.models.decoding import Moment, sampled
 from latentreason.models.pair import ModelPair
 from latentreason.routing.oracle import on_disagreement

@@ -9,7 +9,7 @@ as in the reference (Venhoff et al. 2025, arXiv 2510.07364, A4: the category tha
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,16 +17,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from latentreason.activations.hf import edit
-from latentreason.activations.sites import Activations, Site, checked
+from latentreason.activations.sites import Activations, Site
 from latentreason.errors import InvalidInput, unknown_name
-from latentreason.hybrid.actions import STEERED, Action
+from latentreason.hybrid.actions import STEERED, Action, Added, check_fit
 from latentreason.models.decoding import Moment, sampled
 from latentreason.routing.controls import uniform
 from latentreason.routing.router import read_at
 
 if TYPE_CHECKING:
-    from latentreason.models.language_model import LM
     from latentreason.vectors.optimised import Strength
     from latentreason.vectors.steering_vector import VectorSet
 
@@ -127,19 +125,15 @@ def steer_by(vectors: "VectorSet", category: Category, *, strength: "float | Str
         raise InvalidInput(f"The coefficient network knows {learned.labels}, the category {category.labels}: fit both on the same strategies.")
     tables = tables_of(vectors, category)
 
-    def tokens(moment: Moment) -> Tensor:
-        lm, distinct = moment.decoder.lms[0], torch.unique(moment.slot)
-        check_fit(lm, tables)
-        label = category(moment)[distinct].cpu()
-        size = torch.tensor(fixed) if learned is None else learned(moment.decoder.resid[0, learned.site.layer][distinct], label.to(moment.slot.device))[:, None].cpu()
-        changes = [(site, lambda hidden, _, added=table[label] * size: hidden + added[:, None].to(hidden)) for site, table in tables.items()]
-        with edit(lm, changes):
-            logits, place = moment.decoder.again(0, moment.slot)
-        return sampled(logits, replace(moment, slot=place))
+    def adds(moment: Moment) -> Added:
+        check_fit(moment.decoder.lms[0], tables)
+        label = category(moment)[moment.slot]
+        size = torch.tensor(fixed) if learned is None else learned(moment.decoder.resid[0, learned.site.layer][moment.slot], label)[:, None]
+        return {site: table.to(label.device)[label] * size.to(label.device) for site, table in tables.items()}
 
     params = {**category.card(), "strength": fixed if learned is None else "learned", "vectors": vectors.card()}
     reads = {"again", category.place, *([] if learned is None else [f"base:{learned.site.layer}"])}
-    return Action("steer", params, STEERED, frozenset(reads) - {""}, tokens)
+    return Action("steer", params, STEERED, frozenset(reads) - {""}, adds=adds)
 
 
 def bias_by(opening: Mapping[str, int], category: Category, *, bias: float) -> Action:
@@ -169,14 +163,6 @@ def bias_by(opening: Mapping[str, int], category: Category, *, bias: float) -> A
 
     params = {**category.card(), "token_ids": ids.tolist(), "bias": bias}
     return Action("logit_bias", params, STEERED, frozenset({category.place}) - {""}, tokens)
-
-
-def check_fit(lm: "LM", tables: Mapping[Site, Float[Tensor, "label width"]]) -> None:
-    """Raises InvalidInput for vectors at a block that the model does not have, or of another width."""
-    checked(list(tables), lm.n_layers, lm.name)
-    for site, table in tables.items():
-        if table.shape[1] != lm.d_model:
-            raise InvalidInput(f"The vectors at {site} have width {table.shape[1]}, {lm.name!r} has d_model {lm.d_model}. Were they fitted on another model?")
 
 
 def tables_of(vectors: "VectorSet", category: Category) -> dict[Site, Float[Tensor, "label d_model"]]:

@@ -193,18 +193,19 @@ class Reader:
 
         return hook
 
-    def again(self, slot: Int[Tensor, "row"], copies: int = 1, tokens: Int[Tensor, "row n"] | None = None) -> tuple[Float[Tensor, "some vocab"], Int[Tensor, "row"]]:
+    def again(self, slot: Int[Tensor, "row"], copies: int = 1, tokens: Int[Tensor, "row n"] | None = None, *, each: bool = False) -> tuple[Float[Tensor, "some vocab"], Int[Tensor, "row"]]:
         """Logits of the last position once more for some slots, for the caller to edit; the cache stays as it is.
 
         Args:
             slot: of each row.
             copies: how often each distinct slot is read, side by side, for edits that differ; all in one forward pass.
             tokens: the last n tokens of each row, all of which are read again; None for the last one.
+            each: read every row, also where several have one slot, for edits by row.
 
         Returns:
-            Logits of the distinct slots (each `copies` times), and each row's index of its first.
+            Logits of the distinct slots, or of each row (`copies` times), and each row's index of its first.
         """
-        distinct, place = torch.unique(slot, return_inverse=True)
+        distinct, place = (slot, torch.arange(len(slot), device=slot.device)) if each else torch.unique(slot, return_inverse=True)
         ids = self.last[distinct][:, None]
         if tokens is not None:
             ids = torch.zeros(len(distinct), tokens.shape[1], dtype=torch.long, device=self.device)

@@ -197,7 +197,7 @@ class PrefixDecoder:
         for reader in self.readers:
             reader.forget(n)
 
-    def again(self, model: int, slot: Int[Tensor, "row"], copies: int = 1, tokens: Int[Tensor, "row n"] | None = None) -> tuple[Float[Tensor, "some vocab"], Int[Tensor, "row"]]:
+    def again(self, model: int, slot: Int[Tensor, "row"], copies: int = 1, tokens: Int[Tensor, "row n"] | None = None, *, each: bool = False) -> tuple[Float[Tensor, "some vocab"], Int[Tensor, "row"]]:
         """Logits of the last position once more for some slots, for the caller to edit: see `Reader.again`.
 
         Raises:
@@ -205,7 +205,7 @@ class PrefixDecoder:
         """
         if self.ahead:
             raise InvalidInput("The models have read ahead of this token. An action that reads the last position again must say so, with reads={'again'}, and runs in mode='lockstep'.")
-        return self.eager[model].again(slot, copies, tokens)
+        return self.eager[model].again(slot, copies, tokens, each=each)
 
     def _each_reader(self, method: str, *slots: Tensor) -> None:
         for reader in self.readers:

@@ -12,9 +12,11 @@ from sklearn.preprocessing import StandardScaler
 
 from latentreason.activations.sites import Activations, Site
 from latentreason.errors import InvalidInput, UnknownName
+from latentreason.hybrid import actions
 from latentreason.hybrid.actions import logit_bias, steer
 from latentreason.hybrid.decode import Arms, Hybrid
 from latentreason.hybrid.steering import Category, bias_by, fit_category, random_category, steer_by
+from latentreason.models.cache import Reader
 from latentreason.models.decoding import Batch, sampled
 from latentreason.routing.controls import always, random_places
 from latentreason.sampling.noise import gumbel
@@ -161,3 +163,27 @@ def test_what_means_nothing_is_refused(pair):
         steer_by(vectors(), random_category(LABELS), strength=math.nan)
     with pytest.raises(UnknownName):
         steer_by(vectors(), random_category(("a", "nobody")))
+
+
+@pytest.mark.parametrize("together", [1, 3, 64])
+def test_arms_that_steer_are_read_again_together_and_each_says_what_it_says_alone(pair, monkeypatch, together):
+    """Vectors at other blocks, strengths, categories and temperatures, in arms that share slots."""
+    monkeypatch.setattr(actions, "TOGETHER", together)
+    read = Category("rl:1", LABELS, torch.randn(3, 32, generator=torch.Generator().manual_seed(4)), torch.zeros(3))
+    hybrids = [
+        Hybrid(pair, HALF, steer(vectors().at(0), label="a", strength=1.5), "shallow"), Hybrid(pair, HALF, steer(vectors().at(2), label="a", strength=1.5), "deep"),
+        Hybrid(pair, always(), steer_by(vectors(), read, strength=2.0), "by category"), Hybrid(pair, HALF, steer_by(vectors(), random_category(LABELS), strength=2.0), "at random"),
+        Hybrid(pair, HALF, name="swap"), Hybrid(pair, HALF, steer(vectors().at(2), label="c", strength=3.0), "cool", tempering=(1.0, 0.5)),
+        Hybrid(pair, HALF, steer(vectors(), label="b", strength=0.0), "nothing"),
+    ]  # fmt: skip
+    passes, again = [], Reader.again
+    monkeypatch.setattr(Reader, "again", lambda self, slot, *rest, **how: (passes.append(len(slot)), again(self, slot, *rest, **how))[1])
+    decoded = Arms(hybrids).decode(BATCH)
+    most, n = max(passes), len(BATCH.problem)
+    assert most <= together
+    assert len(passes) <= BATCH.max_new_tokens or together < 64, "one pass a step, where all fit into one"
+    found = rows(decoded)
+    for i, hybrid in enumerate(hybrids):
+        assert found[i * n : (i + 1) * n] == rows(hybrid.decode(BATCH)), hybrid.name
+    assert found[6 * n :] == rows(pair.base.decode(BATCH))
+    assert found[:n] != found[n : 2 * n]
