@@ -12,7 +12,8 @@ question it asks: the RL model twice, the base model once, and, where the two fa
 (coefficient x window of a steering vector); the RL model's likeliest candidate is emitted. It is too slow to be run to the end: one agreed
 and one disagreed token are timed at five lengths of the sequence, and their costs are summed over all lengths by the trapezoid rule, weighted
 by the share of disagreements that our greedy run over the same tokens has. The category and its vector are one fixed vector at the middle
-layer for both sides, which costs neither of them anything. Ours tries the same coefficients at the last position in one batched pass.
+layer for both sides, which costs neither of them anything. Ours tries the same coefficients at the last position in one batched pass. The
+reference's code answers one text at a time; ours takes many at once, so both are timed: one text, and `--batch` texts, greedily and all different.
 """
 
 import argparse
@@ -95,6 +96,15 @@ def prompts_of(pair: lr.ModelPair) -> list[list[int]]:
         common = statistics.mode(map(len, rendered))
         return [ids for ids in rendered if len(ids) == common][:4]
     return [pair.base.tokenizer(text)["input_ids"] for text in TEXTS]
+
+
+def many_prompts(pair: lr.ModelPair, n: int) -> list[list[int]]:
+    """So many different prompts: problems of one length, or the texts above with a number before each."""
+    if "leap" in pair.base.tokenizer.get_vocab():
+        rendered = [render(p, pair.base.tokenizer) for p in lr.load_task("chain", split="test", limit=20 * n)]
+        common = statistics.mode(map(len, rendered))
+        return [ids for ids in rendered if len(ids) == common][:n]
+    return [pair.base.tokenizer(f"{i + 1}. {TEXTS[i % len(TEXTS)]}")["input_ids"] for i in range(n)]
 
 
 def jobs(pair: lr.ModelPair, batch: int, new_tokens: int, temperature: float = 1.0) -> list[Batch]:
@@ -241,8 +251,8 @@ def same_candidates(site: Site, vector: Tensor) -> Action:
 
 
 @torch.inference_mode()
-def against_the_reference(pair: lr.ModelPair, new_tokens: int, repeats: int) -> tuple[list[Figures], Figures]:
-    """The reference, extrapolated as the top of this file says, over our run of as many greedy tokens."""
+def against_the_reference(pair: lr.ModelPair, new_tokens: int, texts: int, repeats: int) -> tuple[list[Figures], Figures]:
+    """The reference, extrapolated as the top of this file says, over our run of as many greedy tokens: of one text, and of several, which the reference answers one after the other."""
     pair = lr.ModelPair(endless(pair.base), endless(pair.rl), pair.name)
     batch, site = jobs(pair, 1, new_tokens, temperature=0.0)[0], Site(pair.base.n_layers // 2)
     vector = torch.randn(pair.base.d_model, generator=torch.Generator().manual_seed(0))
@@ -250,15 +260,21 @@ def against_the_reference(pair: lr.ModelPair, new_tokens: int, repeats: int) -> 
     decoded = hybrid.decode(batch)
     row, share = batch.prompts[0] + decoded.records["token_ids"][0].tolist(), float(decoded.records["disagree"][0].double().mean())
     check = all(first_generation(pair, row[: len(batch.prompts[0]) + t], site, vector, (-1,)) == row[len(batch.prompts[0]) + t] for t in range(min(3, new_tokens)))
-    ours = paired({"ours": lambda: hybrid.decode(batch)}, repeats)["ours"]
+    many = many_prompts(pair, texts)
+    wide = Batch(many, torch.arange(len(many)), torch.arange(len(many)), 0.0, 1.0, new_tokens, gumbel)
+    wide_share = changed_share(hybrid, [wide], "disagree")
+    took = paired({"one": lambda: hybrid.decode(batch), "many": lambda: hybrid.decode(wide)}, repeats)
     lengths = np.linspace(len(batch.prompts[0]), len(row) - 1, 5).astype(int)
-    figures, facts = [], {"disagreements": share, "ours, seconds": float(np.median(ours)), "first tokens are the same": check}
+    figures, facts = [], {"disagreements": share, "disagreements of all texts": wide_share, "ours, seconds": {name: float(np.median(s)) for name, s in took.items()}, "first tokens are the same": check}
     for name, windows in (("same candidates", (-1,)), ("all of its windows", WINDOWS)):
         cost = [[seconds(lambda d=d, n=n, w=windows: first_generation(pair, row[:n], site, vector, w, d)) for n in lengths.tolist()] for d in (False, True)]
-        a_token = (1 - share) * np.array(cost[0]) + share * np.array(cost[1])
-        theirs = float(np.trapezoid(a_token, lengths)) + float(a_token[-1])
-        facts[f"reference, {name}"] = {"seconds, extrapolated": theirs, "lengths": lengths.tolist(), "agreed": cost[0], "disagreed": cost[1]}
-        figures.append(ratio(f"reference ({name}) / ours, {new_tokens} new tokens", theirs / ours, ">= 20"))
+        facts[f"reference, {name}"] = {"lengths": lengths.tolist(), "agreed": cost[0], "disagreed": cost[1]}
+        for run, of, n in (("one", share, 1), ("many", wide_share, len(many))):
+            a_token = (1 - of) * np.array(cost[0]) + of * np.array(cost[1])
+            theirs = n * (float(np.trapezoid(a_token, lengths)) + float(a_token[-1]))
+            facts[f"reference, {name}"][f"seconds, extrapolated, {n} texts"] = theirs
+            at_once = f", {n} texts one after the other / ours, all at once" if n > 1 else " / ours"
+            figures.append(ratio(f"reference ({name}){at_once}, {new_tokens} new tokens", theirs / took[run], ">= 20"))
     return figures, facts
 
 
@@ -294,7 +310,7 @@ def main() -> None:
         "models": [lambda b=b: against_the_models(pair, b, args.new_tokens, args.repeats) for b in (1, args.batch)],
         "speculative": [lambda: speculation(pair, args.new_tokens, args.repeats)],
         "flat": [lambda: flatness(pair, min(args.long, room - 1))],
-        "reference": [lambda: against_the_reference(pair, min(args.reference_tokens, room), args.repeats)],
+        "reference": [lambda: against_the_reference(pair, min(args.reference_tokens, room), args.batch, args.repeats)],
     }
     for part in args.only:
         for run in parts[part]:

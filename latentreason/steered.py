@@ -135,7 +135,8 @@ def _steering(run: Run) -> None:
     Layer and strength of each arm are those that did best on calibration problems. The last block, where it is tried, is never chosen (if there is another): the head alone reads
     what is added there, so that is a bias on words.
     """
-    pair, layers, routers = run.pair, few_layers(run.pair.base.n_layers), _routers(run)
+    pair, n, routers = run.pair, run.pair.base.n_layers, _routers(run)
+    layers = few_layers(n) if run.config.trained_epochs is None else size_of(run.config, n).layers
     last = pair.base.n_layers - 1 if len(layers) > 1 else None
     arms, facts = dict[str, Arm](), dict[str, Any]()
     try:
