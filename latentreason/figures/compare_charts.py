@@ -1,5 +1,6 @@
 """The figures of the studies `routing` and `rivals`: one row a router, one row a rival."""
 
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from latentreason.figures.figure import Figure, Results, caption_end, entry, estimate
@@ -38,9 +39,9 @@ def _draw_routing(results: Results, numbers: dict[str, Any]) -> "Drawing":
     middle.set(xlabel="area minus that of matched disagreements", title="Paired difference", yticks=[])
     dots(right, [{**row, "colour": ARMS["control" if row["control"] else "rl"]} for row in lost])
     right.set(xlabel="share of the gain lost", title="Roles exchanged", xlim=(min(0, right.get_xlim()[0]), None))
-    for row in curves:
+    for row, look in zip(curves, cycle(("o-", "s--", "^:", "D-.")), strict=False):  # two probes of one source have one colour
         predicted, seen, _ = zip(*row["calibration_curve"], strict=True)
-        last.plot(predicted, seen, "o-", markersize=4, color=SOURCES.get(row["timing_source"], ARMS["control"]), label=row["router"])
+        last.plot(predicted, seen, look, markersize=4, color=SOURCES.get(row["timing_source"], ARMS["control"]), label=row["router"])
     last.plot([0, 1], [0, 1], color="0.7", linewidth=0.8, zorder=0)
     last.set(xlabel="what the probe predicts", ylabel="what is so, on problems held out", title="Calibration of the probes")
     if curves:

@@ -114,8 +114,9 @@ NEW_SKILL_RL = grown("new-skill-rl", None, UNSKILLED, GRPO, problems=NEW_SKILL.p
 ACTIVATION_DISTILLED = replace(ACTIVATION, name="activation-distilled", truth=None, stages=(SFT(teacher="activation"),))
 """The same algorithm as new-skill on a base that lacks no content: traces of activation's RL model, on activation's base."""
 
-ACTIVATION_BIAS = replace(ACTIVATION, name="activation-bias", truth=None, rl=replace(ACTIVATION.rl, trainable="bias", lr=1e-2))
-"""The same reward on activation's base, but only one vector a block may move (Sinii et al. 2025): a rival of activation's RL model."""
+ACTIVATION_BIAS = replace(ACTIVATION, name="activation-bias", truth=None, rl=replace(ACTIVATION.rl, trainable="bias", lr=5e-2, steps=100))
+"""The same reward on activation's base, but only one vector a block may move (Sinii et al. 2025): a rival of activation's RL model. Vectors of 128 numbers need larger and more
+steps than the weights do: after 30 steps at 1e-2 the reward had gone from .17 to .30 and was still rising."""
 
 FORMAT = grown("format", "format", WRAPPED, replace(GRPO, steps=20))
 """The reasoning is right with one way through each problem; three of four answers stand in a wrapper that the verifier refuses, and the greedy one does."""
