@@ -137,7 +137,7 @@ def _steering(run: Run) -> None:
     """
     pair, n, routers = run.pair, run.pair.base.n_layers, _routers(run)
     layers = few_layers(n) if run.config.trained_epochs is None else size_of(run.config, n).layers
-    last = pair.base.n_layers - 1 if len(layers) > 1 else None
+    last = n - 1 if len(layers) > 1 else None
     arms, facts = dict[str, Arm](), dict[str, Any]()
     try:
         vectors, which = _fitted(run, layers)
@@ -324,7 +324,7 @@ def _trained_arms(run: Run) -> tuple[list[Hybrid], dict[str, Any]]:
     add(first, "RL logits at every token, RL category, RL-trained vectors", 1.0, best["categories"], [])
     add(last, "RL tokens at every token, RL category, RL-trained vectors and strength", 1.0, best["learned"], [])
     for name, control in controls.items():
-        uses = {"swap": "RL timing, RL token", "rerank": "RL timing, RL logits among 5 base tokens"}.get(name, "RL logits at every token, random vectors" + ", another draw" * ("draw" in name))
+        uses = {"swap": "RL timing, RL token", "rerank": "RL timing, RL logits among 5 base tokens"}.get(name, f"RL {'logits' if name.startswith('g1') else 'tokens'} at every token, random vectors" + ", another draw" * ("draw" in name))
         add(control, uses, 1.0, None, [])
     return hybrids, facts
 
