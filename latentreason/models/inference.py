@@ -17,6 +17,8 @@ from transformers.pytorch_utils import Conv1D
 
 WORTH_IT = 2**21
 """Multiplications from which oneDNN's call pays: below, MKL is done before it has begun."""
+LARGER_THAN = 2**16
+"""Numbers of a weight. oneDNN makes a kernel for each new shape, in about 0.4 ms, and decoding has many: products of smaller models are too short to earn that back."""
 
 _TORCH: dict[Any, Any] = {nn.Linear: nn.Linear.forward, Conv1D: Conv1D.forward}
 _LOCK = Lock()
@@ -69,7 +71,7 @@ def _conv1d(self: Any, x: Float[Tensor, "*row n_in"]) -> Float[Tensor, "*row n_o
 def _pays(x: Tensor, weight: Tensor) -> bool:
     if x.dtype != torch.float32 or weight.dtype != torch.float32 or x.device.type != "cpu" or weight.device.type != "cpu" or not x.numel():
         return False
-    enough = x.numel() // x.shape[-1] * weight.numel() >= WORTH_IT
+    enough = weight.numel() > LARGER_THAN and x.numel() // x.shape[-1] * weight.numel() >= WORTH_IT
     return enough and bool(torch.backends.mkldnn.enabled) and not (torch.is_grad_enabled() and weight.requires_grad)
 
 

@@ -13,7 +13,7 @@ from latentreason.activations.capture import capture
 from latentreason.activations.sites import Site
 from latentreason.models import inference as module
 from latentreason.models.decoding import Batch
-from latentreason.models.inference import WORTH_IT, fast_linear, inference
+from latentreason.models.inference import LARGER_THAN, WORTH_IT, fast_linear, inference
 from latentreason.models.scoring import token_logprobs
 from latentreason.sampling.noise import gumbel
 from latentreason.tables import Rollouts
@@ -38,7 +38,7 @@ def as_it_was():
 
 def layer(kind: type, bias: bool = True) -> nn.Module:
     torch.manual_seed(0)
-    made = nn.Linear(192, 320, bias=bias) if kind is nn.Linear else Conv1D(320, 192)
+    made = nn.Linear(224, 320, bias=bias) if kind is nn.Linear else Conv1D(320, 224)
     if made.bias is not None:
         nn.init.normal_(made.bias)
     return made.eval()
@@ -48,18 +48,18 @@ def layer(kind: type, bias: bool = True) -> nn.Module:
 @pytest.mark.parametrize("shape", [(64,), (4, 16), (2, 3, 40), (1, 1), (0, 5)])
 def test_the_product_is_that_of_fp64(kind, bias, shape, calls) -> None:
     made = layer(kind, bias)
-    x = torch.randn(*shape, 192)
+    x = torch.randn(*shape, 224)
     with inference():
         found = made(x)
         strided = made(torch.stack([x, x], -1)[..., 0])
     expected = copy.deepcopy(made).double()(x.double())
     for value in (found, strided):
         torch.testing.assert_close(value.double(), expected, atol=1e-5, rtol=1e-5)
-    assert len(calls) == (2 if x.numel() * 320 >= WORTH_IT else 0)
+    assert len(calls) == (2 if x.numel() * 320 >= WORTH_IT and 224 * 320 > LARGER_THAN else 0)
 
 
 def test_the_gradient_of_the_input_is_torchs_and_weights_that_are_trained_are_left_to_torch(calls) -> None:
-    made, x = layer(nn.Linear), torch.randn(64, 192, requires_grad=True)
+    made, x = layer(nn.Linear), torch.randn(64, 224, requires_grad=True)
     with fast_linear():
         made(x).square().sum().backward()
     assert not calls
@@ -75,7 +75,7 @@ def test_the_gradient_of_the_input_is_torchs_and_weights_that_are_trained_are_le
 
 
 def test_nesting_an_exception_and_a_copy_leave_nothing_behind(calls) -> None:
-    made, x = layer(nn.Linear), torch.randn(64, 192)
+    made, x = layer(nn.Linear), torch.randn(64, 224)
     with inference():
         with pytest.raises(RuntimeError, match="stop"), inference():
             raise RuntimeError("stop")
@@ -90,7 +90,7 @@ def test_nesting_an_exception_and_a_copy_leave_nothing_behind(calls) -> None:
 
 
 def test_other_dtypes_and_torchs_switch_are_respected(calls) -> None:
-    made, x = layer(nn.Linear), torch.randn(64, 192)
+    made, x = layer(nn.Linear), torch.randn(64, 224)
     with inference():
         made.to(torch.bfloat16)(x.to(torch.bfloat16))
         made.double()(x.double())
@@ -114,6 +114,7 @@ def test_threads_that_overlap_leave_nothing_behind() -> None:
 def test_what_the_package_reads_draws_and_scores_is_what_torch_gives(lm, calls, monkeypatch) -> None:
     """On models of three families, with every product done by oneDNN, however small."""
     monkeypatch.setattr(module, "WORTH_IT", 0)
+    monkeypatch.setattr(module, "LARGER_THAN", 0)
     rng = np.random.default_rng(0)
     rows = [(rng.integers(3, 60, 4).tolist(), rng.integers(3, 60, n).tolist()) for n in (5, 9, 12)]
     rollouts = Rollouts(pd.DataFrame({"arm": "a", "problem": list("pqr"), "sample": 0, "prompt_ids": [p for p, _ in rows], "token_ids": [c for _, c in rows]}))
@@ -133,3 +134,10 @@ def test_what_the_package_reads_draws_and_scores_is_what_torch_gives(lm, calls, 
                 assert scores[i].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
     assert len(calls) == n
     assert torch.equal(drawn.records["token_ids"], again.records["token_ids"])
+
+
+def test_a_small_weight_is_left_to_torch(calls) -> None:
+    small = nn.Linear(128, 512)
+    with inference():
+        small(torch.randn(4096, 128))
+    assert not calls
