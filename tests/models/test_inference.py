@@ -55,7 +55,7 @@ def test_the_product_is_that_of_fp64(kind, bias, shape, calls) -> None:
     expected = copy.deepcopy(made).double()(x.double())
     for value in (found, strided):
         torch.testing.assert_close(value.double(), expected, atol=1e-5, rtol=1e-5)
-    assert len(calls) == (2 if x.numel() * 320 >= WORTH_IT and 224 * 320 > LARGER_THAN else 0)
+    assert len(calls) == (2 if x.numel() * 320 >= WORTH_IT and LARGER_THAN < 224 * 320 else 0)
 
 
 def test_the_gradient_of_the_input_is_torchs_and_weights_that_are_trained_are_left_to_torch(calls) -> None:
