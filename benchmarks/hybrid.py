@@ -38,6 +38,7 @@ from latentreason.activations.hf import edit
 from latentreason.activations.sites import Site
 from latentreason.hybrid.actions import STEERED, Action
 from latentreason.models.decoding import Batch, Moment, sampled
+from latentreason.models.inference import inference
 from latentreason.models.prompts import render
 from latentreason.routing.controls import random_places
 from latentreason.sampling.noise import gumbel, row_key
@@ -99,12 +100,12 @@ def prompts_of(pair: lr.ModelPair) -> list[list[int]]:
 
 
 def many_prompts(pair: lr.ModelPair, n: int) -> list[list[int]]:
-    """So many different prompts: problems of one length, or the texts above with a number before each."""
+    """So many different prompts: problems of one length, or the first of the texts above with a number before it."""
     if "leap" in pair.base.tokenizer.get_vocab():
         rendered = [render(p, pair.base.tokenizer) for p in lr.load_task("chain", split="test", limit=20 * n)]
         common = statistics.mode(map(len, rendered))
         return [ids for ids in rendered if len(ids) == common][:n]
-    return [pair.base.tokenizer(f"{i + 1}. {TEXTS[i % len(TEXTS)]}")["input_ids"] for i in range(n)]
+    return [pair.base.tokenizer(f"{i + 1}. {TEXTS[0]}")["input_ids"] for i in range(n)]  # as long as the text that the reference is timed on
 
 
 def jobs(pair: lr.ModelPair, batch: int, new_tokens: int, temperature: float = 1.0) -> list[Batch]:
@@ -250,7 +251,7 @@ def same_candidates(site: Site, vector: Tensor) -> Action:
     return Action("same_candidates", {}, STEERED, frozenset({"rl", "again"}), tokens)
 
 
-@torch.inference_mode()
+@inference()  # the same kernels for both
 def against_the_reference(pair: lr.ModelPair, new_tokens: int, texts: int, repeats: int) -> tuple[list[Figures], Figures]:
     """The reference, extrapolated as the top of this file says, over our run of as many greedy tokens: of one text, and of several, which the reference answers one after the other."""
     pair = lr.ModelPair(endless(pair.base), endless(pair.rl), pair.name)

@@ -26,7 +26,7 @@ MODES = {
     "every token": {},
 }
 """Name -> arguments of `capture`; spans of two strategies where there is a `by`."""
-BATCH_TOKENS, PROMPT, COMPLETION, D_MODEL, N_LAYERS = 1_024, 4, 12, 512, 4  # 100 rollouts are more than one batch
+BATCH_TOKENS, PROMPT, COMPLETION, D_MODEL, N_LAYERS = 1_024, 4, (6, 18), 512, 4  # 100 rollouts are more than one batch; completions have from 6 to 18 tokens, so batches differ in shape
 
 
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
@@ -68,12 +68,13 @@ def captured(lm: Any, mode: str, n: int) -> dict[str, float]:
 
     rng = np.random.default_rng(0)
     keys = pd.DataFrame({"arm": "tiny", "problem": [f"p{i}" for i in range(n)], "sample": 0})
-    prompts, completions = (list(rng.integers(0, 64, size=(n, length), dtype=np.int32)) for length in (PROMPT, COMPLETION))
+    prompts, lengths = list(rng.integers(0, 64, size=(n, PROMPT), dtype=np.int32)), rng.integers(COMPLETION[0], COMPLETION[1] + 1, size=n)
+    completions = [rng.integers(0, 64, size=length, dtype=np.int32) for length in lengths]
     rollouts = lr.Rollouts(keys.assign(prompt_ids=prompts, token_ids=completions))
     how = dict(MODES[mode])
     if "by" in how:
-        half = COMPLETION // 2
-        how["at"] = pd.concat([keys.assign(start=0, end=half, strategy="first"), keys.assign(start=half, end=COMPLETION, strategy="second")])
+        half = lengths // 2
+        how["at"] = pd.concat([keys.assign(start=0, end=half, strategy="first"), keys.assign(start=half, end=lengths, strategy="second")])
     few = {**how, "at": how["at"][how["at"]["problem"].isin(["p0", "p1"])]} if "at" in how else how
     lr.capture(lm, lr.Rollouts(rollouts.table.head(2)), range(N_LAYERS), batch_tokens=BATCH_TOKENS, **few)
     gc.collect()
@@ -83,7 +84,7 @@ def captured(lm: Any, mode: str, n: int) -> dict[str, float]:
     peak = resident("VmHWM")
     result = sum(values.numel() * values.element_size() for values in found.values.values()) / 2**20
     index = float(found.index.memory_usage(deep=True).sum()) / 2**20
-    activations = n * COMPLETION * D_MODEL * N_LAYERS * 4 / 2**20
+    activations = int(lengths.sum()) * D_MODEL * N_LAYERS * 4 / 2**20
     return {"held": held, "peak": peak, "result": result, "index": index, "working": peak - held - result - index, "activations": activations}
 
 

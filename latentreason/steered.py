@@ -219,7 +219,7 @@ COMPLETIONS, FEWEST = 200, 50
 
 
 class Size(NamedTuple):
-    """How much is trained and tried: `grid` is what the reference's first algorithm searches, `draws` the seeds of the random vectors beside it, `samples`
+    """How much is trained and tried, of vectors by contrast too: `grid` is what the reference's first algorithm searches, `draws` the seeds of the random vectors beside it, `samples`
     the completions of each test problem.
     """
 

@@ -47,6 +47,10 @@ class Action:
     tokens: Callable[[Moment], Int[Tensor, "row"]] = field(default=lambda moment: sampled(moment.logits[1], moment), compare=False, repr=False)
     adds: Callable[[Moment], Added] | None = field(default=None, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        if self.adds is not None:  # asked by itself, it reads its own rows again
+            object.__setattr__(self, "tokens", lambda moment: steered([(self, moment)])[0])
+
     def spec(self) -> dict[str, Any]:
         """Name and parameters as plain data."""
         return {"name": self.name, "params": dict(self.params)}
@@ -170,7 +174,9 @@ def steered(asked: Sequence[tuple[Action, Moment]]) -> list[Int[Tensor, "row"]]:
     for (slot, _, added), end in zip(parts, ends, strict=True):
         for site, rows in added.items():
             tables[site][end - len(slot) : end] = rows
-    logits = torch.cat([_read_again(decoder, slots[i : i + TOGETHER], {site: table[i : i + TOGETHER] for site, table in tables.items()}) for i in range(0, len(slots), TOGETHER)])
+    logits = asked[0][1].logits[0].new_empty(len(slots), decoder.n_vocab)
+    for i in range(0, len(slots), TOGETHER):
+        logits[i : i + TOGETHER] = _read_again(decoder, slots[i : i + TOGETHER], {site: table[i : i + TOGETHER] for site, table in tables.items()})
     return [sampled(logits[end - len(slot) : end], replace(moment, slot=place)) for (_, moment), (slot, place, _), end in zip(asked, parts, ends, strict=True)]
 
 

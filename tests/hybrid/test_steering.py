@@ -187,3 +187,9 @@ def test_arms_that_steer_are_read_again_together_and_each_says_what_it_says_alon
         assert found[i * n : (i + 1) * n] == rows(hybrid.decode(BATCH)), hybrid.name
     assert found[6 * n :] == rows(pair.base.decode(BATCH))
     assert found[:n] != found[n : 2 * n]
+
+
+def test_an_action_that_wraps_another_gets_its_tokens(pair):
+    plain = steer(vectors(), label="a", strength=1.5)
+    wrapped = actions.Action("mine", source=actions.STEERED, reads=plain.reads, tokens=lambda moment: plain.tokens(moment))
+    assert rows(Hybrid(pair, HALF, wrapped).decode(BATCH)) == rows(Hybrid(pair, HALF, plain).decode(BATCH))

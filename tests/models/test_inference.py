@@ -1,6 +1,7 @@
 """Fast linear layers: the products of fp64, torch's own gradients, and nothing left behind."""
 
 import copy
+import threading
 
 import numpy as np
 import pandas as pd
@@ -102,13 +103,69 @@ def test_other_dtypes_and_torchs_switch_are_respected(calls) -> None:
     assert len(calls) == 1
 
 
-def test_threads_that_overlap_leave_nothing_behind() -> None:
-    one, two = fast_linear(), fast_linear()  # entered and left in the order of threads, not of a stack
-    for step in (one.__enter__, two.__enter__):
-        step()
-    one.__exit__(None, None, None)
-    assert nn.Linear.forward is not ORIGINAL[0]
-    two.__exit__(None, None, None)
+def test_threads_that_overlap_leave_nothing_behind_and_do_not_touch_each_other(calls) -> None:
+    made, x, entered, leave = layer(nn.Linear), torch.randn(64, 224), threading.Event(), threading.Event()
+
+    def other() -> None:
+        with inference():
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    entered.wait(10)
+    made(x)
+    assert nn.Linear.forward is not ORIGINAL[0] and not calls, "open in the other thread alone"
+    with fast_linear():
+        leave.set()
+        thread.join()
+        made.requires_grad_(False)(x)
+        assert len(calls) == 1
+
+
+def test_a_patch_of_somebody_else_is_asked_and_put_back(monkeypatch, calls) -> None:
+    asked = []
+    patch = lambda self, x: (asked.append(1), ORIGINAL[0](self, x))[1]  # noqa: E731
+    with monkeypatch.context() as patched:
+        patched.setattr(nn.Linear, "forward", patch)
+        with inference():
+            nn.Linear(8, 8)(torch.ones(1, 8))
+        assert asked == [1]
+        assert nn.Linear.forward is patch
+
+
+def test_a_trained_bias_has_its_gradient_and_tensors_of_other_kinds_and_autocast_are_left_alone(calls) -> None:
+    class Wrapped(torch.Tensor):
+        pass
+
+    made, x = layer(nn.Linear), torch.randn(64, 224)
+    made.weight.requires_grad_(False)
+    with fast_linear():
+        made(x).sum().backward()
+    torch.testing.assert_close(made.bias.grad, torch.full((320,), 64.0))
+    made.requires_grad_(False)
+    with inference():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert made(x).dtype == torch.bfloat16
+        made(x.as_subclass(Wrapped))
+    assert not calls
+    with fast_linear():
+        tangent = torch.func.jvp(made, (x,), (x,))[1]
+    torch.testing.assert_close(tangent, x @ made.weight.T, atol=1e-4, rtol=1e-4)
+    assert not calls
+
+
+def test_few_numbers_of_rows_are_asked_for(monkeypatch) -> None:
+    """oneDNN keeps a kernel for each; and what is added below the rows does not show."""
+    sizes, made = set(), layer(nn.Linear)
+    padded = module._padded
+    monkeypatch.setattr(module, "_padded", lambda rows: (sizes.add(len(out := padded(rows))), out)[1])
+    with inference():
+        for n in [*range(30, 700), 2048, 2049, 5000]:
+            x = torch.randn(n, 224)
+            torch.testing.assert_close(made(x), torch.nn.functional.linear(x, made.weight, made.bias), atol=1e-4, rtol=1e-4)
+    assert len(sizes) < 32
+    assert max(sizes) == module.AT_ONCE
 
 
 def test_what_the_package_reads_draws_and_scores_is_what_torch_gives(lm, calls, monkeypatch) -> None:
