@@ -9,7 +9,8 @@
 
 Without it, ours alone is timed. Each repeat runs all contestants one after the other (in alternating order) on the same pairs and the
 same model; ours is compared with the peer at its best batch size, by the median over repeats of the paired ratio, so that a machine
-whose speed drifts does not favour anyone. Both read the last token of each prompt, at all layers and at one in half depth. Without
+whose speed drifts does not favour anyone. Both run on torch's own kernels, unless `--kernels onednn` gives ours what it takes by itself
+(latentreason/models/inference.py). Both read the last token of each prompt, at all layers and at one in half depth. Without
 `--model` it is a random model of the size and shape of SmolLM2-135M and a tokenizer that splits at spaces. `--out` also writes a
 Markdown table beside the JSON.
 """
@@ -153,8 +154,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=None, help="a directory with a model and its tokenizer")
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5, help="paired repeats (after one warm-up)")
+    parser.add_argument("--kernels", choices=["torch", "onednn"], default="torch", help="of ours; torch's are what the peer runs on")
     parser.add_argument("--out", type=Path, default=None, help="FILE.json; the table goes to FILE.md")
     args = parser.parse_args()
+    torch.backends.mkldnn.set_flags(args.kernels == "onednn")
     pairs = prompt_pairs(args.pairs)
     lm = lr.LM.from_pretrained(args.model, dtype=torch.float32, name=args.model.name) if args.model else random_model(pairs)
     version, half = peer_version(), lm.n_layers // 2
@@ -162,7 +165,7 @@ def main() -> None:
     figures: dict[str, object] = {
         "machine": machine(),
         "job": {
-            "model": lm.name, "parameters": lm.model.num_parameters(), "pairs": len(pairs), "repeats": args.repeats,
+            "model": lm.name, "parameters": lm.model.num_parameters(), "pairs": len(pairs), "repeats": args.repeats, "kernels": args.kernels,
             "tokens a prompt": {"min": min(lengths), "mean": statistics.mean(lengths), "max": max(lengths)}, "steering-vectors": version,
         },
         "all layers": compared(lm, pairs, list(range(lm.n_layers)), args.repeats, version is not None),
