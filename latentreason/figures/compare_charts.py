@@ -100,7 +100,7 @@ def _draw_layers(ax: "Axes", cells: list[dict[str, Any]], arms: list[str]) -> No
     ax.set_xticks(range(len(layers)), [str(layer) for layer in layers])
     ax.set_yticks([] if beside else range(len(names)), [] if beside else names)
     ax.set(xlabel="block", ylim=(len(names) - 0.4, -0.5), xlim=(-0.5, len(layers) - 0.5))
-    ax.set_title("Best accuracy on calibration problems" if beside else "Held-out loss, nats", fontsize=9)
+    ax.set_title("Best accuracy on\ncalibration problems" if beside else "Held-out loss, nats", fontsize=9)
 
 
 ROUTING = Figure(
