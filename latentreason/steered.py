@@ -136,7 +136,9 @@ def _steering(run: Run) -> None:
     what is added there, so that is a bias on words.
     """
     pair, n, routers = run.pair, run.pair.base.n_layers, _routers(run)
-    layers = few_layers(n) if run.config.trained_epochs is None else size_of(run.config, n).layers
+    layers = few_layers(n)
+    if run.config.trained_epochs is not None and len(layers) < n:  # many blocks, in a size for two cores
+        layers = size_of(run.config, n).layers
     last = n - 1 if len(layers) > 1 else None
     arms, facts = dict[str, Arm](), dict[str, Any]()
     try:

@@ -106,7 +106,7 @@ def test_the_recipe_shares_its_base_and_the_shipped_ones_keep_their_hash():
     recipe = ORGANISMS["activation-bias"]
     assert models_of(recipe, 0)[0].config == models_of(ACTIVATION, 0)[0].config
     assert config_of(recipe.rl)["trainable"] == "bias" and "trainable" not in config_of(ACTIVATION.rl)
-    assert described(recipe) == "GRPO 30 x 512, true, biases alone"
+    assert described(recipe) == "GRPO 100 x 512, true, biases alone"
 
 
 def test_the_rival_is_the_trained_organism_or_the_reason_why_there_is_none(pair, monkeypatch):
