@@ -21,6 +21,7 @@ from latentreason.console import (
     errors,
     load,
     show,
+    tell,
 )
 from latentreason.errors import InvalidInput, LatentReasonError
 
@@ -105,7 +106,7 @@ def route(pair: PairOption = "activation", router: Annotated[str, typer.Option(h
     shown = result.table[result.table["quantity"].isin(["accuracy", "D", "recovery", "changed_of_D"])]
     text = [str(Estimate(r["value"], r["lo"], r["hi"], r["n"], r["method"], r["reason"])) for r in shown.to_dict("records")]
     show(shown[["quantity", "arm"]].assign(estimate=text), f"{router}: written to {out}")
-    console.print(result.finding, markup=False, highlight=False)
+    tell(result)
 
 
 @app.command(epilog="Example: latentreason extract --arm base --out runs/vectors")
@@ -145,7 +146,7 @@ def study(name: Annotated[str, typer.Argument(help="Such as recovery, passk, geo
         raise unknown_name("study", name, known)
     folder = tables or tables_dir(name, RESULTS_DIR.parent / "zoo" if name in ZOO | JUDGED else RESULTS_DIR)
     result = known[name](folder / "tables" if (folder / "tables").is_dir() else folder)
-    console.print(result.finding, markup=False, highlight=False)
+    tell(result)
     if out is not None:
         result.save(out, name)
 
@@ -158,7 +159,7 @@ def figures(names: Annotated[list[str] | None, typer.Argument(help="Which figure
             out: Annotated[Path | None, typer.Option(help="Folder of the figures; of a run its own, else artifacts/figures.")] = None) -> None:  # fmt: skip
     """Draw figures from results, or check that they follow from the committed tables."""
     from latentreason.figures.figures import check_figures, make_figures
-    from latentreason.publish import figures_of, remake
+    from latentreason.publish import figures_of, remake_all
 
     if again:
         from latentreason.documents import write_docs
@@ -166,8 +167,7 @@ def figures(names: Annotated[list[str] | None, typer.Argument(help="Which figure
         if names or check or results or out:
             raise InvalidInput("--recompute makes everything that is committed anew: it takes no names, folders or --check.")
 
-        for folder in sorted(f.parent for f in RESULTS_DIR.parent.rglob("tables") if any(f.parent.glob("*.json"))):
-            remake(folder)
+        for folder in remake_all(RESULTS_DIR):
             console.print(f"remade {folder}")
         for page in write_docs(RESULTS_DIR.parent.parent):
             console.print(f"brought up to date: {page}")
@@ -270,7 +270,7 @@ def compare(pair: PairOption = "activation", seed: int = 0,
     compute(chosen, folder, stages=STAGES | asked, pair=models, progress=not quiet)
     page = finish(folder, chosen, progress=not quiet)
     for name in asked:
-        console.print(f"{name}: {RESULTS[name](folder / 'tables').finding}", markup=False, highlight=False)
+        tell(RESULTS[name](folder / "tables"), name)
     if publish:
         copy_out(folder, Path("artifacts"), progress=not quiet)
         console.print("Brought up to date:", *(page.name for page in write_docs(Path("artifacts"))))
@@ -295,7 +295,7 @@ def claims(pair: Annotated[str, typer.Option(help="Name of an organism or of a c
     folder = run_dir(chosen, runs, models)
     compute(chosen, folder, stages=job.STAGES, pair=models, progress=not quiet)
     for name in finish_claims(folder, progress=not quiet):
-        console.print(f"{name}: {Result.load(folder, name).finding}", markup=False, highlight=False)
+        tell(Result.load(folder, name), name)
     if publish:
         publish_claims(folder, Path("artifacts"), progress=not quiet)
         console.print("Brought up to date:", *(page.name for page in write_docs(Path("artifacts"))))

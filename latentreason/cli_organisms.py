@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from latentreason.console import ChatOption, LengthOption, PairOption, Quiet, StyleOption, TaskOption, Tiny, console, errors, load, show
+from latentreason.console import (
+    ChatOption,
+    LengthOption,
+    PairOption,
+    Quiet,
+    StyleOption,
+    TaskOption,
+    Tiny,
+    console,
+    errors,
+    load,
+    show,
+    tell,
+)
 from latentreason.errors import InvalidInput, LatentReasonError
 
 if TYPE_CHECKING:
@@ -52,7 +65,7 @@ def measure(file: Annotated[Path, typer.Argument(help="TOML file that lists pair
     zoo_configs(config.settings())  # what is wrong there is said before anything is sampled
     measure_pairs(config, out, progress=not quiet)
     for name, result in finish_pairs(out).items():
-        console.print(f"{name}: {result.finding}", markup=False, highlight=False)
+        tell(result, name)
     console.print(f"Tables, results and figures: {out}")
 
 
@@ -85,7 +98,7 @@ def _conclude(result: Any, name: str, folder: Path, figures: list[str]) -> None:
 
     result.save(folder, name)
     written = make_figures(folder, figures_of(folder), figures, progress=False)
-    console.print(result.finding, markup=False, highlight=False)
+    tell(result)
     console.print(f"{folder / name}.json; figures {', '.join(str(file.with_suffix('.png')) for file in written)}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -175,7 +188,7 @@ def organisms_publish(out: Annotated[Path, typer.Option(help="Folder of results/
     from latentreason.publish import publish_zoo
 
     for name, result in publish_zoo(grow.all_measured(), out).items():
-        console.print(f"{name}: {result.finding}", markup=False, highlight=False)
+        tell(result, name)
     console.print("Brought up to date:", *(page.name for page in write_docs(out)))
 
 

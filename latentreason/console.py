@@ -33,6 +33,13 @@ def load(name: str, quiet: bool = False) -> Any:
     return ModelPair.named(name, verbose=not quiet)
 
 
+def tell(result: Any, name: str = "") -> None:
+    """Print the finding of a study, and its notes below it."""
+    console.print(f"{name}: {result.finding}" if name else result.finding, markup=False, highlight=False)
+    for note in result.notes:
+        console.print(f"  - {note}", markup=False, highlight=False)
+
+
 def show(table: Any, title: str) -> None:
     """Print a DataFrame."""
     shown = Table(title=title)

@@ -50,7 +50,12 @@ def _side_by_side(table: pd.DataFrame, head: str) -> str:
 
 def of_findings(results: Path) -> str:
     """What each committed study of a pair says."""
-    return "\n".join(f"- **{name.replace('_', ', ')}**: {result.finding}" for name, result in load_results(results).items() if name not in (*CLAIMS, "published"))
+    return "\n".join(_bullet(name.replace("_", ", "), result) for name, result in load_results(results).items() if name not in (*CLAIMS, "published"))
+
+
+def _bullet(name: str, result: Result) -> str:
+    """A finding as a line of a list, with its notes below it."""
+    return "\n".join([f"- **{name}**: {result.finding}", *(f"  - {note}" for note in result.notes)])
 
 
 def _by_seed(results: Path) -> dict[str, Path]:
@@ -72,8 +77,7 @@ def of_seeds(results: Path) -> str:
 
 def of_study(results: Path, study: str) -> str:
     """What each folder of committed results says of a study."""
-    found = [(file.parent.name, str(read_json(file)["finding"])) for file in sorted(results.glob(f"*/{study}.json"))]
-    return "\n".join(f"- **{name}**: {said}" for name, said in found) or "No result is committed yet."
+    return "\n".join(_bullet(file.parent.name, Result.load(file.parent, study)) for file in sorted(results.glob(f"*/{study}.json"))) or "No result is committed yet."
 
 
 def of_alarms(results: Path, where: str) -> str:

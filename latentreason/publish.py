@@ -1,7 +1,7 @@
 """The end of a run: results, figures, report and manifest from its tables, and the headline beside the committed one."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,17 @@ from latentreason.organisms.recipe import config_of
 from latentreason.organisms.zoo import ADAPTERS, ORGANISMS
 from latentreason.reproduce import SILENT, RunConfig, problems_for, run_name
 from latentreason.store import SCHEMA, Parts, code_version, config_hash, environment, open_artifact, sha256
-from latentreason.studies.recompute import CLAIMS, OF_THEIR_OWN, RESULTS, recompute, recompute_zoo
+from latentreason.studies.recompute import (
+    AUDITS,
+    CLAIMS,
+    OF_THEIR_OWN,
+    RESULTS,
+    recompute,
+    recompute_judged,
+    recompute_zoo,
+    result_dir,
+    tables_dir,
+)
 from latentreason.studies.result import Result
 
 _OF_CLAIMS = ("passk_likelihood.parquet", "taxonomy_scores.parquet", *(OF_THEIR_OWN[name] for name in CLAIMS))
@@ -231,7 +241,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def remake(target: Path, progress: bool = True) -> None:
-    """Results, figures, report and hashes of committed results anew from their tables, as after a change of a study: nothing is sampled; `calibrate` makes its own.
+    """Results, figures, report and hashes of committed results anew from their tables, as after a change of a study: nothing is sampled.
 
     Raises:
         CorruptArtifact: a table is not the one that was published.
@@ -241,7 +251,7 @@ def remake(target: Path, progress: bool = True) -> None:
         if name.startswith("tables/") and sha256(target / name) != expected:
             raise CorruptArtifact(f"{target / name} is not the table that was published (its hash differs). Fix: restore it from the repository.")
     zoo = (target / "zoo.json").is_file()
-    found = recompute_zoo(target / "tables") if zoo else recompute(target / "tables", [name for name in load_results(target) if name in RESULTS])
+    found = recompute_zoo(target / "tables") | recompute_judged(target / "tables") if zoo else recompute(target / "tables", [name for name in load_results(target) if name in RESULTS])
     for name, result in found.items():
         result.save(target, name)
     _hashed(target)
@@ -249,6 +259,22 @@ def remake(target: Path, progress: bool = True) -> None:
         make_figures(target, figures_of(target), progress=progress)
         if (target / "tables" / "facts.json").is_file():
             write_report(target)
+
+
+def remake_all(results: Path) -> Iterator[Path]:
+    """All that is committed anew, as `remake`; audits first, which the figures of runs show. Yields each folder when it is done.
+
+    Args:
+        results: the folder of the built-in pair.
+    """
+    for name, compute in AUDITS.items():
+        folder = result_dir(name, results)
+        if folder.is_dir():
+            compute(tables_dir(name, results)).save(folder, name)
+            yield folder
+    for folder in sorted(tables.parent for tables in results.parent.rglob("tables") if any(tables.parent.glob("*.json"))):
+        remake(folder)
+        yield folder
 
 
 def _hashed(target: Path) -> None:

@@ -15,6 +15,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from itertools import combinations
 from statistics import NormalDist
 from typing import overload
@@ -280,9 +281,12 @@ def aligned(arms: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return means
 
 
+@lru_cache(16)
 def replicate_weights(n: int, n_boot: int, seed: int) -> np.ndarray:
-    """[replicate, problem]: uniform weights for the point estimate, then the draws."""
-    return np.vstack([np.full(n, 1 / n) if n else np.empty(0), problem_weights(n, n_boot, seed)])
+    """[replicate, problem]: uniform weights for the point estimate, then the draws. Drawn once, so read-only."""
+    weights = np.vstack([np.full(n, 1 / n) if n else np.empty(0), problem_weights(n, n_boot, seed)])
+    weights.setflags(write=False)
+    return weights
 
 
 def over(above: np.ndarray, below: np.ndarray) -> np.ndarray:

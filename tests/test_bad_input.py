@@ -243,7 +243,7 @@ def test_a_base_that_is_as_good_or_better_gives_undefined_with_a_reason(rl):
     for quantity in ("area", "recovery"):
         estimate = result.estimate(quantity)
         assert not estimate.defined and "RL gain not above 0" in estimate.reason
-    assert "undefined (RL gain not above 0" in result.finding
+    assert "undefined (RL gain not above 0" in result.said
     result.plot()
 
 
@@ -324,4 +324,4 @@ def test_what_things_print_fits_on_a_line(small):
     result = lr.studies.recovery.run(base=base, rl=lr.sample(lr.Hybrid(pair, lr.always(), name="rl"), lr.load_task("chain", limit=3), lr.Sampling(n=2), progress=False), hybrid=base)
     for thing in (base, vectors, vectors.vectors[0]):
         assert len(repr(thing)) < 250 and "tensor(" not in repr(thing)
-    assert repr(result).startswith("Result of study 'recovery': ") and result.finding in repr(result)
+    assert repr(result).startswith("Result of study 'recovery': ") and result.said in repr(result)

@@ -97,7 +97,7 @@ def test_a_budget_is_a_share_of_d(pair, problems, budget):
 def test_a_threshold_that_routes_nothing_or_everything_is_said_in_the_result(pair, problems, router, said):
     arms = lr.sample(Arms([lr.Hybrid(pair, r, name=name) for name, r in (("base", never()), ("rl", always()), ("mine", router))]), problems, DRAW, progress=False)
     result = recovery.run(base=arms.arm("base"), rl=arms.arm("rl"), hybrid=arms.arm("mine"), config=recovery.Config(n_boot=50))
-    assert result.details["thresholds"] == f"The threshold of mine routes {said}." and result.finding.endswith(result.details["thresholds"])
+    assert result.details["thresholds"] == f"The threshold of mine routes {said}." and result.said.endswith(result.details["thresholds"])
     middling = lr.sample(lr.Hybrid(pair, on_entropy(0.3), name="mine"), problems, DRAW, progress=False)
     assert "thresholds" not in recovery.run(base=arms.arm("base"), rl=arms.arm("rl"), hybrid=middling, config=recovery.Config(n_boot=50)).details
 
@@ -158,4 +158,4 @@ def test_a_strength_that_turns_text_into_loops_is_flagged_by_repetition_and_by_l
     result = rivals.run(base=ends.arm("base"), rl=ends.arm("rl"), rivals=arms, facts=facts, fluency=read_table(run.tables / "steering_fluency.parquet"))
     assert result.details["fluency"] == {"none": {"repeats": False, "unlikely": False}, "far too strong": {"repeats": True, "unlikely": True}}
     assert result.estimate("repeated", arm="far too strong").value > 0.9 > 0.3 > result.estimate("repeated", arm="base").value
-    assert result.finding.endswith("far too strong.") and facts["none"]["passes"] == 2.0
+    assert result.said.endswith("far too strong.") and facts["none"]["passes"] == 2.0

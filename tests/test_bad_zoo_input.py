@@ -130,7 +130,7 @@ def test_traces_that_the_checker_cannot_parse_are_counted_shown_and_not_dropped(
     unread = table.assign(status=np.where(table["arm"] == "rl", "unparsed", table["status"]))
     result = coherence.run(table=unread, config=coherence.Config(n_boot=50))
     assert result.estimate("unparsed", arm="rl", cell="").value == 1.0 and result.estimate("coherent", arm="rl", cell="").value == 0.0
-    assert "could not read" in result.finding and result.details["status"]["rl"] == {"unparsed": int((table["arm"] == "rl").sum())}
+    assert "could not read" in result.said and result.details["status"]["rl"] == {"unparsed": int((table["arm"] == "rl").sum())}
 
 
 # --- recipes, in files -------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ def test_every_claim_has_its_table_its_finding_and_a_figure_whose_numbers_are_dr
     results = load_results(run)
     assert set(results) == set(CLAIMS) and check_figures(run, run / "figures") == []
     for name, result in results.items():
-        assert "refute" in result.finding and "refuted" in str(STUDIES[name].__doc__).lower()
+        assert "refute" in result.said and "refuted" in str(STUDIES[name].__doc__).lower()
         assert (run / "figures" / f"{name}.png").stat().st_size > 5000
         table = read_table(run / "tables" / OF_THEIR_OWN[name])
         assert set(table["pair"]) == {"activation"} and set(table["task"]) == {"chain"}

@@ -1,5 +1,6 @@
 """What is committed under `artifacts/` holds together."""
 
+import re
 from pathlib import Path
 from shutil import copytree
 
@@ -11,6 +12,7 @@ from latentreason.files import read_json
 from latentreason.publish import figures_of, remake
 from latentreason.store import sha256
 from latentreason.studies.recompute import recompute
+from latentreason.studies.result import Result
 
 ROOT = Path(__file__).parents[1] / "artifacts"
 
@@ -28,6 +30,14 @@ def test_the_results_of_further_seeds_of_sampling_follow_from_their_tables(folde
     for name in load_results(folder):
         again[name].save(tmp_path, name)
         assert (tmp_path / f"{name}.json").read_bytes() == (folder / f"{name}.json").read_bytes()
+
+
+@pytest.mark.parametrize("file", [f for f in sorted((ROOT / "results").rglob("*.json")) if f.with_suffix(".parquet").is_file() and f.parent.name != "tables"], ids=lambda f: f.relative_to(ROOT / "results").as_posix())
+def test_a_finding_is_one_sentence_with_an_interval_and_what_would_have_refuted_it(file: Path) -> None:
+    result = Result.load(file.parent, file.stem)
+    assert result.finding.endswith(".") and not re.search(r"[a-z)\]]\. [A-Z]", result.finding) and len(result.finding) < 460
+    assert re.search(r"\[-?\d[\d.]*, -?\d[\d.]*\]", result.finding) and re.search("refute|would show", result.finding)
+    assert all(note.endswith(".") for note in result.notes)
 
 
 @pytest.mark.parametrize("manifest", sorted((ROOT / "results").rglob("run.json")), ids=lambda f: f.parent.name)

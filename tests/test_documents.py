@@ -3,11 +3,12 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from latentreason.documents import with_blocks, write_docs
 from latentreason.errors import InvalidInput, UnknownName
-from latentreason.files import read_json, write_json
+from latentreason.files import read_json
 from latentreason.organisms.about import markdown, reasons
 from latentreason.organisms.zoo import ORGANISMS
 from latentreason.plan import overview
@@ -59,9 +60,9 @@ def test_a_finding_takes_its_place_and_nothing_else_moves(tmp_path: Path) -> Non
     (tmp_path / "docs").mkdir()
     page = tmp_path / "docs" / "studies.md"
     page.write_text("before\n<!-- finding of spurious -->\nold\n<!-- end of finding of spurious -->\n<!-- finding of passk -->\n<!-- end of finding of passk -->\nafter\n")
-    write_json(tmp_path / "artifacts" / "results" / "zoo" / "spurious.json", {"finding": "new"})
+    Result("spurious", {}, pd.DataFrame({"quantity": ["gain"]})).saying(["new", "", "and more"]).save(tmp_path / "artifacts" / "results" / "zoo")
     assert write_docs(tmp_path / "artifacts") == [page] and write_docs(tmp_path / "artifacts") == []
-    found = "<!-- finding of spurious -->\n- **zoo**: new\n<!-- end of finding of spurious -->\n<!-- finding of passk -->\nNo result is committed yet.\n<!-- end of finding of passk -->"
+    found = "<!-- finding of spurious -->\n- **zoo**: new\n  - and more\n<!-- end of finding of spurious -->\n<!-- finding of passk -->\nNo result is committed yet.\n<!-- end of finding of passk -->"
     assert page.read_text() == f"before\n{found}\nafter\n"
 
 

@@ -158,9 +158,9 @@ def test_a_benchmark_is_compared_with_a_generated_task_of_its_kind(folders: str,
     assert set(table.query("split == 'clean'")["problem"]) == asked and set(table["task"]) == {"gsm8k"} and set(table["twin"]) == {"gsm_symbolic"}
     result = contamination.run(table=table, config=few)
     assert result.details["problems"] == {"seen": 2, "clean": 2} and result.details["twin"] == "gsm_symbolic"
-    assert result.finding.endswith("Clean problems are of the generated task gsm_symbolic.")
+    assert result.said.endswith("Clean problems are of the generated task gsm_symbolic.")
     alone = contamination.collect(pair, few, tmp_path, seen=seen, clean=[], sampling=short, draw=draw)
-    assert set(alone["split"]) == {"seen"} and "Clean problems" not in contamination.run(table=alone, config=few).finding
+    assert set(alone["split"]) == {"seen"} and "Clean problems" not in contamination.run(table=alone, config=few).said
 
 
 def test_every_benchmark_has_a_generated_twin() -> None:

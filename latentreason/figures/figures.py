@@ -177,7 +177,7 @@ def _plain(result: Result) -> dict[str, Any]:
         where = [f"{k}={v}" for k, v in row.items() if k not in ("quantity", *numbers) and v != "" and v == v]
         key = f"{row['quantity']}({', '.join(where)})"
         table[key if key not in table else f"{key}#{len(table)}"] = {c: row[c] for c in numbers}
-    return {"table": table, "details": result.details, "config": result.config, "study": result.study, "finding": result.finding}
+    return {"table": table, "details": result.details, "config": result.config, "study": result.study, "finding": result.finding, "notes": list(result.notes)}
 
 
 def _differences(stored: Any, found: Any, path: str) -> Iterator[str]:

@@ -17,8 +17,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from latentreason.activations.sites import Activations
-from latentreason.geometry.rows import as_table, few, p_value, replicate_weights, resampled, row, undefined
-from latentreason.stats import Estimate
+from latentreason.geometry.rows import as_table, few, p_value, resampled, row, undefined
+from latentreason.stats import Estimate, replicate_weights
 from latentreason.vectors.contrast import diff_means, family, shuffled
 
 Values = Float[np.ndarray, "row layer d_model"]

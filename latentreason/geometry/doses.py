@@ -18,9 +18,9 @@ from torch import Tensor
 
 from latentreason.activations.sites import Activations, Site
 from latentreason.geometry.decoders import Dose, Doses, Points, logodds, logprob
-from latentreason.geometry.rows import as_table, few, p_value, replicate_weights, resampled, row, undefined
+from latentreason.geometry.rows import as_table, few, p_value, resampled, row, undefined
 from latentreason.sampling.local import Sampling, sample
-from latentreason.stats import Estimate, mean_estimate, pooled_ratio
+from latentreason.stats import Estimate, mean_estimate, pooled_ratio, replicate_weights
 from latentreason.strategies.language import Language
 from latentreason.tables import Rollouts
 from latentreason.tasks.problem import Problem

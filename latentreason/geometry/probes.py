@@ -12,7 +12,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from latentreason.activations.sites import Activations
-from latentreason.geometry.rows import as_table, few, replicate_weights, resampled, row, undefined
+from latentreason.geometry.rows import as_table, few, resampled, row, undefined
+from latentreason.stats import replicate_weights
 from latentreason.vectors.contrast import family, shuffled
 
 BASELINES = ("logprob", "untrained", "token_position", "shuffled")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from latentreason.stats import Estimate, percentile_interval, problem_weights
+from latentreason.stats import Estimate, percentile_interval
 from latentreason.vectors.contrast import family
 
 COLUMNS = ("quantity", "label", "family", "layer", "kind", "value", "lo", "hi", "n", "method", "reason")
@@ -38,11 +38,6 @@ def few(counts: dict[str, int], at_least: int) -> str:
     """Why nothing can be fitted, empty if it can: `counts` says what of, "RL with" for instance."""
     short = [f"{n} {what}" for what, n in counts.items() if n < at_least]
     return f"too few spans: {', '.join(short)}, at least {at_least} are needed" if short else ""
-
-
-def replicate_weights(n_problems: int, n_boot: int, seed: int) -> Float[np.ndarray, "replicate problem"]:
-    """Uniform weights for the point estimate, then the bootstrap draws, the same for every call with these arguments."""
-    return np.vstack([np.full(n_problems, 1 / n_problems), problem_weights(n_problems, n_boot, seed)])
 
 
 def resampled(replicates: Float[np.ndarray, "replicate"], n: int, over: str = "problems") -> Estimate:

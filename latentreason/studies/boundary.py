@@ -111,8 +111,8 @@ def run(*, counts: pd.DataFrame, organisms: pd.DataFrame | None = None, config: 
     if organisms is not None:
         table += _remedies(runs, curves, ks)
     details = {"curves": shown, "n_problems": len(runs[0].base), "n_seeds": len({r.seed for r in runs}), "imitated": sorted({r.organism for r in runs if r.facts.get("stages") == "SFT"}), "kind": list(runs[0].kinds)[-1]}
-    result = finished("boundary", config, table, details, "")
-    return finished("boundary", config, table, details, _finding(result, ks))
+    result = finished("boundary", config, table, details)
+    return result.saying(_said(result, ks))
 
 
 def _crossing(run: Run, column: str, ks: list[int], config: Config) -> Estimate:
@@ -146,23 +146,24 @@ def _remedies(runs: list[Run], curves: dict[tuple[str, int, str, str], PassCurve
     return found
 
 
-def _finding(result: Result, ks: list[int]) -> str:
-    kind, said = result.details["kind"], []
+def _said(result: Result, ks: list[int]) -> list[str]:
+    kind, judged, taught, more = result.details["kind"], list[str](), list[str](), list[str]()
     for organism in dict.fromkeys(c["organism"] for c in result.details["curves"]):
-        last: Estimate = result.estimate("rl_minus_base", organism=organism, kind=kind, k=ks[-1], seed=ALL)
+        last, area = (result.estimate(q, organism=organism, kind=kind, seed=ALL, **at) for q, at in (("rl_minus_base", {"k": ks[-1]}), ("area_change", {})))
         if organism in result.details["imitated"]:
-            said.append(f"{organism}, which imitates a teacher and says nothing of RLVR: the second model minus base at k={ks[-1]} is {last}, area {result.estimate('area_change', organism=organism, kind=kind, seed=ALL)}")
+            taught.append(f"{organism} imitates a teacher and says nothing of RLVR: the second model minus base at k={ks[-1]} is {last}, area {area}.")
             continue
-        seen = "a collapse" if last.hi < 0 else "which refutes a collapse" if last.lo > 0 else "no collapse shown"
-        unread = [f"{quantity} {' to '.join(_bare(result.estimate(quantity, organism=organism, arm=arm, seed=ALL)) for arm in ('base', 'rl'))}" for quantity in UNREAD if rows_of(result, quantity, organism=organism)]
+        seen = "a collapse" if last.hi < 0 else "refutes a collapse" if last.lo > 0 else "no collapse shown"
+        judged.append(f"{last} of {organism} ({seen})")
         cross = result.estimate("crossover_k", organism=organism, kind=kind, seed=ALL)
         crossing = f", the base reaches RL at k={cross}" if cross.defined and last.hi < 0 else ""
-        said.append(f"{organism}: RL minus base at k={ks[-1]} is {last} ({seen}){crossing}, area {result.estimate('area_change', organism=organism, kind=kind, seed=ALL)}{'; of its samples ' if unread else ''}{', '.join(unread)}")
-    finding = f"By {kind}, {'; '.join(said)}"
+        unread = [f"{quantity} {' to '.join(_bare(result.estimate(quantity, organism=organism, arm=arm, seed=ALL)) for arm in ('base', 'rl'))}" for quantity in UNREAD if rows_of(result, quantity, organism=organism)]
+        more.append(f"{organism}: area {area}{crossing}{'; of its samples ' if unread else ''}{', '.join(unread)}.")
     for row in rows_of(result, "remedy_area", kind=kind, seed=ALL):
         gap = result.estimate("remedy_area", organism=row["organism"], against=row["against"], kind=kind, seed=ALL)
-        finding += f". {row['organism']} minus {row['against']} in area: {gap}, {'so the terms of RL-PLUS keep breadth' if gap.lo > 0 else 'so a remedy by RL-PLUS is not shown (an interval that is not above 0 refutes it)'}"
-    return finding + ". A collapse is refuted by an interval above 0 at the largest k."
+        more.append(f"{row['organism']} minus {row['against']} in area: {gap}, {'so the terms of RL-PLUS keep breadth' if gap.lo > 0 else 'so a remedy by RL-PLUS is not shown (an interval that is not above 0 refutes it)'}.")
+    first = f"By {kind}, RL minus base at k={ks[-1]} is {', '.join(judged)}; an interval above 0 refutes a collapse."
+    return [first if judged else "No pair here was trained by RL, so nothing is said of collapse.", *more, *taught]
 
 
 def _bare(e: Estimate) -> str:

@@ -95,7 +95,7 @@ def run(*, verdicts: pd.DataFrame, truths: pd.DataFrame, tried: pd.DataFrame | N
     result = Result("calibration", asdict(config), frame, {"verdicts": said, "not_judged": absent})
     if alarms:
         result.details["false_alarms"] = _of_alarms(result)
-    return Result(result.study, result.config, frame, result.details, _finding(result))
+    return result.saying(_said(result))
 
 
 def placebo(counts: pd.DataFrame, number: int, rule: verdict.Config) -> tuple[Estimate, str]:
@@ -139,7 +139,7 @@ def _judged(counts: pd.DataFrame, tried: pd.DataFrame | None, config: Config) ->
         found = verdict.run(counts=blind.reset_index(drop=True), tried=temperatures, config=config.rule)
     except InvalidInput as error:
         return None, str(error)
-    return found, found.finding
+    return found, found.said
 
 
 def confusion(result: Result, *, held_out: bool) -> dict[str, Any]:
@@ -177,17 +177,21 @@ def summary(result: Result) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def _finding(result: Result) -> str:
+def _said(result: Result) -> list[str]:
     held, own = (result.estimate("accuracy", seeds=which) for which in ("held out", "set on"))
     wrong = [s for s in result.details["verdicts"] if s["truth"] and not s["right"]]
     first = f"Of {held.n} verdicts on organisms of held-out seeds {round(held.value * held.n)} are right, accuracy {held}" if held.defined else "No organism on a held-out seed has been judged"
-    second = f"; on the seed that set the thresholds {round(own.value * own.n)} of {own.n}" if own.defined else ""
+    claim = "wrong ones refute that the rule is right on every organism" if wrong else "one wrong verdict would have refuted the rule"
     listed = "; ".join(f"{s['organism']} seed {s['seed']} is {s['truth']}, said {s['verdict']}" for s in wrong)
-    claim = f". Wrong: {listed}, which refutes that the rule is right on every organism" if wrong else ". One wrong verdict on a held-out seed would have refuted the rule"
     open_ones = "; ".join(f"{s['organism']} seed {s['seed']}: {s['verdict']}" for s in result.details["verdicts"] if not s["truth"])
-    also = f". Where nothing is known beforehand: {open_ones}" if open_ones else ""
     absent = "; ".join(f"{name} seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" for name, seeds in result.details["not_judged"].items())
-    return f"{first}{second}{claim}{also}{f'. Not judged: {absent}' if absent else ''}."
+    return [
+        f"{first}; {claim}.",
+        f"On the seed that set the thresholds {round(own.value * own.n)} of {own.n}." if own.defined else "",
+        f"Wrong: {listed}." if wrong else "",
+        f"Where nothing is known beforehand: {open_ones}." if open_ones else "",
+        f"Not judged: {absent}." if absent else "",
+    ]
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

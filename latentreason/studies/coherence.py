@@ -107,7 +107,7 @@ def run(*, table: pd.DataFrame, config: Config = Config()) -> Result:
     counts = {arm: {str(k): int(v) for k, v in of["status"].value_counts().items()} for arm, of in arms.items()}
     details = {"n_problems": len(problems), "n_samples": len(place) // len(problems), "status": counts, "checker": str(frame["checker"].iloc[0]) if "checker" in frame else ""}
     result = Result("coherence", asdict(config), pd.DataFrame(found).fillna({"arm": "", "cell": "", "kind": ""}), details)
-    return Result(result.study, result.config, result.table, details, _finding(result))
+    return result.saying(_said(result))
 
 
 def _controls(parts: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]], right: dict[str, np.ndarray], place: np.ndarray, pooled: Callable[..., np.ndarray], told: Callable[..., dict[str, Any]]) -> list[dict[str, Any]]:
@@ -162,35 +162,40 @@ def _curves(arms: dict[str, pd.DataFrame], config: Config) -> list[dict[str, Any
     return found
 
 
-def _finding(result: Result) -> str:
+def _said(result: Result) -> list[str]:
     def of(quantity: str, arm: str, cell: str = "") -> Estimate:
         return result.estimate(quantity, arm=arm, cell=cell)
 
-    change, gap = of("step_errors", "change"), of("coherent_not_valid", "rl")
+    change, gap, least = of("step_errors", "change"), of("coherent_not_valid", "rl"), result.config["least"]
     local = "undefined, so the claim cannot be judged" if not change.defined else "so RL makes steps more reliable" if change.hi < 0 else "which refutes that RL makes steps more reliable"
     if not gap.defined:
         whole = f"whether coherent traces are valid is undefined ({gap.reason})"
     else:
-        least = result.config["least"]
-        verdict = "so coherent is not valid" if gap.lo > least else f"so here next to all that is coherent is valid (below {least:g}), against the claim" if gap.hi < least else "which does not tell"
-        whole = f"of the RL model's coherent traces {gap} are not valid, {verdict}"
-    where = "share of coherent traces changes by " + ", ".join(f"{of('coherent', 'change', cell)} ({cell})" for cell in CELLS)
-    unread = f"the checker could not read {of('unparsed', 'base')} of the base and {of('unparsed', 'rl')} of the RL traces"
+        verdict = "so coherent is not valid" if gap.lo > least else "so here next to all that is coherent is valid, against the claim" if gap.hi < least else "which does not tell"
+        whole = f"of its coherent traces {gap} are not valid, {verdict}"
+    unread = f"The checker could not read {of('unparsed', 'base')} of the base and {of('unparsed', 'rl')} of the RL traces"
     unread += f", and the length limit cut {cut[0]} and {cut[1]}" if (cut := [of("cut", arm) for arm in ("base", "rl")])[0].defined else ""
-    return f"Wrong steps: base {of('step_errors', 'base')}, RL {of('step_errors', 'rl')}, change {change}, {local}; {whole}; {where}; {_of_cells(result)}{unread}. A change not below 0 refutes the first, a share below {result.config['least']:g} the second."
+    cells = ", ".join(f"{of('coherent', 'change', cell)} ({cell})" for cell in CELLS)
+    return [
+        f"RL changes the share of wrong steps by {change}, {local}, and {whole}; a change not below 0 refutes the first, a share below {least:g} the second.",
+        f"Wrong steps: base {of('step_errors', 'base')}, RL {of('step_errors', 'rl')}.",
+        f"The share of coherent traces changes by {cells}.",
+        *_of_cells(result),
+        f"{unread}.",
+    ]
 
 
-def _of_cells(result: Result) -> str:
+def _of_cells(result: Result) -> list[str]:
     """What the four cells say beyond a second draw of the base in the place of RL."""
     share, chance = ({cell: result.estimate(f"cell_{name}", cell=cell) for cell in ("RL only", "base only")} for name in ("independent", "control"))
     rise = {name: result.estimate(f"coherent_change_{name}", cell="RL only") for name in ("independent", "control", "above")}
     if not share["RL only"].defined:
-        return f"the cells have no control ({share['RL only'].reason}); "
-    said = f"of pairs of independent samples {share['RL only']} are RL only and {share['base only']} base only, with the base again in the place of RL {chance['RL only']} of either; "
+        return [f"The cells have no control ({share['RL only'].reason})."]
+    said = [f"Of pairs of independent samples {share['RL only']} are RL only and {share['base only']} base only, with the base again in the place of RL {chance['RL only']} of either."]
     if not rise["above"].defined:
         return said
     more = "so RL adds to it" if rise["above"].lo > 0 else "so RL takes from it" if rise["above"].hi < 0 else "so the rest is not told from noise"
-    return f"{said}being right alone raises the share of coherent traces by {rise['control']} (the base again, where the base failed), with RL it is {rise['independent']}, {rise['above']} above, {more}; "
+    return [*said, f"Being right alone raises the share of coherent traces by {rise['control']} (the base again, where the base failed), with RL it is {rise['independent']}, {rise['above']} above, {more}."]
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

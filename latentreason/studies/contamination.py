@@ -88,7 +88,7 @@ def run(*, table: pd.DataFrame, config: Config = Config()) -> Result:
     twin = str(frame["twin"].iloc[0]) if "twin" in frame else ""  # older tables know of none
     details |= {"twin": twin} if twin else {}
     result = Result("contamination", asdict(config), pd.DataFrame(found), details)
-    return Result(result.study, result.config, result.table, details, _finding(result) + (f" Clean problems are of the generated task {twin}." if twin else ""))
+    return result.saying(_said(result))
 
 
 def _measured(frame: pd.DataFrame, problems: dict[str, list[str]], between: str, config: Config) -> list[dict[str, Any]]:
@@ -157,7 +157,7 @@ def _behaviour(part: pd.DataFrame, ids: list[str], weights: np.ndarray) -> dict[
     return {"control": control, "change": change, "above": change - control}
 
 
-def _finding(result: Result) -> str:
+def _said(result: Result) -> list[str]:
     gains = {split: result.estimate("accuracy", split=split, arm="change") for split in (*SPLITS, BOTH)}
     shares = sorted(set(result.table[result.table["quantity"] == "exact_match"]["share"]))
     cut = min(shares, key=lambda share: abs(share - 0.6)) if shares else 0.6
@@ -166,20 +166,19 @@ def _finding(result: Result) -> str:
         part = {split: result.estimate(quantity, split=split, **where) for split in SPLITS}
         return " against ".join(f"{e} of the {split}" for split, e in part.items() if e.defined)
 
-    memory = f"from {cut:.0%} of a problem the base says the rest of {told('exact_match', arm='base', share=cut)} ones, and answers {told('answer_truncated', arm='base', share=cut)} ones" if shares else ""
+    memory = f"From {cut:.0%} of a problem the base says the rest of {told('exact_match', arm='base', share=cut)} ones, and answers {told('answer_truncated', arm='base', share=cut)} ones." if shares else ""
     moved = [f"{e} on {split}" for split in SPLITS if (e := result.estimate("behaviour", split=split, arm="change")).defined]
     control = [f"{e}" for split in SPLITS if (e := _maybe(result, split)).defined]
-    behaviour = f"behaviour moves by {' and '.join(moved)} problems (base against base {', '.join(control)})" if moved else "behaviour cannot be compared"
+    behaviour = f"Behaviour moves by {' and '.join(moved)} problems (base against base {', '.join(control)})." if moved else "Behaviour cannot be compared."
     difference = gains[BOTH]
-    alarm = _said_of_placebo(result)
-    if not difference.defined:
+    if difference.defined:
+        verdict = "so that part of the gain is memory" if difference.lo > 0 else "so there is no evidence that the gain is memory"
+        first = f"RL gains {gains['seen']} on seen and {gains['clean']} on clean problems, a difference of {difference}, {verdict} (an interval that includes 0 refutes memory as the cause)."
+    else:
         split = next(s for s in SPLITS if gains[s].defined)
-        return f"Seen minus clean is undefined ({difference.reason}); RL gains {gains[split]} on {split} problems; {memory}; {behaviour}. With both splits, an interval of the difference that includes 0 would refute memory as the cause.{alarm}"
-    verdict = "so that part of the gain is memory" if difference.lo > 0 else "so there is no evidence that the gain is memory"
-    return (
-        f"RL gains {gains['seen']} on seen and {gains['clean']} on clean problems, a difference of {difference}, {verdict} (an interval that includes 0 refutes memory as the cause); "
-        f"{memory}; {behaviour}.{alarm}"
-    )
+        first = f"Seen minus clean is undefined ({difference.reason}), RL gains {gains[split]} on {split} problems; with both splits, an interval of the difference that includes 0 would refute memory as the cause."
+    twin = result.details.get("twin")
+    return [first, memory, behaviour, _said_of_placebo(result), f"Clean problems are of the generated task {twin}." if twin else ""]
 
 
 def _said_of_placebo(result: Result) -> str:
@@ -190,7 +189,7 @@ def _said_of_placebo(result: Result) -> str:
     found = [r for r in result.table[(result.table["split"] == ALARM) & (result.table["arm"] == "change") & (result.table["group"] == "memory")].to_dict("records") if np.isfinite(r["value"])]
     alarms = sum(r["lo"] > 0 or r["hi"] < 0 for r in found)
     verdict = "which is a false alarm" if gain.lo > 0 or gain.hi < 0 else "no false alarm"
-    return f" Between {result.details['placebo']} problems that nobody saw and their twins the gains differ by {gain}, {verdict}; of {len(found)} measures of memory there {alarms} have an interval without 0 (of which 1 in 20 would by chance)."
+    return f"Between {result.details['placebo']} problems that nobody saw and their twins the gains differ by {gain}, {verdict}; of {len(found)} measures of memory there {alarms} have an interval without 0 (of which 1 in 20 would by chance)."
 
 
 def _maybe(result: Result, split: str) -> Estimate:

@@ -97,8 +97,8 @@ def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, config: Config = Confi
                 if other in chosen and stages < other:
                     table += seeded("order_effect", {s: mean(r.rates("rl", by) - chosen[other][s].rates("rl", by), config) for s, r in of.items() if s in chosen[other]}, order=stages, against=other, kind=each)
     details = {"n_problems": len(next(iter(first.values())).base), "n_seeds": len({s for of in chosen.values() for s in of}), "kind": kind, "kinds": list(kinds), "k": ks[-1], "orders": [o for o in ORDERS if o in arms] + [o for o in arms if o not in ORDERS]}
-    result = finished("curriculum", config, table, details, "")
-    return finished("curriculum", config, table, details, _finding(result))
+    result = finished("curriculum", config, table, details)
+    return result.saying(_said(result))
 
 
 def _parts_known(found: dict[str, dict[int, Run]]) -> bool:
@@ -115,25 +115,31 @@ def _over_best(sequence: Run, alone: list[Run], column: str, config: Config) -> 
     return mean(sequence.rates("rl", column) - best, config)
 
 
-def _sequences(result: Result, kind: str) -> list[str]:
-    """What is said of sequences and of their order, by one way of grading."""
+def _sequences(result: Result, kind: str) -> str:
+    """What sequences have above the better of their parts, by one way of grading."""
+    found = {row["order"]: result.estimate("sequence_gain", order=row["order"], seed=ALL, kind=kind) for row in rows_of(result, "sequence_gain", seed=ALL, kind=kind)}
+    judged = {order: "it beats both" if gain.lo > 0 else "that it beats both is refuted" if gain.hi <= 0 else "not shown to beat both" for order, gain in found.items()}
+    return f"pass@1 above the better of its parts alone is {', '.join(f'{gain} of {order} ({judged[order]})' for order, gain in found.items())}"
+
+
+def _orders(result: Result, kind: str) -> list[str]:
+    """What the order of the stages does, by one way of grading."""
     said = list[str]()
-    for row in rows_of(result, "sequence_gain", seed=ALL, kind=kind):
-        gain = result.estimate("sequence_gain", order=row["order"], seed=ALL, kind=kind)
-        said.append(f"{row['order']} has a pass@1 {gain} above the better of its parts alone ({'it beats both' if gain.lo > 0 else 'that it beats both is refuted' if gain.hi <= 0 else 'that it beats both is not shown'})")
     for row in rows_of(result, "order_effect", seed=ALL, kind=kind):
         effect = result.estimate("order_effect", order=row["order"], against=row["against"], seed=ALL, kind=kind)
-        said.append(f"{row['order']} minus {row['against']} is {effect}, so {'order matters' if effect.lo > 0 or effect.hi < 0 else 'order is not shown to matter'}")
+        said.append(f"By {kind}, {row['order']} minus {row['against']} is {effect}, so {'order matters' if effect.lo > 0 or effect.hi < 0 else 'order is not shown to matter'}.")
     return said
 
 
-def _finding(result: Result) -> str:
-    kind, said = result.details["kind"], _sequences(result, result.details["kind"])
+def _said(result: Result) -> list[str]:
+    kind, kinds = result.details["kind"], result.details["kinds"]
+    said = [f"By {kind}, a sequence's {_sequences(result, kind)}; an interval that is not above 0 refutes that the two together beat each.", *_orders(result, kind)]
     if "SFT" in result.details["orders"]:
         effect = result.estimate("imitation_effect", order="SFT", seed=ALL)
-        said.append(f"imitation alone changes accuracy by {effect}, so {'it makes the model worse' if effect.hi < 0 else 'that it makes the model worse is refuted' if effect.lo > 0 else 'that it makes the model worse is not shown'}")
-    others = "".join(f" By {each} alone: {'; '.join(_sequences(result, each))}." for each in result.details["kinds"] if each != kind)
-    return f"By {kind}: {'; '.join(said)}.{others} An interval of the gain over the better part that is not above 0 refutes the claim."
+        said.append(f"Imitation alone changes accuracy by {effect}, so {'it makes the model worse' if effect.hi < 0 else 'that it makes the model worse is refuted' if effect.lo > 0 else 'that it makes the model worse is not shown'}.")
+    for other in (each for each in kinds if each != kind):
+        said += [f"By {other} alone, a sequence's {_sequences(result, other)}.", *_orders(result, other)]
+    return said
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

@@ -120,8 +120,8 @@ def run(
     if training is not None:
         required(training, "training", ("organism", "seed", "stage", "step", "problem", "n", "correct", "correct_valid"))
         table += _trainings(runs, training, config, details)
-    result = finished("difficulty", config, table, details, "")
-    return finished("difficulty", config, table, details, _finding(result, config))
+    result = finished("difficulty", config, table, details)
+    return result.saying(_said(result, config))
 
 
 def advantage(c: np.ndarray, group: np.ndarray, scale: str = "group") -> np.ndarray:
@@ -225,23 +225,25 @@ def _reinforced(groups: pd.DataFrame, scales: dict[int, str], where: dict[str, A
     return table
 
 
-def _finding(result: Result, config: Config) -> str:
-    said = []
-    hard = [t for t in result.details["trainings"] if t["rate"] < config.over_hard and t["able"]]
+def _said(result: Result, config: Config) -> list[str]:
+    able = [t for t in result.details["trainings"] if t["able"]]
+    hard = [t for t in able if t["rate"] < config.over_hard]
+    judged, lone = list[str](), list[str]()
     for t in hard:
         gain = result.estimate("gain", organism=t["organism"], seed=ALL)
-        seen = "which is the harm that the paper reports" if gain.hi < 0 else "which refutes harm" if gain.lo > 0 else "so harm is not shown (an interval that is not below 0 refutes it)"
-        said.append(f"Trained on problems that its base solves in {t['rate']:.1%} of the samples, {t['organism']} gains {gain} on ordinary ones, {seen}")
-        lone = rows_of(result, "lone_valid", organism=t["organism"], seed=ALL, step=0)
-        if lone and np.isfinite(lone[0]["value"]):
+        seen = "the harm that the paper reports" if gain.hi < 0 else "which refutes harm" if gain.lo > 0 else "harm is not shown"
+        judged.append(f"{gain} of {t['organism']} ({t['rate']:.1%} solved: {seen})")
+        found = rows_of(result, "lone_valid", organism=t["organism"], seed=ALL, step=0)
+        if found and np.isfinite(found[0]["value"]):
             share, weight = (result.estimate(q, organism=t["organism"], seed=ALL, stage=0, step=0) for q in ("lone_valid", "lone_advantage"))
-            said.append(f"a lone success of a group has the advantage {weight.value:.2f} and is a valid trace in {share} (more than half would refute the shortcut)")
-    others = [t for t in result.details["trainings"] if t not in hard and t["able"] and np.isfinite(t["value"])]
-    if others:
-        said.append(f"{len(others)} organism{'s' * (len(others) > 1)} with easier problems (other bases, so a direction only) gain{'s' * (len(others) == 1)} {min(t['value'] for t in others):.2f} to {max(t['value'] for t in others):.2f}")
-    if not hard:
-        said.insert(0, f"No organism was trained on problems that its base solves in under {config.over_hard:.0%}: train too-hard")
-    return "; ".join(said) + "."
+            lone.append(f"In {t['organism']} a lone success of a group has the advantage {weight.value:.2f} and is a valid trace in {share} (more than half would refute the shortcut).")
+    first = f"No organism was trained on problems that its base solves in under {config.over_hard:.0%}: train too-hard."
+    if hard:
+        first = f"RL on problems that the base solves in under {config.over_hard:.0%} of the samples changes accuracy on ordinary ones by {', '.join(judged)}; an interval that is not below 0 refutes harm."
+    others = [t for t in able if t not in hard and np.isfinite(t["value"])]
+    low, high = (pick((t["value"] for t in others), default=0.0) for pick in (min, max))
+    easier = f"{len(others)} organism{'s' * (len(others) > 1)} with easier problems (other bases, so a direction only) gain{'s' * (len(others) == 1)} {low:.2f} to {high:.2f}."
+    return [first, *lone, easier if others else ""]
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

@@ -92,8 +92,8 @@ def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Confi
         table.append(rows("early", wilson(sum(e.value <= x.get("steps", [len(x["entropy"])])[-1] / 2 for e, x in zip(passed, members, strict=True) if e.defined), sum(e.defined for e in passed)), seed=ALL, size=group))
     details: dict[str, Any] = {"formats": names, "runs": lines, "n_runs": len(lines), "n_seeds": len({x["seed"] for x in lines})}
     details |= {"leader_of": "base"} if any(f.get("prior_from") == "base" for f, *_ in runs) else {}
-    result = finished("formats", config, table, details, "")
-    return finished("formats", config, table, details, _finding(result, config))
+    result = finished("formats", config, table, details)
+    return result.saying(_said(result, config))
 
 
 def _chosen(f: dict[Any, Any], names: list[str], config: Config) -> bool:
@@ -139,18 +139,18 @@ def passes_at(shares: np.ndarray, n: int, passes: float, steps: np.ndarray | Non
     return Estimate(float(firsts[1]), float(firsts[0]), float(firsts[2]), len(top), f"first step; Wilson 95% over {n} rollouts a step")
 
 
-def _finding(result: Result, config: Config) -> str:
+def _said(result: Result, config: Config) -> list[str]:
     converged, early, leads = (result.estimate(q, size="all") for q in ("converged", "early", "winner_is_leader"))
     n = result.details["n_runs"]
     firsts = [e.value for e in (result.estimate("passes_at", organism=x["organism"], seed=x["seed"]) for x in result.details["runs"]) if e.defined]
     when = f", at step {np.median(firsts):g} (median), in the first half of the steps in {early} of them" if firsts else ""
     seen = "refutes" if converged.hi < 0.5 else "supports" if converged.lo > 0.5 else "neither supports nor refutes"
     whose = "base" if result.details.get("leader_of") == "base" else "corpus"  # of a pair of somebody's nobody knows the corpus
-    mixture = f"the {whose}'s leading format wins" if leads.lo > 0.5 else f"the {whose}'s leading format mostly loses" if leads.hi < 0.5 else f"whether the {whose}'s leading format wins is open"
-    return (
-        f"One format passes {config.passes:.0%} in {converged} of {n} runs{when}, which {seen} convergence on one format (an upper bound below one half refutes it); "
-        f"{mixture} ({leads} of the runs; one half and less refutes that the mixture decides)."
-    )
+    mixture = f"The {whose}'s leading format wins" if leads.lo > 0.5 else f"The {whose}'s leading format mostly loses" if leads.hi < 0.5 else f"Whether the {whose}'s leading format wins is open"
+    return [
+        f"One format passes {config.passes:.0%} in {converged} of {n} runs{when}, which {seen} convergence on one format (an upper bound below one half refutes it).",
+        f"{mixture} ({leads} of the runs; one half and less refutes that the mixture decides).",
+    ]
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ import pandas as pd
 
 from latentreason.errors import InvalidInput
 from latentreason.files import read_json, write_json, write_table
-from latentreason.stats import Estimate
+from latentreason.stats import Estimate, wilson
 from latentreason.studies.palette import ARMS, ROUTERS
 from latentreason.studies.result import Result, rows
 
@@ -156,7 +156,7 @@ def run(*, cosine: pd.DataFrame, auroc: pd.DataFrame, dose: pd.DataFrame, config
             count, reason = (float((values == 1).sum()), "a count of labels: no interval") if len(values) else (np.nan, "no labels")
             table.append(rows(name, Estimate(count, np.nan, np.nan, len(values), "count", reason), label="", family=family, kind=kind))
     both = pd.concat([measured, pd.DataFrame(table).reindex(columns=list(COLUMNS))], ignore_index=True)
-    return Result("geometry", asdict(config), both, details, _finding(details["judged"], config))
+    return Result("geometry", asdict(config), both, details).saying(_said(details["judged"], config))
 
 
 def _verdicts(keyed: Rows, label: str, layer: float, config: Config) -> dict[str, tuple[float, str]]:
@@ -196,10 +196,10 @@ def _verdicts(keyed: Rows, label: str, layer: float, config: Config) -> dict[str
     return out
 
 
-def _finding(judged: list[dict[str, Any]], config: Config) -> str:
+def _said(judged: list[dict[str, Any]], config: Config) -> list[str]:
     strategies = [j for j in judged if j["family"] == "strategy"]
     if not strategies:
-        return "No strategy was opened, so there is no vector to judge."
+        return ["No strategy was opened, so there is no vector to judge."]
 
     def those(kind: str, met: bool | None) -> list[str]:
         return [j["label"] for j in strategies if j[kind]["met"] is met]
@@ -207,19 +207,22 @@ def _finding(judged: list[dict[str, Any]], config: Config) -> str:
     def named(labels: Sequence[str]) -> str:
         return f" ({', '.join(labels)})" if labels else ""
 
-    good = those("all", True)
-    said = f"Of {len(strategies)} strategies, {len(good)}{named(good)} have a base vector that meets all four criteria: "
-    said += f"reliability at least {config.reliability:g}, cosine with the RL vector above 95% of label shuffles, AUROC above its controls, a causal effect above random directions"
+    good, refuted, undecided = (those("all", met) for met in (True, False, None))
+    share = wilson(len(good), len(strategies))
     others = []
     for j in strategies:
         parts = [f"{c} {'fails' if j[c]['met'] is False else 'is undecided'}: {j[c]['why']}" for c in CRITERIA if j[c]["met"] is not True]
         others += [f"{j['label']} ({'; '.join(parts)})"] if parts else []
-    said += f". Not: {', '.join(others)}" if others else ""
     plain, traces, ceiling = (those(kind, True) for kind in BESIDE)
-    said += f". Plain vectors, which hold format and position as their shuffles do, pass the cosine for {len(plain)}{named(plain)}; "
-    said += f"the cosine of the criterion is above that of an untrained twin's vectors on the same traces for {len(traces)}{named(traces)}; "
-    said += f"the base model's own log-probability, from which the labels were drawn, is beaten for {len(ceiling)}. Any of the four that fails with enough spans refutes the claim for that strategy: "
-    return said + f"refuted {len(those('all', False))}, undecided {len(those('all', None))}."
+    return [
+        f"Of {len(strategies)} strategies, {len(good)}{named(good)} have a base vector that meets all four criteria, a share of {share}; any of the four that fails with enough spans refutes the claim for "
+        f"that strategy: refuted {len(refuted)}, undecided {len(undecided)}.",
+        f"The criteria: reliability at least {config.reliability:g}, cosine with the RL vector above 95% of label shuffles, AUROC above its controls, a causal effect above random directions.",
+        f"Not: {', '.join(others)}." if others else "",
+        f"Plain vectors, which hold format and position as their shuffles do, pass the cosine for {len(plain)}{named(plain)}.",
+        f"The cosine of the criterion is above that of an untrained twin's vectors on the same traces for {len(traces)}{named(traces)}.",
+        f"The base model's own log-probability, from which the labels were drawn, is beaten for {len(ceiling)}.",
+    ]
 
 
 def plot(result: Result, ax: "Axes | None" = None, *, within: bool = True) -> "Axes":

@@ -80,8 +80,8 @@ def _measured(full: dict[int, Run], small: list[Run], config: Config) -> Result:
             table += _spread({s: [shares[r.organism, s].value for r in each] for s, each in of.items()}, where)
     first = next(iter(trained[sizes[0]]))
     details = {"n_problems": len(first.base), "n_seeds": len({r.seed for r in small}), "organisms": sorted({r.organism for r in small})}
-    result = finished("one_shot", config, table, details, "")
-    return finished("one_shot", config, table, details, _finding(result, config))
+    result = finished("one_shot", config, table, details)
+    return result.saying(_said(result, config))
 
 
 def _share(runs: list[Run], full: Run | None, config: Config) -> Estimate:
@@ -102,17 +102,18 @@ def _spread(shares: dict[int, list[float]], where: dict[str, Any]) -> list[dict[
     return [rows(name, bare(value, len(every), f"of {len(every)} runs"), seed=ALL, **where) for name, value in found.items()]
 
 
-def _finding(result: Result, config: Config) -> str:
+def _said(result: Result, config: Config) -> list[str]:
     one = result.table[(result.table["quantity"] == "share") & (result.table["seed"] == ALL)]["n_training"].min()
     share, spread = result.estimate("share", seed=ALL, n_training=one), result.estimate("spread", seed=ALL, n_training=one)
     if not share.defined:
-        return f"Undefined: {share.reason}."
+        return [f"Undefined: {share.reason}."]
     seen = "refutes" if share.hi < config.most else "supports" if share.lo >= config.most else "neither supports nor refutes"
-    said = f"{'One training problem brings' if one == 1 else f'{one} training problems bring'} {share} of the gain of the full set, which {seen} that it brings most of it (an upper bound below {config.most:g} refutes it)"
-    if spread.defined:
-        low, high = (result.estimate(q, seed=ALL, n_training=one).value for q in ("lowest", "highest"))
-        said += f"; over the problem chosen the share has a standard deviation of {spread.value:.2f} within a seed, from {low:.2f} to {high:.2f} in {spread.n} runs"
-    return said + "."
+    who = "One training problem brings" if one == 1 else f"{one} training problems bring"
+    first = f"{who} {share} of the gain of the full set, which {seen} that it brings most of it (an upper bound below {config.most:g} refutes it)."
+    if not spread.defined:
+        return [first]
+    low, high = (result.estimate(q, seed=ALL, n_training=one).value for q in ("lowest", "highest"))
+    return [first, f"Over the problem chosen the share has a standard deviation of {spread.value:.2f} within a seed, from {low:.2f} to {high:.2f} in {spread.n} runs."]
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

@@ -117,12 +117,12 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts | None = None, greedy:
     crossed = crossing[kinds[-1]]
     where = f"the base overtakes at k = {crossed}" if crossed.defined else f"no crossing ({crossed.reason})"
     finding = (
-        f"RL minus base at k={ks[-1]} is {last['value']:.3f} [{last['lo']:.3f}, {last['hi']:.3f}] ({kinds[-1]}); {where}. "
-        + f"An interval above 0 at the largest k refutes the crossing; {'it is' if last['lo'] > 0 else 'it is not'} above 0."
+        f"RL minus base at k={ks[-1]} is {last['value']:.3f} [{last['lo']:.3f}, {last['hi']:.3f}] ({kinds[-1]}); {where}; "
+        + f"an interval above 0 at the largest k refutes the crossing, and it is{'' if last['lo'] > 0 else ' not'} above 0."
     )
     if warning := different_prompts({"base": base, "rl": rl, "hybrid": hybrid}):
-        details["prompts"], finding = warning, f"{finding} {warning}"
-    return Result("passk", asdict(config), pd.DataFrame(table).fillna({"arm": "", "kind": "", "cell": ""}), details, finding)
+        details["prompts"] = warning
+    return Result("passk", asdict(config), pd.DataFrame(table).fillna({"arm": "", "kind": "", "cell": ""}), details).saying([finding, warning])
 
 
 def _counts(rollouts: Rollouts) -> dict[str, np.ndarray]:

@@ -101,7 +101,7 @@ def run(*, table: pd.DataFrame, max_k: int | None = None, config: Config = Confi
     text = ("kind", "domain", "arm", "which")
     frame = pd.DataFrame(found).astype(dict.fromkeys(text, object)).fillna(dict.fromkeys(text, ""))
     result = Result("planning", asdict(config), frame, details)
-    return Result(result.study, result.config, frame, details, _finding(result))
+    return result.saying(_said(result))
 
 
 def _counts(frame: pd.DataFrame, measure: str, arm: str, problems: list[str], which: str = "all") -> tuple[np.ndarray, np.ndarray]:
@@ -111,11 +111,10 @@ def _counts(frame: pd.DataFrame, measure: str, arm: str, problems: list[str], wh
     return part["new"].to_numpy(float), part["total"].to_numpy(float)
 
 
-def _finding(result: Result) -> str:
+def _said(result: Result) -> list[str]:
     kind, k = result.details["kinds"][-1], result.details["k"][-1]
     alone, control, above = (result.estimate(name, kind=kind, k=k, domain="") for name in ("rl_only", "control", "above"))
     ways = {arm: result.estimate("way", arm=arm, which="right") for arm in ("rl", "base", "above")}
-    steps = result.estimate("step", arm="rl", which="right")
     some = result.details["rl_right"] > 0  # without one right trace, new ways are ways to an accident
     new = [name for name, e in (("solutions", above), ("ways", ways["above"])) if some and e.defined and e.lo > 0]
     open_ = [name for name, e in (("solutions", above), ("ways", ways["above"])) if not e.defined]
@@ -123,12 +122,13 @@ def _finding(result: Result) -> str:
     verdict = f"so RL adds {' and '.join(new)} beyond what the base has" if new else nothing
     by_domain = result.table[(result.table["quantity"] == "above") & (result.table["kind"] == kind) & (result.table["domain"] != "")]
     where = [f"{r['domain']} ({r['value']:.3f} [{r['lo']:.3f}, {r['hi']:.3f}])" for r in by_domain.to_dict("records") if r["lo"] > 0]
-    domains = f", on {', '.join(where)}" if where else ""
-    return (
-        f"At k={k} RL alone solves {alone} of the problems ({kind}), a second draw of the base alone {control}, difference {above}; of RL's right traces {ways['rl']} go a way that none of "
-        f"{result.details['n_samples']} base samples went, of other base samples' {ways['base']}, difference {ways['above']}; {steps} of their steps are in no base sample at all; "
-        f"{verdict}{domains}. Both differences with an interval that includes 0 refute creation here."
-    )
+    return [
+        f"Beyond a second draw of the base, RL alone solves {above} of the problems at k={k} ({kind}), and {ways['above']} of its right traces go a new way, {verdict}{', on ' if where else ''}{', '.join(where)}; both "
+        "with an interval that includes 0 refute creation.",
+        f"RL alone solves {alone}, the second draw of the base alone {control}.",
+        f"Of RL's right traces {ways['rl']} go a way that none of {result.details['n_samples']} base samples went, of other base samples' {ways['base']}.",
+        f"{result.estimate('step', arm='rl', which='right')} of the steps of RL's right traces are in no base sample at all.",
+    ]
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

@@ -101,7 +101,7 @@ def run(*, table: pd.DataFrame, config: Config = Config()) -> Result:
     columns = ["quantity", *labels, *(field.name for field in fields(Estimate))]
     estimates = pd.DataFrame(found, columns=columns).astype(dict.fromkeys(labels, object)).fillna(dict.fromkeys(labels, ""))
     result = Result("published", asdict(config), estimates, {"rows": beside, "headline": HEADLINE})
-    return replace(result, finding=_finding(result))
+    return result.saying(_said(result))
 
 
 def _check(table: pd.DataFrame, config: Config) -> None:
@@ -181,18 +181,18 @@ def _beside(row: Mapping[str, Any], share: Estimate) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _finding(result: Result) -> str:
+def _said(result: Result) -> list[str]:
     table, beside = result.table, pd.DataFrame(result.details["rows"])
     asked = table[(table["training"] == "rl") & (table["other"] == "distillation")]
     widest = asked[asked["quantity"] == "kind_difference_widest"]["lo"]
-    said = []
+    said, more = list[str](), list[str]()
     for dataset in beside["dataset"].unique():
-        means = table[(table["quantity"] == "mean_gap") & (table["dataset"] == dataset)]["training"]
-        parts = [f"{KINDS[kind]} {result.estimate('mean_gap', dataset=dataset, training=kind)}" for kind in means]
-        for scope in asked[asked["dataset"] == dataset]["scope"].unique():
-            difference = result.estimate("kind_difference", dataset=dataset, training="rl", other="distillation", scope=scope)
-            parts.append(f"difference of the first two {difference}" if scope == EVERY else f"on {scope} alone {difference}")
+        means = {str(kind): result.estimate("mean_gap", dataset=dataset, training=kind) for kind in table[(table["quantity"] == "mean_gap") & (table["dataset"] == dataset)]["training"]}
+        differences = {scope: result.estimate("kind_difference", dataset=dataset, training="rl", other="distillation", scope=scope) for scope in asked[asked["dataset"] == dataset]["scope"].unique()}
+        parts = [f"{KINDS[kind]} {means[kind]}" for kind in ("rl", "distillation") if kind in means] + ([f"difference {differences[EVERY]}"] if EVERY in differences else [])
         said.append(f"{dataset}: {', '.join(parts)}")
+        others = [f"{KINDS[kind]} {value}" for kind, value in means.items() if kind not in ("rl", "distillation")] + [f"the difference on {scope} alone {value}" for scope, value in differences.items() if scope != EVERY]
+        more.append(f"Besides, on {dataset}: {', '.join(others)}." if others else "")
     kinds = [(KINDS[str(kind)], part) for kind, part in beside.groupby("training", sort=False)]
     headline = ", ".join(f"{part['holds_headline'].sum()} of {len(part)} {name}" for name, part in kinds)
     zero = ", ".join(str(part["holds_zero"].sum()) for _, part in kinds)
@@ -200,11 +200,12 @@ def _finding(result: Result) -> str:
     if len(widest) and (widest > 0).all():
         verdict = "differ, in the widest intervals too; a difference whose interval includes 0 would have refuted that"
     reported = {name: int((beside["reported_is"] == name).sum()) for name in ("signed", "clamped", "neither")}
-    return (
-        f"Mean share of the gap recovered, signed, on {'; on '.join(said)}. So RL-trained and distilled pairs {verdict}. "
-        f"The headline {HEADLINE} lies in the intervals of {headline} rows, 0 in those of {zero}. Of {len(beside)} reported values "
-        f"{reported['signed']} follow from the accuracies, {reported['clamped']} are negative and stand as 0, {reported['neither']} are neither."
-    )
+    return [
+        f"Mean share of the gap recovered, signed, on {'; on '.join(said)}: so RL-trained and distilled pairs {verdict}.",
+        *more,
+        f"The headline {HEADLINE} lies in the intervals of {headline} rows, 0 in those of {zero}.",
+        f"Of {len(beside)} reported values {reported['signed']} follow from the accuracies, {reported['clamped']} are negative and stand as 0, {reported['neither']} are neither.",
+    ]
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

@@ -211,3 +211,8 @@ def recompute(tables: Path, names: list[str] | None = None) -> dict[str, Result]
 def recompute_zoo(tables: Path) -> dict[str, Result]:
     """Results of the zoo, by name; those whose organisms have not been measured are undefined, with a reason."""
     return {name: compute(tables) for name, compute in ZOO.items()}
+
+
+def recompute_judged(tables: Path) -> dict[str, Result]:
+    """What `latentreason calibrate` made of the zoo, by name; nothing where no organism was judged."""
+    return {name: compute(tables) for name, compute in JUDGED.items() if (tables / "verdicts_truths.parquet").is_file()}

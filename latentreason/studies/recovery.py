@@ -121,11 +121,9 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts | N
     if changed_by_strategy is not None:
         details["changed_by_strategy"] = changed_by_strategy.to_dict("records")
     result = Result("recovery", settings(config), pd.DataFrame(table).fillna(dict.fromkeys(("router", "control", "arm", "timing_source", "content_source"), "")), details)
-    finding = _finding(result, curves)
-    for name, warning in (("prompts", different_prompts(given)), ("thresholds", _at_the_ends(hybrid))):
-        if warning:
-            details[name], finding = warning, f"{finding} {warning}"
-    return Result(result.study, result.config, result.table, details, finding)
+    warnings = {"prompts": different_prompts(given), "thresholds": _at_the_ends(hybrid)}
+    details |= {name: warning for name, warning in warnings.items() if warning}
+    return result.saying([_said(result, curves), *warnings.values()])
 
 
 def _at_the_ends(hybrid: Rollouts) -> str:
@@ -189,7 +187,7 @@ def _sources(arm: Rollouts) -> dict[str, str]:
     return {name: found[name] for name in ("timing_source", "content_source")}
 
 
-def _finding(result: Result, curves: dict[tuple[str, str], RecoveryCurve]) -> str:
+def _said(result: Result, curves: dict[tuple[str, str], RecoveryCurve]) -> str:
     router = result.config["best_oracle"] or next((r for r, kind in curves if not kind), "")
     if (router, "") not in curves:
         return "No router was measured."
@@ -203,7 +201,7 @@ def _finding(result: Result, curves: dict[tuple[str, str], RecoveryCurve]) -> st
     rows_of = result.table[(result.table["quantity"] == quantity) & (result.table["router"] == router) & (result.table["control"] == CONTROLS[0])]
     if len(rows_of):
         difference = result.estimate(quantity, **where)
-        no = "so there is no evidence that it matters which disagreements are swapped" if difference.defined else "so nothing is said of which swaps matter"
+        no = "so there is no evidence that it matters which disagreements are swapped (an interval that is not above 0 refutes it)" if difference.defined else "so nothing is said of which swaps matter"
         yes = "so which disagreements are swapped matters; an interval that includes 0 would have refuted it"
         said += f"; {difference} above matched disagreements, {yes if difference.lo > 0 else no}"
     else:

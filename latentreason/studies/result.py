@@ -1,8 +1,8 @@
 """Result: what a study says, as data. Computing is separate from plotting: `plot` calls the study's own `plot`."""
 
 import html
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ class Result:
             `n`, `method`, `reason`.
         details: further tables and facts, as plain data (lists and dicts), for figures.
         finding: one sentence with its interval, and what would have refuted it.
+        notes: what else there is to say, a sentence each.
     """
 
     study: str
@@ -36,6 +37,17 @@ class Result:
     table: pd.DataFrame
     details: dict[str, Any] = field(default_factory=dict)
     finding: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> str:
+        """The finding and the notes, one after the other."""
+        return " ".join([self.finding, *self.notes])
+
+    def saying(self, sentences: Iterable[str]) -> "Result":
+        """The same with another finding, the first of some sentences, and notes, the rest; empty ones are left out."""
+        first, *others = [sentence.strip() for sentence in sentences if sentence.strip()]
+        return replace(self, finding=first, notes=tuple(others))
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the study's main figure on `ax`, or on new axes."""
@@ -93,7 +105,7 @@ class Result:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_table(folder / f"{name or self.study}.parquet", self.table)
-        write_json(folder / f"{name or self.study}.json", {"study": self.study, "config": self.config, "details": self.details, "finding": self.finding})
+        write_json(folder / f"{name or self.study}.json", {"study": self.study, "config": self.config, "details": self.details, "finding": self.finding, "notes": list(self.notes)})
 
     @classmethod
     def load(cls, folder: str | Path, name: str) -> "Result":
@@ -101,13 +113,13 @@ class Result:
         from latentreason.files import read_json, read_table
 
         facts = read_json(Path(folder) / f"{name}.json")
-        return cls(facts["study"], facts["config"], read_table(Path(folder) / f"{name}.parquet"), facts["details"], facts["finding"])
+        return cls(facts["study"], facts["config"], read_table(Path(folder) / f"{name}.parquet"), facts["details"], facts["finding"], tuple(facts.get("notes", ())))
 
     def __repr__(self) -> str:
         return f"Result of study {self.study!r}: {self.finding} ({len(self.table)} estimates in .table)"
 
     def _repr_html_(self) -> str:
-        return f"<h4>{html.escape(self.study)}</h4><p>{html.escape(self.finding)}</p>{self.table.head(30).to_html(index=False, escape=True)}"
+        return f"<h4>{html.escape(self.study)}</h4><p>{html.escape(self.finding)}</p><ul>{''.join(f'<li>{html.escape(note)}</li>' for note in self.notes)}</ul>{self.table.head(30).to_html(index=False, escape=True)}"
 
 
 def one_arm_each(**tables: Rollouts | None) -> None:

@@ -90,7 +90,7 @@ def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict
     text = ("uses", "setting", "against", "layer", *COLUMNS)
     frame = pd.DataFrame(table).reindex(columns=[*dict.fromkeys([*(key for row in table for key in row), *text])])
     result = Result("rivals", settings(config), frame.astype(dict.fromkeys(text, object)).fillna(dict.fromkeys(text, "")), details)
-    return Result(result.study, result.config, result.table, details, _finding(result))
+    return result.saying(_said(result))
 
 
 def _named(setting: Any) -> str:
@@ -112,29 +112,36 @@ def _fluent(fluency: pd.DataFrame, arms: Sequence[str], how: dict[str, Any]) -> 
     return table, flags
 
 
-def _finding(result: Result) -> str:
+def _said(result: Result) -> list[str]:
     every = [(row, result.estimate("recovery", arm=row["arm"])) for row in drawn(result)]
     found = [(row, estimate) for row, estimate in every if estimate.defined and not is_control(row["uses"]) and ": " not in row["arm"]]  # "venhoff_g1: rerank" is a control of venhoff_g1
     loops = [arm for arm, flags in result.details.get("fluency", {}).items() if flags["repeats"] and flags["unlikely"]]
-    more = f" More repeated than the base's text, and less likely to the base: {', '.join(loops)}." if loops else ""
+    more = f"More repeated than the base's text, and less likely to the base: {', '.join(loops)}." if loops else ""
     if not found:
-        return f"No rival can be judged: {every[0][1].reason if every else 'no rival was measured'}.{more}"
+        return [f"No rival can be judged: {every[0][1].reason if every else 'no rival was measured'}.", more]
     free, own, informed = ([pair for pair in found if knows(pair[0]) == what] for what in KNOWS)
-    said = []
-    for name, part in (("without anything of the RL model", free), ("with an RL training of its own", own), ("with RL weights or logits", informed)):
+    most = max((e.hi for _, e in free), default=0.0)
+    reach = f"; the highest bound of these is {most:.2f}, and one that reaches 0.9 would show that the base can have the gain by itself"
+    low = sum(e.hi < 0.5 for _, e in informed)
+    most_of_it = f"; an upper bound below 0.5 refutes that an arm recovers most of the gain, as for {low} of {len(informed)}"
+    said, listed = list[str](), list[str]()
+    for name, part, end in (("Without anything of the RL model", free, reach), ("With an RL training of its own", own, ""), ("With RL weights or logits", informed, most_of_it)):
         if not part:
             continue
         if best := _best(part, result.details["tried"]):
             row, estimate = best
             how = f" (of {len(part)}, on calibration problems)" if len(part) > 1 else ""
-            said.append(f"{name} the best rival{how} is {row['arm']} at {row['setting']} ({estimate} of the gain{_against(result, row['arm'])})")
+            said.append(f"{name} the best rival{how} is {row['arm']} at {row['setting']}, which recovers {estimate} of the gain{_against(result, row['arm'])}{end}.")
         else:
-            said.append(f"{name}, none chosen as the best since not all were tried on calibration problems: " + ", ".join(f"{row['arm']} at {row['setting']} {estimate}" for row, estimate in part))
-    sentence = "; ".join(said)
-    if free:
-        most = max(e.hi for _, e in free)
-        sentence += f". A rival without the RL model whose interval reaches 0.9 would show that the base can have the gain by itself; the highest bound is {most:.2f}"
-    return sentence[0].upper() + sentence[1:] + "." + _trained(result.details.get("fits", [])) + _sparse(result.details.get("weight_changes", [])) + more
+            least, most_of = (pick(part, key=lambda pair: pair[1].value) for pick in (min, max))
+            between = " to ".join(f"{estimate} ({row['arm']})" for row, estimate in (least, most_of))
+            said.append(f"{name} {len(part)} arms recover {between} of the gain, and none is chosen as the best, since not all were tried on calibration problems{end}.")
+            listed.append(f"{name}: {', '.join(map(_arm_of, part))}.")
+    return [*said, *listed, _trained(result.details.get("fits", [])), _sparse(result.details.get("weight_changes", [])), more]
+
+
+def _arm_of(pair: tuple[dict[str, Any], Estimate]) -> str:
+    return f"{pair[0]['arm']} at {pair[0]['setting']} {pair[1]}"
 
 
 def _against(result: Result, arm: str) -> str:
@@ -154,11 +161,11 @@ def _sparse(changes: Sequence[Mapping[str, Any]]) -> str:
     untouched = sum(change["relative"] == 0 for change in changes)
     changes = [change for change in changes if change["relative"] > 0]
     if not changes:
-        return f" RL changed none of {untouched} weight matrices."
+        return f"RL changed none of {untouched} weight matrices."
     n = np.array([change["n"] for change in changes])
     unchanged, size = (float(np.average([change[name] for change in changes], weights=n)) for name in ("unchanged", "relative"))
     rank, full = (float(np.median([change[name] for change in changes])) for name in ("stable_rank", "full_rank"))
-    all_of = f" RL left {untouched} weight matri{'x' if untouched == 1 else 'ces'} untouched, and" if untouched else " RL left"
+    all_of = f"RL left {untouched} weight matri{'x' if untouched == 1 else 'ces'} untouched, and" if untouched else "RL left"
     return f"{all_of} {100 * unchanged:.0f}% of the weights of {len(changes)}{' others' if untouched else ' matrices'} within 1e-5 of the base's; its changes are {100 * size:.1f}% of them in norm, of stable rank {rank:.1f} of {full:g} (median)."
 
 
@@ -169,7 +176,7 @@ def _trained(fits: Sequence[Mapping[str, Any]]) -> str:
     if not optimism:
         return ""
     most = max(optimism, key=abs)
-    return f" Choosing the best of several seeds makes the held-out loss look better by {np.mean(optimism):.4f} nats on average (at most {most:.4f}) than on problems that had no part in it, over {len(optimism)} fits."
+    return f"Choosing the best of several seeds makes the held-out loss look better by {np.mean(optimism):.4f} nats on average (at most {most:.4f}) than on problems that had no part in it, over {len(optimism)} fits."
 
 
 CONTROLS = ("RL token", "RL logits: base and so much of the difference", "nothing added: the base by another way", "random vectors", "random category", "random places", "another draw")

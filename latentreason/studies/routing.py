@@ -66,7 +66,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts, control: Rollouts, ex
     frame = pd.DataFrame(table).astype(dict.fromkeys(text, object)).fillna(dict.fromkeys(text, ""))
     chosen_by = _calibration_areas([info["router"] for info in hybrid.info.values() if "router" in info])
     result = Result("routing", settings(config), frame, {**found.details, "facts": facts or {}, "calibration_area": chosen_by})
-    return Result(result.study, result.config, frame, result.details, " ".join([_finding(result), *([result.details["thresholds"]] if "thresholds" in result.details else [])]))
+    return result.saying(_said(result))
 
 
 def _readouts(router: str, fact: dict[str, Any]) -> list[dict[str, Any]]:
@@ -128,30 +128,29 @@ def _strongest(result: Result, router: str) -> dict[str, Any]:
     return {} if best is None else {"baseline": best["control"], "baseline_auroc": float(best["value"])}
 
 
-def _finding(result: Result) -> str:
-    said, chosen_by = [], result.details["calibration_area"]
+def _said(result: Result) -> list[str]:
+    said, chosen_by = list[str](), result.details["calibration_area"]
     for source in SOURCES:
         routers = [r for r in drawn(result) if r["timing_source"] == source]
         if routers:
             best = max(routers, key=lambda r: chosen_by.get(r["router"], -1.0))
             area, difference = best["area"], best["difference"]
-            verdict = "so it matters which disagreements it swaps" if difference["lo"] > 0 else "so there is no evidence that it matters which"
+            verdict = "so it matters which disagreements it swaps (an interval that includes 0 would have refuted it)" if difference["lo"] > 0 else "so there is no evidence that it matters which (an interval that is not above 0 refutes it)"
             beyond = f"{difference['value']:.3f} [{difference['lo']:.3f}, {difference['hi']:.3f}] above matched disagreements, {verdict}"
             said.append(
-                f"{source}: {best['router']} (best of {len(routers)} whose arms reach over the curve, on calibration problems) has area {area['value']:.3f} [{area['lo']:.3f}, {area['hi']:.3f}], "
-                + (f"with an AUROC of {best['auroc']:.3f} beside {best['baseline_auroc']:.3f} of {best['baseline']}, " if "baseline" in best else "")
-                + (beyond if np.isfinite(difference["value"]) else "with no curve of matched disagreements to compare it with")
+                f"{source[:1].upper()}{source[1:]}: {best['router']} (best of {len(routers)} whose arms reach over the curve, on calibration problems) has area {area['value']:.3f} [{area['lo']:.3f}, {area['hi']:.3f}], "
+                + (beyond if np.isfinite(difference["value"]) else "with no curve of matched disagreements to compare it with") + "."
             )
-            said[-1] += _beyond_a_clock(result, best["router"])
+            said.append(_beyond_a_clock(result, best["router"]))
+            said.append(f"{best['router']} has an AUROC of {best['auroc']:.3f} beside {best['baseline_auroc']:.3f} of {best['baseline']}." if "baseline" in best else "")
     if not said:
         why = next((reason for reason in result.table.loc[result.table["quantity"] == "area", "reason"] if reason), "no router was measured")
-        return f"No router has a defined area ({why}): give each several budgets, such as 0.25, 0.5 and 0.75."
+        said.append(f"No router has a defined area ({why}): give each several budgets, such as 0.25, 0.5 and 0.75.")
     lost = result.table[(result.table["quantity"] == "lost_beyond")]
-    exchanged = ""
     if len(lost):
         row = lost.iloc[(lost["budget"] - 0.5).abs().argmin()]
-        exchanged = f" Roles exchanged, {row['router']} at {row['budget']:.2f} D loses {result.estimate('lost', arm=row['arm'])} of the gain, {result.estimate('lost_beyond', arm=row['arm'])} more than random disagreements."
-    return "; ".join(said) + f". A difference whose interval includes 0 refutes the claim for that router.{exchanged}"
+        said.append(f"Roles exchanged, {row['router']} at {row['budget']:.2f} D loses {result.estimate('lost', arm=row['arm'])} of the gain, {result.estimate('lost_beyond', arm=row['arm'])} more than random disagreements.")
+    return [*said, result.details.get("thresholds", "")]
 
 
 def _beyond_a_clock(result: Result, router: str) -> str:
@@ -162,9 +161,9 @@ def _beyond_a_clock(result: Result, router: str) -> str:
     over = result.estimate("area_difference", router=router, control="matched_position")
     at = mine[(mine["quantity"] == "difference_at") & mine["value"].notna()]
     if over.defined or at.empty:
-        return f"; {over} above random places at its exact positions"
+        return f"{router} has {over} above random places at its exact positions."
     each = ", ".join(f"{result.estimate('difference_at', router=router, control='matched_position', budget=b)} at {b:g} D" for b in at["budget"])
-    return f"; above random places at its exact positions, whose curve is undefined ({over.reason}), {each}"
+    return f"{router} has, above random places at its exact positions, whose curve is undefined ({over.reason}), {each}."
 
 
 def plot(result: Result, ax: "Axes | None" = None) -> "Axes":

@@ -119,8 +119,8 @@ def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, curves: pd.DataFrame, 
         table += seeded("spurious_gain", {s: mean(_together(of) - of[0].rates("base"), config) for s, of in together.items()}, base=name)
         table += seeded("spurious_share", {s: _share(of, true.get(s), config) for s, of in together.items()}, base=name)
     details = {"bases": shown, "behaviour": steps, "n_problems": len(next(iter(groups.values()))[0].base), "n_seeds": len({r.seed for g in groups.values() for r in g})}
-    result = finished("spurious", config, table, details, "")
-    return finished("spurious", config, table, details, _finding(result, config))
+    result = finished("spurious", config, table, details)
+    return result.saying(_said(result, config))
 
 
 def behaviours(runs: list[Run]) -> list[str]:
@@ -145,8 +145,8 @@ def _share(runs: list[Run], true: Run | None, config: Config) -> Estimate:
     return gap_recovered(true.rates("base"), true.rates("rl"), _together(runs), n_boot=config.n_boot, seed=config.seed)
 
 
-def _finding(result: Result, config: Config) -> str:
-    said = []
+def _said(result: Result, config: Config) -> list[str]:
+    said = list[str]()
     for name, facts in result.details["bases"].items():
         gain, share = (result.estimate(f"spurious_{q}", base=name, seed=ALL) for q in ("gain", "share"))
         if name.startswith("latent"):
@@ -154,12 +154,12 @@ def _finding(result: Result, config: Config) -> str:
             of_true = f", {share} of the true reward's" if share.defined else f" (share of the true reward's: {share})"
             judged = f", which {seen} that they work nearly as well (an upper bound below {config.nearly:g} refutes it)" if share.defined else ""
             whose = "its own samples right" if facts.get("latent_from") == "base" else "its authors' traces valid"
-            said.append(f"On a base with latent strategies ({facts['latent']:.0%} of {whose}) spurious rewards together gain {gain}{of_true}{judged}")
+            said.append(f"On a base with latent strategies ({facts['latent']:.0%} of {whose}) spurious rewards together gain {gain}{of_true}{judged}.")
         else:
             judged = "refutes" if gain.lo > 0 else "agrees with the claim"
-            said.append(f"on a base without ({facts['latent']:.1%}) they gain {gain}, which {judged} (an interval above 0 refutes that the behaviour must be latent)")
-        said += [part for part in (_said_of_behaviour(result, name, config), _said_of_clip(result, name, facts["commonest"])) if part]
-    return "; ".join(said) + "."
+            said.append(f"On a base without latent strategies ({facts['latent']:.1%}) they gain {gain}, which {judged} (an interval above 0 refutes that the behaviour must be latent).")
+        said += [_said_of_behaviour(result, name, config), _said_of_clip(result, name, facts["commonest"])]
+    return said
 
 
 def _said_of_behaviour(result: Result, base: str, config: Config) -> str:
@@ -171,7 +171,7 @@ def _said_of_behaviour(result: Result, base: str, config: Config) -> str:
             most = max(moved, key=lambda r: abs(r["value"]))
             sure = sum(r["lo"] > 0 or r["hi"] < 0 for r in moved)
             found.append(f"{reward} {most['behaviour'].rpartition('/')[2]} {most['value']:+.2f} [{most['lo']:.2f}, {most['hi']:.2f}] ({sure} of {len(moved)} behaviours have an interval without 0)")
-    return f"what moves most there, in occurrences a trace{_caveat(result, 'moved', base)}: {', '.join(found)}" if found else ""
+    return f"What moves most there, in occurrences a trace{_caveat(result, 'moved', base)}: {', '.join(found)}." if found else ""
 
 
 def _caveat(result: Result, quantity: str, base: str) -> str:
@@ -188,8 +188,8 @@ def _said_of_clip(result: Result, base: str, commonest: str) -> str:
         raised.append(share.lo > 0)
     if not found:
         return ""
-    said = f"with the clip term minus without{_caveat(result, 'clip_moved', base)}, accuracy and the share of the base's commonest format ({commonest.rpartition('/')[2]}) differ by {', '.join(found)}"
-    return f"{said}: it raises that share under {sum(raised)} of {len(raised)} rewards (under none refutes that it favours what is likely)"
+    said = f"With the clip term minus without{_caveat(result, 'clip_moved', base)}, accuracy and the share of the base's commonest format ({commonest.rpartition('/')[2]}) differ by {', '.join(found)}"
+    return f"{said}: it raises that share under {sum(raised)} of {len(raised)} rewards (under none refutes that it favours what is likely)."
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

@@ -7,7 +7,6 @@ seeds' values; they answer the same problems, so the mean interval within a seed
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -99,14 +98,9 @@ def by_base(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
     return found
 
 
-@lru_cache(64)
-def _weights(n: int, n_boot: int, seed: int) -> np.ndarray:
-    return replicate_weights(n, n_boot, seed)
-
-
 def mean(values: np.ndarray, config: Any, share: bool = False) -> Estimate:
     """Mean over problems with the bootstrap interval of `config.n_boot` draws; of a paired difference, a paired interval. `share` as in `stats.summary`."""
-    return summary(_weights(len(values), config.n_boot, config.seed) @ aligned({"values": values})["values"], len(values), share=share) if len(values) else undefined("no problems", 0)
+    return summary(replicate_weights(len(values), config.n_boot, config.seed) @ aligned({"values": values})["values"], len(values), share=share) if len(values) else undefined("no problems", 0)
 
 
 def curve(run: Run, arm: str, column: str, ks: Sequence[int], config: Any) -> PassCurve:
@@ -177,18 +171,18 @@ def bare(value: float, n: int, reason: str = "no interval within a seed") -> Est
     return Estimate(value, math.nan, math.nan, n, "point", reason) if math.isfinite(value) else undefined("not measured", n)
 
 
-def finished(study: str, config: Any, table: list[dict[str, Any]], details: dict[str, Any], finding: str) -> Result:
-    """The result; a label that a row does not have is an empty text."""
+def finished(study: str, config: Any, table: list[dict[str, Any]], details: dict[str, Any]) -> Result:
+    """The result, which says nothing yet; a label that a row does not have is an empty text."""
     made = pd.DataFrame(table)
     numbers = {"value", "lo", "hi", "n"}
     labels = [c for c in made if c not in numbers and not pd.api.types.is_numeric_dtype(made[c])]
-    return Result(study, asdict(config), made.fillna(dict.fromkeys(labels, "")), details, finding)
+    return Result(study, asdict(config), made.fillna(dict.fromkeys(labels, "")), details)
 
 
 def without(study: str, config: Any, quantity: str, why: str, train: Sequence[str]) -> Result:
     """The result of a study whose organisms are not in the tables."""
     reason = f"{why}: train and measure {', '.join(train)} (latentreason organisms train NAME, then measure NAME, then publish)"
-    return finished(study, config, [rows(quantity, undefined(reason, 0), seed=ALL)], {"reason": reason, "n_seeds": 0}, f"Undefined: {reason}.")
+    return finished(study, config, [rows(quantity, undefined(reason, 0), seed=ALL)], {"reason": reason, "n_seeds": 0}).saying([f"Undefined: {reason}."])
 
 
 def rows_of(result: Result, quantity: str, **where: Any) -> list[dict[str, Any]]:

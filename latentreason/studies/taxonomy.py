@@ -96,7 +96,7 @@ def run(*, table: pd.DataFrame, scores: pd.DataFrame, config: Config = Config())
         "seeds": sorted(int(seed) for seed in frame["split"].unique()),
     }  # fmt: skip
     result = Result("taxonomy", asdict(config), pd.DataFrame(found), details)
-    return replace(result, finding=_finding(result))
+    return result.saying(_said(result))
 
 
 Key = tuple[Any, ...]  # values of ABOUT
@@ -157,10 +157,11 @@ def _at(result: Result, quantity: str, each: dict[str, Any], *, layer: int | Non
     return result.estimate(quantity, **where) if fits.any() else undefined("not measured", 0)
 
 
-def _finding(result: Result) -> str:
-    judged, parts, reached = result.details["judged"], list[str](), list[str]()
+def _said(result: Result) -> list[str]:
+    judged, reached, both, parts = result.details["judged"], list[str](), 0, list[str]()
     if not judged:
-        return "Nothing could be found without labels: there are too few spans. No more than an untrained twin or the words would refute the claim."
+        return ["Nothing could be found without labels: there are too few spans.", "No more than an untrained twin or the words would refute the claim."]
+    values = {f"{each['arm']}, {each['target']} by {each['by']}": _at(result, "ami", each) for each in judged}
     for arm, target in sorted({(each["arm"], each["target"]) for each in judged}):
         said = []
         for each in (each for each in judged if (each["arm"], each["target"]) == (arm, target)):
@@ -168,18 +169,23 @@ def _finding(result: Result) -> str:
             gaps = {kind: _at(result, "above", each, kind=kind) for kind in ("untrained", "words")}
             beaten = [kind for kind, gap in gaps.items() if gap.defined and gap.lo > 0]
             lost = [kind for kind, gap in gaps.items() if gap.defined and gap.lo <= 0]
+            both += len(beaten) == len(gaps)
             notes = [f"above {' and '.join(beaten)}" * bool(beaten) + " but " * bool(beaten and lost) + f"not above {' and '.join(lost)}" * bool(lost) or "controls without interval"]
             notes += [f"{alone.value:.2f} with {_at(result, 'n', each, asked='chosen').value:g} categories, chosen without labels"] if alone.defined else []
             notes += [f"{best} at layer {each['best_layer']}, were it chosen by the labels"] if each["best_layer"] != each["layer"] else []
             if value.defined and value.lo >= AIM:
                 reached.append(f"{arm} {target} {each['by']}")
             said.append(f"{each['by']} {value} at layer {each['layer']} ({'; '.join(notes)})")
-        parts.append(f"{arm}, {target} ({result.details['n_asked'][f'{arm}, {target}']} categories): {', '.join(said)}")
-    return (
-        "Adjusted mutual information with the strategies of categories found without labels, on held-out problems, lowest and highest of "
-        f"{len(result.details['seeds'])} seed{'s' * (len(result.details['seeds']) != 1)}, layer chosen without labels: {'; '.join(parts)}. "
-        f"At least {AIM:g} in every seed: {', '.join(reached) or 'none'}. A seed with no more than the untrained twin or the words of the span refutes the claim for that method."
-    )
+        parts.append(f"{arm}, {target} ({result.details['n_asked'][f'{arm}, {target}']} categories): {', '.join(said)}.")
+    named = {name: value for name, value in values.items() if value.defined}
+    least, most = (pick(named, key=lambda name: named[name].value) for pick in (min, max)) if named else ("", "")
+    between = f"is {named[least]} ({least}) to {named[most]} ({most})" if named else "is undefined"
+    return [
+        f"Adjusted mutual information of categories found without labels with the strategies {between}; {both} of {len(values)} ways are above untrained twin and words of the span in every seed, and the rest refute the claim for theirs.",
+        f"At least {AIM:g} in every seed: {', '.join(reached) or 'none'}.",
+        f"On held-out problems, lowest and highest of {len(result.details['seeds'])} seed{'s' * (len(result.details['seeds']) != 1)}, layer chosen without labels.",
+        *parts,
+    ]
 
 
 LOOKS = {"kmeans": ("k-means", ROUTERS[0], "o"), "gmm": ("Gaussian mixture", ROUTERS[1], "s"), "topk_sae": ("top-k sparse autoencoder", ROUTERS[3], "^")}

@@ -176,7 +176,7 @@ def run(*, counts: pd.DataFrame, tried: pd.DataFrame | None = None, config: Conf
         "tried": [] if tried is None else tried[["temperature", "accuracy", "chosen"]].to_dict("records"),
     }  # fmt: skip
     result = Result("verdict", asdict(config), pd.DataFrame(table).fillna(dict.fromkeys(("arm", "grade", "cause", "over"), "")), details)
-    return Result(result.study, result.config, result.table, details, _finding(result))
+    return result.saying(_said(result))
 
 
 def _check(counts: pd.DataFrame) -> None:
@@ -264,24 +264,24 @@ def _degenerate(counts: pd.DataFrame, judged: Estimate, config: Config) -> tuple
     return Flag(bool(raised), f"gain on training problems {gain}, share of it without a valid trace {shortcuts}, gain on judged problems {judged}"), table
 
 
-def _finding(result: Result) -> str:
+def _said(result: Result) -> list[str]:
     details, gain = result.details, result.estimate("gain")
-    flags = details["flags"]
+    flags, said = details["flags"], f"Verdict: {details['verdict']}; the RL gain is {gain}"
     parts = ", ".join(f"{cause} {share}" for cause in CAUSES if (share := result.estimate("share", cause=cause)).defined)
     lead = result.table[result.table["quantity"] == "lead"].iloc[0]
-    said = f"Verdict: {details['verdict']}. "
-    if details["verdict"] in FLAGS:
-        said += f"{flags[details['verdict']]['reason'][:1].upper()}{flags[details['verdict']]['reason'][1:]}. "
-    said += f"The RL gain is {gain}"
     if parts:
         said += f", of which {parts}; {lead['cause']} leads {lead['over']} by {result.estimate('lead')} of the gain"
     if details["cause"]:
         named = details["cause"] in CAUSES
         said += f", so the cause is {details['cause']}; a share below {result.config['majority']:g}, or a lead whose interval includes 0, would have refuted it" if named else f", so the cause is {details['cause']}"
-    if "memorisation" not in parts and parts:
-        said += "; memorisation was not measured"
+    why = flags[details["verdict"]]["reason"] if details["verdict"] in FLAGS else ""
     beside = [f"{name} ({flags[name]['reason']})" for name in FLAGS if flags[name]["raised"] and name != details["verdict"]]
-    return said + (f"; also raised: {', '.join(beside)}" if beside else "") + "."
+    return [
+        f"{said}.",
+        f"Why {details['verdict']}: {why}." if why else "",
+        "Memorisation was not measured." if "memorisation" not in parts and parts else "",
+        f"Also raised: {', '.join(beside)}." if beside else "",
+    ]
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

@@ -45,9 +45,9 @@ def test_shares_are_counts_over_counts_and_what_cannot_be_read_is_not_dropped(ta
         for quantity, value in expected.items():
             assert result.estimate(quantity, arm=arm, cell="").value == pytest.approx(value), quantity
         assert result.details["status"][arm] == of["status"].value_counts().to_dict()
-    assert "could not read" in result.finding and "the length limit cut" in result.finding
+    assert "could not read" in result.said and "the length limit cut" in result.said
     older = coherence.run(table=table.drop(columns="cut"), config=FEW)
-    assert "collect it again" in older.estimate("cut", arm="rl", cell="").reason and "the length limit" not in older.finding
+    assert "collect it again" in older.estimate("cut", arm="rl", cell="").reason and "the length limit" not in older.said
     assert len(result.plot().get_yticklabels()) == len(coherence.SHARES)
 
 
@@ -77,10 +77,10 @@ def test_cot_pass_at_k_is_the_mean_over_all_subsets(table: pd.DataFrame) -> None
 def test_what_is_always_valid_when_coherent_is_against_the_claim_and_an_empty_cell_has_a_reason(table: pd.DataFrame) -> None:
     sure = table.assign(correct=table["arm"] == "rl", valid=(table["arm"] == "rl") & (table["status"] == "parsed") & (table["standing"] == 0))
     result = coherence.run(table=sure, config=FEW)
-    assert "against the claim" in result.finding
+    assert "against the claim" in result.said
     assert result.estimate("coherent", cell="both right", arm="base").reason == "no pair of samples in this cell"
     nothing = coherence.run(table=table.assign(status="unparsed", steps=0, wrong=0, standing=0, valid=False), config=FEW)
-    assert "cannot be judged" in nothing.finding and not nothing.estimate("step_errors", arm="rl", cell="").defined
+    assert "cannot be judged" in nothing.said and not nothing.estimate("step_errors", arm="rl", cell="").defined
     nothing.plot()
 
 
@@ -149,9 +149,9 @@ def test_rl_that_is_the_base_is_told_from_nothing(table: pd.DataFrame) -> None:
     result = coherence.run(table=pd.DataFrame(rows), config=FEW)
     assert result.estimate("cell", cell="RL only").lo > 0.1 and result.estimate("coherent", cell="RL only", arm="change").value == 1
     above = result.estimate("cell_above", cell="RL only")
-    assert above.lo < 0 < above.hi and result.estimate("coherent_change_above", cell="RL only").value == 0 and "not told from noise" in result.finding
+    assert above.lo < 0 < above.hi and result.estimate("coherent_change_above", cell="RL only").value == 0 and "not told from noise" in result.said
 
 
 def test_one_sample_a_problem_has_no_control(table: pd.DataFrame) -> None:
     result = coherence.run(table=table[table["sample"] == 0], config=FEW)
-    assert "no second one" in result.estimate("cell_above", cell="RL only").reason and "the cells have no control" in result.finding
+    assert "no second one" in result.estimate("cell_above", cell="RL only").reason and "The cells have no control" in result.said

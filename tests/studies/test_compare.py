@@ -40,7 +40,7 @@ def test_routing_tells_what_a_router_knows_and_what_exchange_costs(tables):
     readout = {"auroc": 0.9, "auroc_interval": [0.85, 0.95], "n_held_out": 80, "baselines": {"entropy": {"auroc": 0.7}, "token and position": {"auroc": 0.88, "auroc_interval": [0.8, 0.9]}}}
     result = routing.run(**tables, facts={"on_probe(onset)": readout})
     assert result.estimate("auroc", router="on_probe(onset)", control="").lo == 0.85 and result.estimate("auroc", router="on_probe(onset)", control="entropy").value == 0.7
-    assert routing.drawn(result)[0]["baseline"] == "token and position" and "with an AUROC of 0.900 beside 0.880 of token and position" in result.finding
+    assert routing.drawn(result)[0]["baseline"] == "token and position" and "has an AUROC of 0.900 beside 0.880 of token and position" in result.said
     assert [r["timing_source"] for r in routing.drawn(result)] == ["base alone", "trained on RL labels", "RL model live"]
     assert routing.drawn(result)[0]["auroc"] == 0.9
     lost = result.estimate("lost", arm="exchanged@0.5")
@@ -48,11 +48,11 @@ def test_routing_tells_what_a_router_knows_and_what_exchange_costs(tables):
     mid, twin = (tables["exchanged"].arm(name).per_problem().mean() for name in ("exchanged@0.5", "twin"))
     assert lost.value == pytest.approx((high - mid) / (high - low)) and lost.lo < 0.5 < lost.hi
     assert result.estimate("lost", arm="twin").value == pytest.approx((high - twin) / (high - low))
-    assert result.estimate("lost_beyond", arm="exchanged@0.5").value == pytest.approx((twin - mid) / (high - low)) and "more than random disagreements" in result.finding
+    assert result.estimate("lost_beyond", arm="exchanged@0.5").value == pytest.approx((twin - mid) / (high - low)) and "more than random disagreements" in result.said
     assert result.estimate("area_difference", router="on_divergence(js)", control="matched_disagreement").lo > 0
     knots = [0, 0.25, 0.5, 0.75, 1]
     assert result.details["calibration_area"]["on_probe(onset)"] == pytest.approx(np.trapezoid(np.square(knots), knots))
-    assert "base alone: on_probe(onset) (best of 1 whose arms reach over the curve, on calibration problems)" in result.finding and "no evidence that it matters which" in result.finding
+    assert "Base alone: on_probe(onset) (best of 1 whose arms reach over the curve, on calibration problems)" in result.said and "no evidence that it matters which" in result.said
     assert len(result.plot().get_yticklabels()) == 3
 
 
@@ -61,10 +61,10 @@ def test_the_best_oracle_may_have_a_second_control(tables):
     clocks = [arm(f"p{share}", 0.2 + 0.35 * share, share, info, seed=3) for share in (0.25, 0.5, 0.75)]
     result = routing.run(**{**tables, "control": concat([tables["control"], *clocks])})
     assert result.estimate("area_difference", router="on_divergence(js)", control="matched_position").lo > 0
-    assert "above random places at its exact positions" in result.finding
+    assert "above random places at its exact positions" in result.said
     few = routing.run(**{**tables, "control": concat([tables["control"], clocks[0], arm("p0.3", 0.2 + 0.35 * 0.3, 0.3, info, seed=3)])})  # a clock that reaches a third of D
     assert not few.estimate("area_difference", router="on_divergence(js)", control="matched_position").defined
-    assert "at its exact positions, whose curve is undefined (" in few.finding and "at 0.25 D" in few.finding
+    assert "at its exact positions, whose curve is undefined (" in few.said and "at 0.25 D" in few.said
     assert routing.drawn(result) == routing.drawn(routing.run(**tables))
 
 
@@ -124,9 +124,9 @@ def test_routers_without_a_curve_are_said_to_lack_one(tables):
         return {k: concat([t.arm(a) for a in t.arms if a.endswith(f"@{share}")]) for k, t in tables.items() if k in ("hybrid", "control")}
 
     alone = routing.run(base=tables["base"], rl=tables["rl"], **at(0.5))
-    assert alone.finding.startswith("No router has a defined area (") and "0.25, 0.5 and 0.75" in alone.finding
+    assert alone.said.startswith("No router has a defined area (") and "0.25, 0.5 and 0.75" in alone.said
     uncompared = routing.run(**{**tables, "control": at(0.5)["control"]})
-    assert "nan" not in uncompared.finding and "no curve of matched disagreements to compare it with" in uncompared.finding
+    assert "nan" not in uncompared.said and "no curve of matched disagreements to compare it with" in uncompared.said
 
 
 def test_rivals_are_judged_at_their_setting_and_by_what_they_use(tables):
@@ -138,14 +138,14 @@ def test_rivals_are_judged_at_their_setting_and_by_what_they_use(tables):
     result = rivals.run(base=tables["base"], rl=tables["rl"], rivals=arms, facts=facts)
     base, rl, mid = (t.per_problem().mean() for t in (tables["base"], tables["rl"], arms.arm("interpolation")))
     assert result.estimate("recovery", arm="interpolation").value == pytest.approx((mid - base) / (rl - base))
-    assert "Without anything of the RL model the best rival is temperature at 0.2" in result.finding and "interpolation at 0.5" in result.finding
+    assert "Without anything of the RL model the best rival is temperature at 0.2" in result.said and "interpolation at 0.5" in result.said
     facts["temperature"]["tried"], three = [{"setting": 0.2, "accuracy": 0.5}], concat([arms, arm("votes", 0.9, seed=4), arm("swap", 0.95, seed=5)])
     facts |= {"votes": {"uses": "nothing", "passes": 16, "setting": 16, "tried": [{"setting": 16, "accuracy": 0.4}]}, "swap": {"uses": "RL timing, RL token", "passes": 2, "setting": 1, "tried": []}}
-    chosen = rivals.run(base=tables["base"], rl=tables["rl"], rivals=three, facts=facts).finding
+    chosen = rivals.run(base=tables["base"], rl=tables["rl"], rivals=three, facts=facts).said
     assert "the best rival (of 2, on calibration problems) is temperature at 0.2" in chosen and "swap" not in chosen  # not the one that the test problems favour, and no identity
     facts["votes"]["tried"] = []
-    neither = rivals.run(base=tables["base"], rl=tables["rl"], rivals=three, facts=facts).finding
-    assert "none chosen as the best since not all were tried on calibration problems: " in neither and "votes at 16 0." in neither and "temperature at 0.2 0." in neither
+    neither = rivals.run(base=tables["base"], rl=tables["rl"], rivals=three, facts=facts).said
+    assert "none is chosen as the best, since not all were tried on calibration problems" in neither and "votes at 16 0." in neither and "temperature at 0.2 0." in neither
     assert len(result.plot().get_yticklabels()) == 2
 
 
@@ -159,7 +159,7 @@ def test_rivals_stand_beside_the_routed_hybrids(tables):
     result = rivals.run(base=tables["base"], rl=tables["rl"], rivals=arms, facts=facts)
     base, rl, one, other = (t.per_problem().mean() for t in (tables["base"], tables["rl"], arms.arm("temperature"), arms.arm("js")))
     assert result.estimate("difference", arm="temperature", against="js").value == pytest.approx((one - other) / (rl - base))
-    assert f"{result.estimate('difference', arm='temperature', against='js')} beside js" in result.finding
+    assert f"{result.estimate('difference', arm='temperature', against='js')} beside js" in result.said
     assert not ((result.table["quantity"] == "difference") & result.table["arm"].isin(["js", "late"])).any()
     row = result.table[(result.table["quantity"] == "recovery") & (result.table["arm"] == "js")].iloc[0]
     assert (row["timing_source"], row["content_source"], row["rl_logits"]) == ("RL model live", "RL token", 1.0)
@@ -170,7 +170,7 @@ def test_the_optimism_of_the_best_seed_is_said(tables):
     facts = {"a": {"uses": "RL timing", "passes": 1, "setting": 1, "tried": []}}
     fits = pd.DataFrame({"kind": "bias", "layer": [1, 1, 2, 2], "seed": [0, 1, 0, 1], "chosen": [True, False, False, True], "optimism": [0.01, 0.01, -0.03, -0.03], "select": [1.0, 1.1, 0.9, 0.8]})
     result = rivals.run(base=tables["base"], rl=tables["rl"], rivals=arm("a", 0.5), facts=facts, fits=fits)
-    assert "look better by -0.0100 nats on average (at most -0.0300)" in result.finding and "over 2 fits" in result.finding
+    assert "look better by -0.0100 nats on average (at most -0.0300)" in result.said and "over 2 fits" in result.said
     from latentreason.figures.compare_charts import TRAINED
 
     layers = TRAINED.numbers({"trained": result})["layers"]
@@ -192,16 +192,16 @@ def test_what_was_left_out_says_why_and_loops_are_flagged(tables):
         part = fluency[fluency["arm"] == name]
         assert result.estimate("repeated", arm=name).value == pytest.approx(part["repeated"].mean())
         assert result.estimate("base_logprob", arm=name).value == pytest.approx(part["base_logprob"].mean())
-    assert result.finding.endswith("More repeated than the base's text, and less likely to the base: loops.")
+    assert result.said.endswith("More repeated than the base's text, and less likely to the base: loops.")
     likely = fluency.assign(base_logprob=fluency["base_logprob"].where(fluency["arm"] != "loops", -0.5))  # repeats a little, as the RL model may, in text that the base finds likely
-    assert "More repeated" not in rivals.run(base=tables["base"], rl=tables["rl"], rivals=arms, facts=facts, fluency=likely).finding
+    assert "More repeated" not in rivals.run(base=tables["base"], rl=tables["rl"], rivals=arms, facts=facts, fluency=likely).said
     assert [t.get_text() for t in result.plot().get_yticklabels()][-1] == "missing\nuses RL of its own"
 
 
 def test_without_a_gain_no_rival_can_be_judged(tables):
     facts = {"temperature": {"uses": "nothing", "passes": 1, "setting": 1, "tried": []}}
     result = rivals.run(base=tables["base"], rl=tables["base"], rivals=arm("temperature", 0.25), facts=facts)
-    assert result.finding.startswith("No rival can be judged: RL gain not above 0")
+    assert result.said.startswith("No rival can be judged: RL gain not above 0")
     result.plot()
 
 

@@ -55,7 +55,7 @@ def test_gain_on_seen_problems_alone_is_memory_and_behaviour_stands_apart_from_i
     for split in ("seen", "clean"):  # (3, 1) against (1, 3) of four
         assert result.estimate("behaviour", split=split, arm="change").value == pytest.approx(0.5)
         assert result.estimate("behaviour", split=split, arm="control").value == pytest.approx(0.0)
-    assert "so that part of the gain is memory" in result.finding and "behaviour moves by 0.50" in result.finding
+    assert "so that part of the gain is memory" in result.said and "Behaviour moves by 0.50" in result.said
     apart = contamination.apart(result)
     assert set(apart["group"]) == {"score", "memory", "behaviour"} and list(apart.columns[-3:]) == ["seen", "clean", BOTH]
     assert apart[apart["group"] == "score"]["measure"].tolist() == ["accuracy"]
@@ -72,7 +72,7 @@ def test_the_interval_between_two_sets_is_that_of_two_independent_means() -> Non
 
 def test_an_equal_gain_on_both_splits_is_no_memory() -> None:
     result = contamination.run(table=table({**MEMORY, ("clean", "rl"): 0.9}), config=FEW)
-    assert "no evidence that the gain is memory" in result.finding
+    assert "no evidence that the gain is memory" in result.said
 
 
 @pytest.mark.parametrize(("splits", "reason"), [(("seen",), "no clean twin"), (("clean",), "no problem is known to have been seen")])
@@ -80,7 +80,7 @@ def test_one_split_alone_is_measured_and_not_compared(splits: tuple[str, ...], r
     result = contamination.run(table=table(MEMORY, splits=splits), config=FEW)
     assert result.estimate("accuracy", split=splits[0], arm="change").defined
     both = result.estimate("accuracy", split=BOTH, arm="change")
-    assert not both.defined and reason in both.reason and reason in result.finding
+    assert not both.defined and reason in both.reason and reason in result.said
     assert reason in contamination.apart(result)[BOTH].iloc[0]
     result.plot()
 
@@ -89,7 +89,7 @@ def test_traces_without_strategies_leave_behaviour_undefined() -> None:
     frame = table(MEMORY)
     result = contamination.run(table=frame[(frame["measure"] != "behaviour") | (frame["arm"] == "base")], config=FEW)
     found = result.table[result.table["quantity"] == "behaviour"]
-    assert found["value"].isna().all() and "no strategy was found" in found["reason"].iloc[0] and "behaviour cannot be compared" in result.finding
+    assert found["value"].isna().all() and "no strategy was found" in found["reason"].iloc[0] and "Behaviour cannot be compared" in result.said
 
 
 def test_tables_of_something_else_are_refused() -> None:
@@ -125,14 +125,14 @@ def test_a_placebo_changes_no_number_and_what_is_found_there_is_a_false_alarm() 
     plain, calm, alarmed = (contamination.run(table=frame, config=FEW) for frame in (table(MEMORY), with_placebo(0.0), with_placebo(0.7)))
     kept = calm.table[~calm.table["split"].isin([*contamination.PLACEBO, contamination.ALARM])].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, plain.table)
-    assert calm.finding.startswith(plain.finding) and calm.details["placebo"] == N and contamination.apart(calm).equals(contamination.apart(plain))
+    assert calm.said.startswith(plain.said) and calm.details["placebo"] == N and contamination.apart(calm).equals(contamination.apart(plain))
     none = calm.estimate("accuracy", split=contamination.ALARM, arm="change")
-    assert none.lo < 0 < none.hi and ", no false alarm; of " in calm.finding and none.n == 2 * N
+    assert none.lo < 0 < none.hi and ", no false alarm; of " in calm.said and none.n == 2 * N
     mean = with_placebo(0.7).query("measure == 'accuracy'").groupby(["split", "arm"])["value"].mean()
     expected = (mean["placebo", "rl"] - mean["placebo", "base"]) - (mean["placebo twin", "rl"] - mean["placebo twin", "base"])
     found = alarmed.estimate("accuracy", split=contamination.ALARM, arm="change")
-    assert found.value == pytest.approx(expected) and found.lo > 0 and "which is a false alarm" in alarmed.finding
-    assert "no false alarm" not in plain.finding
+    assert found.value == pytest.approx(expected) and found.lo > 0 and "which is a false alarm" in alarmed.said
+    assert "no false alarm" not in plain.said
 
 
 def test_a_placebo_without_its_twins_or_alone_is_refused() -> None:

@@ -1,5 +1,7 @@
 """Study `curriculum`: what each order brings, and what a sequence adds to its parts."""
 
+import re
+
 import pandas as pd
 import pytest
 
@@ -41,14 +43,14 @@ def test_a_sequence_is_compared_with_the_better_of_its_parts(result: Result) -> 
     assert worse.value == pytest.approx(result.estimate("accuracy", order="SFT", seed="1").value - result.estimate("accuracy", order="base", seed="1").value)
     effect = result.estimate("order_effect", seed="1", kind="answer and trace")
     assert effect.value == pytest.approx((12 - 30) / 128)
-    assert "SRL > RLVR has a pass@1 0.31" in result.finding and "it beats both" in result.finding and "order matters" in result.finding
+    assert "is 0.31 [0.31, 0.31] of SRL > RLVR (it beats both)" in result.finding and "it beats both" in result.said and "order matters" in result.said
 
 
 def test_a_sequence_that_is_no_better_refutes_the_claim(zoo: Zoo) -> None:
     counts = zoo["counts"].copy()
     rl = (counts["organism"] == "curriculum-srl-rlvr") & (counts["arm"] == "rl")
     counts.loc[rl, ["correct", "correct_valid"]] = 2
-    assert "that it beats both is refuted" in judged({**zoo, "counts": counts}).finding
+    assert "that it beats both is refuted" in judged({**zoo, "counts": counts}).said
 
 
 def test_answers_that_rise_by_traces_that_are_not_valid_are_told_apart(zoo: Zoo) -> None:
@@ -56,8 +58,8 @@ def test_answers_that_rise_by_traces_that_are_not_valid_are_told_apart(zoo: Zoo)
     rl = (counts["organism"] == "curriculum-srl-rlvr") & (counts["arm"] == "rl")
     counts.loc[rl, "correct_valid"] = 2
     result = judged({**zoo, "counts": counts})
-    valid, answers = result.finding.split(" By answer alone: ")
-    assert "SRL > RLVR has a pass@1 -0.1" in valid and "SRL > RLVR has a pass@1 0.31" in answers
+    answers = next(note for note in result.notes if note.startswith("By answer alone"))
+    assert re.search(r"is -0\.1\d* \[[^]]*\] of SRL > RLVR", result.finding) and re.search(r"is 0\.31\d* \[[^]]*\] of SRL > RLVR", answers)
     assert result.estimate("sequence_gain", order="SRL > RLVR", seed=ALL, kind="answer").lo > 0 > result.estimate("sequence_gain", order="SRL > RLVR", seed=ALL, kind="answer and trace").hi
 
 

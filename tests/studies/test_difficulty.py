@@ -79,15 +79,15 @@ def test_lone_successes_and_what_the_advantage_goes_to(zoo: Zoo, result: Result)
 def test_trainings_are_ordered_by_how_hard_their_problems_were(result: Result) -> None:
     assert result.estimate("training_rate", organism="too-hard", seed=ALL).value == pytest.approx(2 / 40 / 16)
     assert result.estimate("gain", organism="too-hard", seed="0").value == pytest.approx(-52 / 128 / 4)
-    assert "which is the harm that the paper reports" in result.finding and "valid trace in 0.00" in result.finding and "1 organism with easier problems" in result.finding
+    assert "the harm that the paper reports" in result.said and "valid trace in 0.00" in result.said and "1 organism with easier problems" in result.said
 
 
 def test_a_gain_from_over_hard_problems_refutes_harm(zoo: Zoo) -> None:
     counts = zoo["counts"].copy()
     rl = (counts["organism"] == "too-hard") & (counts["arm"] == "rl")
     counts.loc[rl, "correct"] = 128
-    assert "which refutes harm" in judged({**zoo, "counts": counts}).finding
-    assert "No organism was trained on problems that its base solves in under 0%" in judged(zoo, Config(n_boot=50, over_hard=0.0)).finding
+    assert "which refutes harm" in judged({**zoo, "counts": counts}).said
+    assert "No organism was trained on problems that its base solves in under 0%" in judged(zoo, Config(n_boot=50, over_hard=0.0)).said
 
 
 def test_projections_and_kept_weights_are_followed_by_bin(result: Result) -> None:

@@ -50,13 +50,13 @@ def test_convergence_and_winners_are_counted_over_runs_and_by_size(result: Resul
     assert (converged.value, converged.lo, converged.hi) == (expected.value, expected.lo, expected.hi)
     assert result.estimate("converged", size="large").value == pytest.approx(6 / 9) and result.estimate("winner_is_leader", size="small").value == 1.0
     assert result.estimate("early", size="all").value == pytest.approx(6 / 15)
-    assert "which supports convergence" in result.finding and "the corpus's leading format wins" in result.finding
+    assert "which supports convergence" in result.said and "The corpus's leading format wins" in result.said
 
 
 def test_where_nothing_converges_and_another_format_wins_the_finding_says_so(zoo: Zoo) -> None:
     rows = [synthetic_zoo.facts(f"o{i}", 0, base=str(i)) for i in range(8)]
     curves = pd.concat([synthetic_zoo.curve(f"o{i}", 0, synthetic_zoo.towards("code", 10, end=0.5)) for i in range(8)])
-    said = formats.run(organisms=pd.DataFrame(rows), curves=curves, config=formats.Config(organisms=())).finding
+    said = formats.run(organisms=pd.DataFrame(rows), curves=curves, config=formats.Config(organisms=())).said
     assert "which refutes convergence" in said and "leading format mostly loses" in said
 
 

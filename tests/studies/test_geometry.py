@@ -390,7 +390,7 @@ def test_run_counts_the_strategies_that_meet_every_criterion() -> None:
     assert result.estimate("strategies", kind="auroc_logprob").value == 0 and result.estimate("strategies", kind="cosine_plain").value == 0
     assert result.estimate("strategies", kind="cosine_traces").value == 2
     assert result.estimate("cosine", label="check", layer=1, kind="base_rl").value == 0.8  # the measured rows are there too
-    assert result.finding.startswith("Of 2 strategies, 2 (check, so) have a base vector that meets all four criteria")
+    assert result.said.startswith("Of 2 strategies, 2 (check, so) have a base vector that meets all four criteria")
     assert result.details["layers"] == {"check": 1, "so": 1, "format:go": 1}
 
 
@@ -410,7 +410,7 @@ def test_one_criterion_that_fails_is_named_and_refutes(change: dict[str, dict[st
     assert result.estimate("criterion", label="check", kind=criterion).value == 0
     assert result.estimate("criterion", label="check", kind="all").reason == f"fails {criterion}"
     assert result.estimate("strategies", kind="all").value == 1
-    assert f"check ({criterion} fails: " in result.finding and "refuted 1, undecided 0" in result.finding
+    assert f"check ({criterion} fails: " in result.said and "refuted 1, undecided 0" in result.said
 
 
 def test_what_is_undefined_is_undecided_with_its_reason_and_never_a_failure() -> None:
@@ -419,7 +419,7 @@ def test_what_is_undefined_is_undecided_with_its_reason_and_never_a_failure() ->
     met = result.estimate("criterion", label="check", kind="cosine")
     assert math.isnan(met.value) and met.reason == "too few spans: 2 RL with"
     assert math.isnan(result.estimate("criterion", label="check", kind="all").value)
-    assert "check (cosine is undecided: too few spans: 2 RL with)" in result.finding and "refuted 0, undecided 1" in result.finding
+    assert "check (cosine is undecided: too few spans: 2 RL with)" in result.said and "refuted 0, undecided 1" in result.said
     lost = {"layer": math.nan, **gone}
     nothing = geometry.run(**by_hand(**{f"so__{q}__vector": lost for q in ("logprob", "logodds_change", "logprob_above_random", "p_random")}))
     assert nothing.estimate("criterion", label="so", kind="reliability").reason == "too few spans: 2 RL with"
@@ -430,7 +430,7 @@ def test_run_says_which_column_is_missing_and_takes_empty_tables() -> None:
     with pytest.raises(InvalidInput, match=r"'auroc' lacks the columns \['hi', 'lo'\]"):
         geometry.run(**{**by_hand(), "auroc": by_hand()["auroc"].drop(columns=["lo", "hi"])})
     empty = geometry.run(**{name: table.iloc[:0] for name, table in by_hand().items()})
-    assert empty.finding.startswith("No strategy was opened") and math.isnan(empty.estimate("strategies", kind="all").value)
+    assert empty.said.startswith("No strategy was opened") and math.isnan(empty.estimate("strategies", kind="all").value)
 
 
 # ---- the whole, on a tiny pair
@@ -491,7 +491,7 @@ def test_the_result_survives_saving_and_its_figures_can_be_drawn(result: Result,
     assert_finite_or_reasoned(result.table)
     result.save(tmp_path)
     again = Result.load(tmp_path, "geometry")
-    assert again.finding == result.finding and len(again.table) == len(result.table)
+    assert again.said == result.said and len(again.table) == len(result.table)
     assert again.plot().get_ylabel() == "cosine" and geometry.plot(result, within=False).get_ylabel() == "cosine"
     axes = geometry.plot_dose(again)
     assert axes.shape == (len(geometry.PANELS), len(DECODED)) and axes[0, 0].get_legend() is not None

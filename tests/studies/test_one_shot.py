@@ -45,11 +45,11 @@ def test_each_problem_has_its_share_and_the_spread_is_that_within_a_seed(result:
 
 
 def test_the_finding_has_the_interval_and_says_what_refutes_it(zoo: Zoo, result: Result) -> None:
-    assert result.finding.startswith("One training problem brings 0.") and "an upper bound below 0.5 refutes it" in result.finding
-    assert "which supports" in judged(zoo, Config(n_boot=200, most=0.2)).finding and "which refutes" in judged(zoo, Config(n_boot=200, most=0.9)).finding
+    assert result.said.startswith("One training problem brings 0.") and "an upper bound below 0.5 refutes it" in result.said
+    assert "which supports" in judged(zoo, Config(n_boot=200, most=0.2)).said and "which refutes" in judged(zoo, Config(n_boot=200, most=0.9)).said
 
 
 def test_without_the_full_set_there_is_a_gain_but_no_share(zoo: Zoo) -> None:
     result = judged({k: t[t["organism"] != "activation-small"] for k, t in zoo.items()})
     assert result.estimate("gain", n_training=1, seed=ALL).defined
-    assert "train activation-small" in result.finding and not result.estimate("share", n_training=1, seed=ALL).defined
+    assert "train activation-small" in result.said and not result.estimate("share", n_training=1, seed=ALL).defined

@@ -53,7 +53,7 @@ def test_creation_is_found_on_the_domain_where_it_is() -> None:
     result = planning.run(table=table(0.0, 0.7, new_ways=0.6), config=FEW)
     assert result.estimate("above", k=M, kind="answer", domain="hard").lo > 0.5 and result.estimate("above", k=M, kind="answer", domain="easy").hi < 0.3
     assert result.estimate("way", arm="above", which="right").lo > 0.2
-    assert "RL adds solutions and ways" in result.finding and "on hard (" in result.finding
+    assert "RL adds solutions and ways" in result.said and "on hard (" in result.said
     listed = result.details["rl_only"]
     assert {row["domain"] for row in listed} == {"hard"} and all(row["base_samples"] == 2 * M and 0.15 < row["base_rate_at_most"] < 0.25 for row in listed)
     assert len(result.plot().lines) == 3
@@ -62,7 +62,7 @@ def test_creation_is_found_on_the_domain_where_it_is() -> None:
 def test_two_models_that_are_one_create_nothing() -> None:
     result = planning.run(table=table(0.4, 0.4, new_ways=0.1, seed=3), config=FEW)
     above, ways = result.estimate("above", k=M, kind="answer", domain=""), result.estimate("way", arm="above", which="right")
-    assert above.lo <= 0 <= above.hi and ways.lo <= 0 <= ways.hi and "no evidence that RL creates anything here" in result.finding
+    assert above.lo <= 0 <= above.hi and ways.lo <= 0 <= ways.hi and "no evidence that RL creates anything here" in result.said
 
 
 def test_novelty_is_pooled_and_undefined_where_no_trace_is_right() -> None:
@@ -73,7 +73,7 @@ def test_novelty_is_pooled_and_undefined_where_no_trace_is_right() -> None:
     none = frame.copy()
     none.loc[none["which"] == "right", ["new", "total"]] = 0
     result = planning.run(table=none, config=FEW)
-    assert "RL creates ways cannot be judged" in result.finding or "RL adds" in result.finding
+    assert "RL creates ways cannot be judged" in result.said or "RL adds" in result.said
     found = result.estimate("way", arm="rl", which="right")
     assert not found.defined and "no right trace" in found.reason
 

@@ -23,13 +23,13 @@ def arm(name, rate, changed, prompt=None):
 def test_different_prompts_are_in_the_finding(base, rl, warned):
     arms = {"base": arm("base", 0.2, 0, base), "rl": arm("rl", 0.9, 4, rl)}
     for result in (recovery.run(**arms, hybrid=arm("hybrid", 0.6, 2, base)), passk.run(**arms, config=passk.Config(max_k=4, n_boot=200))):
-        assert ("The arms saw different prompts (base" in result.finding) is warned is ("prompts" in result.details)
+        assert ("The arms saw different prompts (base" in result.said) is warned is ("prompts" in result.details)
     if warned and not base["chat"] and rl["chat"]:
-        assert "base: boxed [aaaaaa]; rl: boxed in the chat template [aaaaaa/bbbbbb]" in result.finding
+        assert "base: boxed [aaaaaa]; rl: boxed in the chat template [aaaaaa/bbbbbb]" in result.said
 
 
 def test_an_rl_model_with_a_prompt_of_its_own_is_in_the_finding():
     own = arm("hybrid", 0.6, 2, BOXED)
     own = Rollouts(own.table, {"hybrid": {"prompt": BOXED, "rl_prompt": CHAT}})
     result = recovery.run(base=arm("base", 0.2, 0, BOXED), rl=arm("rl", 0.9, 4, BOXED), hybrid=own)
-    assert "base, rl, hybrid: boxed [aaaaaa]; the RL model in hybrid: boxed in the chat template [aaaaaa/bbbbbb]" in result.finding
+    assert "base, rl, hybrid: boxed [aaaaaa]; the RL model in hybrid: boxed in the chat template [aaaaaa/bbbbbb]" in result.said

@@ -102,7 +102,7 @@ def test_without_a_gain_a_row_and_all_that_holds_it_are_undefined_with_a_reason(
         assert not estimate.defined
         assert estimate.reason.startswith("none: RL gain not above 0: ")
     assert found.estimate("mean_gap", training="distillation").defined
-    assert "are not shown to differ" in found.finding
+    assert "are not shown to differ" in found.said
     assert not found.details["rows"][0]["holds_zero"]
     texts = [text.get_text() for text in published.plot(found).texts]
     assert any(text.startswith("undefined: none: RL gain not above 0") for text in texts)
@@ -181,13 +181,13 @@ def test_the_finding_counts_the_rows_that_hold_the_headline(committed: Result) -
     for kind in ("rl", "distillation"):
         part = shares[shares["training"] == kind]
         count = ((part["lo"] <= HEADLINE) & (part["hi"] >= HEADLINE)).sum()
-        assert f"{count} of {len(part)} {KINDS[kind]}" in committed.finding
-    assert str(committed.estimate("kind_difference", dataset="GSM8K", training="rl", other="distillation", scope="all rows")) in committed.finding
+        assert f"{count} of {len(part)} {KINDS[kind]}" in committed.said
+    assert str(committed.estimate("kind_difference", dataset="GSM8K", training="rl", other="distillation", scope="all rows")) in committed.said
 
 
 def test_the_reference_says_what_the_committed_result_says(committed: Result) -> None:
     text = " ".join((ROOT / "docs" / "reference.md").read_text(encoding="utf-8").replace("\n> ", " ").split())
-    assert " ".join(committed.finding.split()) in text
+    assert committed.said in text
     for dataset in ("MATH500", "GSM8K"):
         for kind, name in KINDS.items():
             cells = [str(committed.estimate(q, dataset=dataset, training=kind)) for q in ("mean_gap", "mean_gap_widest", "clamping_adds")]
@@ -209,7 +209,7 @@ def test_the_study_is_registered_and_its_command_prints_the_finding(committed: R
     monkeypatch.chdir(ROOT)
     said = CliRunner().invoke(app, ["study", "published", "--out", str(tmp_path)])
     assert said.exit_code == 0, said.output
-    assert " ".join(said.output.split()) == committed.finding
+    assert " ".join(said.output.replace("  - ", "").split()) == committed.said
     pd.testing.assert_frame_equal(Result.load(tmp_path, "published").table, committed.table)
 
 

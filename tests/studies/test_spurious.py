@@ -52,18 +52,18 @@ def test_the_behaviour_is_followed_over_the_steps_that_drew_rollouts(result: Res
 
 
 def test_the_finding_supports_and_a_smaller_share_refutes(zoo: Zoo, result: Result) -> None:
-    assert "which supports that they work nearly as well" in result.finding and "agrees with the claim" in result.finding and "[" in result.finding
-    assert "which refutes that they work nearly as well" in judged(zoo, Config(n_boot=200, nearly=0.95)).finding
+    assert "which supports that they work nearly as well" in result.said and "agrees with the claim" in result.said and "[" in result.said
+    assert "which refutes that they work nearly as well" in judged(zoo, Config(n_boot=200, nearly=0.95)).said
     lifted = zoo["counts"].copy()
     rows = lifted["organism"].str.startswith("no-latent") & (lifted["arm"] == "rl")
     lifted.loc[rows, "correct"] += 40
-    assert "an interval above 0 refutes" in (said := judged({**zoo, "counts": lifted}).finding) and "which refutes (" in said
+    assert "an interval above 0 refutes" in (said := judged({**zoo, "counts": lifted}).said) and "which refutes (" in said
 
 
 def test_names_of_organisms_do_not_matter(zoo: Zoo, result: Result) -> None:
     names = {name: f"x{i}" for i, name in enumerate(zoo["organisms"]["organism"].unique())}
     renamed = judged({k: t.assign(organism=t["organism"].map(names)) for k, t in zoo.items()})
-    assert renamed.finding == result.finding
+    assert renamed.said == result.said
     pd.testing.assert_frame_equal(renamed.table, result.table)
 
 
@@ -82,19 +82,19 @@ def test_what_moved_and_what_the_clip_term_does_to_it(zoo: Zoo, result: Result) 
         assert moved.estimate("moved", clip="no clip", seed=str(seed), **where).value == pytest.approx((16 + seed) / 128)
         assert moved.estimate("clip_moved", seed=str(seed), **where).value == pytest.approx(16 / 128)
     assert moved.estimate("moved", clip="clip", seed=ALL, **where).lo > 0
-    assert "random go +0.26 [" in moved.finding and "(1 of 4 behaviours have an interval without 0)" in moved.finding
+    assert "random go +0.26 [" in moved.said and "(1 of 4 behaviours have an interval without 0)" in moved.said
     pd.testing.assert_frame_equal(moved.table.query("quantity == 'gain'"), result.table.query("quantity == 'gain'"))
 
 
 def test_the_clip_term_must_raise_what_the_base_does_most(zoo: Zoo, result: Result) -> None:
-    assert "it raises that share under 0 of 4 rewards (under none refutes that it favours what is likely)" in result.finding
+    assert "it raises that share under 0 of 4 rewards (under none refutes that it favours what is likely)" in result.said
     counts = zoo["counts"].copy()
     counts.loc[counts["arm"] == "base", "format/think"] = 40  # the commonest
     mine = (counts["arm"] == "rl") & counts["organism"].isin(["spurious-random", "spurious-format"])
     counts.loc[mine, "format/think"] = 48
     said = judged({**zoo, "counts": counts})
     assert said.details["bases"]["latent"]["commonest"] == "format/think"
-    assert "the base's commonest format (think)" in said.finding and "it raises that share under 2 of 4 rewards" in said.finding
+    assert "the base's commonest format (think)" in said.said and "it raises that share under 2 of 4 rewards" in said.said
 
 
 def test_of_text_the_share_of_code_is_what_moves(zoo: Zoo) -> None:

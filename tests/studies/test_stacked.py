@@ -81,8 +81,8 @@ def test_a_study_without_its_organisms_is_undefined_and_names_what_to_train(zoo:
     result = STUDIES[name].run(**{k: some[k] for k in needed})
     (row,) = result.table.to_dict("records")
     assert math.isnan(row["value"]) and "train and measure" in row["reason"] and STUDIES[name].TRAIN[0] in row["reason"]
-    assert result.finding.startswith("Undefined: ")
-    assert any(text.get_text() == result.finding for text in STUDIES[name].plot(result).texts)
+    assert result.said.startswith("Undefined: ")
+    assert any(text.get_text() == result.said for text in STUDIES[name].plot(result).texts)
 
 
 @pytest.mark.parametrize("name", ZOO)

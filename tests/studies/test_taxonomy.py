@@ -58,8 +58,8 @@ def test_a_taxonomy_is_found_at_the_layer_with_the_best_scores_and_beats_its_con
     assert abs(result.estimate("ami", kind="shuffled", layer=1, **where).value) < 0.02
     assert result.estimate("above", kind="untrained", layer=1, **where).lo > 0.5 and result.estimate("above", kind="words", layer=1, **where).lo > 0.5
     assert [(j["layer"], j["best_layer"]) for j in result.details["judged"]] == [(1, 1), (1, 1)]
-    assert "kmeans 1.00 [1.00, 1.00] at layer 1 (above untrained and words)" in result.finding
-    assert "in every seed: base tags kmeans, rl tags kmeans." in result.finding
+    assert "kmeans 1.00 [1.00, 1.00] at layer 1 (above untrained and words)" in result.said
+    assert "in every seed: base tags kmeans, rl tags kmeans." in result.said
     (confusion, _) = result.details["confusion"]
     assert np.array_equal(np.array(confusion["counts"]) > 0, np.eye(4)[[NAMES.index(s) for s in sorted(NAMES)]] > 0) and confusion["titles"] == ["<0>", "<1>", "<2>", "<3>"]
     ax = result.plot()
@@ -68,17 +68,17 @@ def test_a_taxonomy_is_found_at_the_layer_with_the_best_scores_and_beats_its_con
 
 def test_what_the_words_alone_give_is_no_finding_about_activations() -> None:
     result = taxonomy.run(**dict(zip(("table", "scores"), tables({**GOOD, "model": 0.6, "words": 1.0}), strict=True)))
-    assert "above untrained but not above words)" in result.finding and "in every seed: none" in result.finding
+    assert "above untrained but not above words)" in result.said and "in every seed: none" in result.said
 
 
 def test_tables_of_nothing_say_so_and_others_are_refused() -> None:
     counts, scores = tables(GOOD)
     nothing = counts[(counts["kind"] == "model") & (counts["split"] == 0) & (counts["layer"] == 0)].drop_duplicates("arm").assign(reason="no spans", count=0)
     result = taxonomy.run(table=nothing, scores=scores[:0])
-    assert result.estimate("ami", arm="base", kind="model").reason == "no spans" and "Nothing could be found" in result.finding
+    assert result.estimate("ami", arm="base", kind="model").reason == "no spans" and "Nothing could be found" in result.said
     result.plot()
     one = taxonomy.run(table=counts[counts["split"] == 0], scores=scores[scores["split"] == 0])
-    assert "one seed: no interval" in one.finding
+    assert "one seed: no interval" in one.said
     for bad, message in ((counts.drop(columns="by"), "no column 'by'"), (counts[counts["arm"] == "base"], "no rows of the arm 'rl'"), (counts[counts["kind"] == "words"], "kind 'model'"),
                          (counts.assign(pair=["a", "b"] * (len(counts) // 2) + ["a"] * (len(counts) % 2)), "speaks of one pair")):  # fmt: skip
         with pytest.raises(InvalidInput, match=message):

@@ -48,8 +48,8 @@ CASES = {
 @pytest.mark.parametrize(("said", "rates"), CASES.items())
 def test_the_cause_that_was_put_in_is_named(said, rates):
     result = run(counts=part("judged", rates), config=FAST)
-    assert result.details["verdict"] == said, result.finding
-    assert result.finding.startswith(f"Verdict: {said}.") and ("would have refuted it" in result.finding) is (said not in ("mixed", "undefined"))
+    assert result.details["verdict"] == said, result.said
+    assert result.said.startswith(f"Verdict: {said};") and ("would have refuted it" in result.said) is (said not in ("mixed", "undefined"))
 
 
 def test_shares_are_the_numbers_that_were_put_in_and_an_interaction_is_split_evenly():
@@ -83,8 +83,8 @@ def test_few_problems_leave_it_undecided_and_more_settle_it(times, said):
     number = counts["problem"].str[1:].astype(int)
     helps = np.where(number % 7 < 5, counts["arm"].str.contains("timing"), counts["arm"].str.contains("content")) | (counts["arm"] == "rl")
     result = run(counts=counts.assign(strict=8 * helps, flexible=8 * helps), config=FAST)
-    assert result.details["verdict"] == said and (result.estimate("lead").lo > 0) is (said == "timing"), result.finding
-    assert result.estimate("share", cause="content").value == pytest.approx(2 / 7) and f"so the cause is {said}" in result.finding
+    assert result.details["verdict"] == said and (result.estimate("lead").lo > 0) is (said == "timing"), result.said
+    assert result.estimate("share", cause="content").value == pytest.approx(2 / 7) and f"so the cause is {said}" in result.said
 
 
 @settings(max_examples=40, deadline=None)
@@ -130,7 +130,7 @@ def test_other_names_and_another_order_change_no_number(seed):
     moved = moved[rng.permutation(moved.columns)]
     one, other = run(counts=counts, config=FAST), run(counts=moved, config=FAST)
     pd.testing.assert_frame_equal(one.table, other.table, check_exact=True)
-    assert (one.details, one.finding) == (other.details, other.finding)
+    assert (one.details, one.said) == (other.details, other.said)
 
 
 def test_a_table_that_says_whose_it_is_is_refused():
@@ -161,7 +161,7 @@ def test_shortcuts_that_pay_in_training_and_cost_elsewhere_are_degenerate_even_w
     cheated, honest = {"base": (0.1, 0.1, 0.0), "rl": (0.9, 0.9, 0.0)}, {"base": (0.1, 0.1, 0.1), "rl": (0.9, 0.9, 0.9)}
     for judged, training, said in ((lost, cheated, "degenerate"), (lost, honest, "undefined"), (CASES["timing"], cheated, "timing")):
         result = run(counts=pd.concat([part("judged", judged), part("training", training, prefix="t")]), config=FAST)
-        assert result.details["verdict"] == said, result.finding
+        assert result.details["verdict"] == said, result.said
     flags = run(counts=pd.concat([part("judged", lost), part("training", cheated, prefix="t")]), config=FAST).details["flags"]
     assert flags["undefined"]["raised"] and flags["degenerate"]["raised"] and "share of it without a valid trace 1.00" in flags["degenerate"]["reason"]
     unchecked = {"base": 0.1, "rl": 0.9}
@@ -174,7 +174,7 @@ def test_sharpening_is_named_only_where_the_colder_base_has_the_gain_by_itself_a
     late = arms(base=0.1, sharpening=0.05, sharpening_timing=0.2, sharpening_content=0.2, timing=-0.05, content=-0.05)
     for rates, said in ((alone, "sharpening"), (broken, "undecided"), (late, "undecided")):
         result = run(counts=part("judged", rates, n=200), config=FAST)
-        assert result.table.loc[result.table["quantity"] == "lead", "cause"].iloc[0] == "sharpening" and result.details["verdict"] in (said, "mixed" if said == "undecided" else said), result.finding
+        assert result.table.loc[result.table["quantity"] == "lead", "cause"].iloc[0] == "sharpening" and result.details["verdict"] in (said, "mixed" if said == "undecided" else said), result.said
     assert run(counts=part("judged", alone, n=200), config=FAST).estimate("alone", cause="sharpening").value == pytest.approx(1.0)
 
 
@@ -242,7 +242,7 @@ def test_accuracy_is_counted_on_held_out_seeds_with_wilsons_interval(judged):
 
 
 def test_errors_are_shown_and_the_unknown_is_told_apart(judged):
-    assert "Wrong: b seed 2 is content, said timing" in judged.finding and "c seed 1: mixed" in judged.finding
+    assert "Wrong: b seed 2 is content, said timing" in judged.said and "c seed 1: mixed" in judged.said
     summary = calibration.summary(judged).set_index(["organism", "seed"])
     assert summary.loc[("b", 2), ""] == "WRONG" and summary.loc[("c", 1), ""] == "" and summary.loc[("c", 1), "truth"] == "?"
     for row in calibration.drawn(judged):
@@ -253,7 +253,7 @@ def test_a_table_that_the_rule_refuses_counts_as_wrong_and_says_why():
     tables = zoo({("a", 1): ("timing", "timing"), ("b", 1): ("timing", "timing")})
     tables["verdicts"] = tables["verdicts"][~((tables["verdicts"]["organism"] == "b") & (tables["verdicts"]["arm"] == "timing"))]
     result = calibration.run(**tables)
-    assert result.estimate("accuracy", seeds="held out").value == 0.5 and "b seed 1 is timing, said failed" in result.finding
+    assert result.estimate("accuracy", seeds="held out").value == 0.5 and "b seed 1 is timing, said failed" in result.said
     assert "has no arm 'timing'" in result.details["verdicts"][1]["why"] and calibration.summary(result)["gain"].iloc[1].startswith("Part 'judged'")
 
 
@@ -277,7 +277,7 @@ def test_a_half_that_nobody_saw_is_seldom_taken_for_seen(judged):
     for quantity, count in expected.items():
         rate = judged.estimate(quantity)
         assert (rate.value, rate.lo, rate.hi, rate.n) == (wilson(count, 35).value, wilson(count, 35).lo, wilson(count, 35).hi, 35)
-    assert "35 halves of 7 organisms and seeds" in judged.details["false_alarms"] and "false" not in judged.finding
+    assert "35 halves of 7 organisms and seeds" in judged.details["false_alarms"] and "false" not in judged.said
 
 
 def test_of_enough_problems_placebos_are_outside_as_often_as_chance_says():
