@@ -47,5 +47,6 @@ bench: $(STAMP)  ## every benchmark against its peers, as docs/benchmarks.md sho
 	$(BIN)/python -m benchmarks.activations --model $(SMOL) --repeats 21 --kernels torch --out $(BENCH)/activations_torch.json
 	PYTHONPATH=$(PEERS) $(BIN)/python -m benchmarks.vectors --model $(SMOL) --pairs 32 --out $(BENCH)/vectors.json
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.studies --out $(BENCH)/studies.json
 	$(BIN)/python -m benchmarks.hybrid --out $(BENCH)/hybrid.json
 	$(BIN)/python -m benchmarks.hybrid --pair $(SMOL) --out $(BENCH)/hybrid_smollm2.json
