@@ -3,7 +3,7 @@
     python -m benchmarks.studies [--repeats 3] [--out FILE.json]
 
 Of a folder of committed results, all that lies there (an audit, what runs made, the studies of the zoo, the calibration), each in turn; further seeds of sampling are left out.
-What is timed holds the reading of the tables. Medians over repeats. Weights of the bootstrap that several studies draw are drawn once, as in any process.
+What is timed holds the reading of the tables. Medians over repeats. Weights of the bootstrap that several studies draw are drawn once a repeat, as in a process of its own.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch
 
 from benchmarks.report import machine, write
+from latentreason.stats import replicate_weights
 from latentreason.studies.recompute import AUDITS, JUDGED, RESULTS, ZOO, tables_dir
 
 
@@ -28,6 +29,7 @@ def main() -> None:
     jobs = [(folder, name) for folder in sorted(args.results.iterdir()) if folder.is_dir() for name in known if (folder / f"{name}.json").is_file()]
     seconds: dict[tuple[str, str], list[float]] = {}
     for _ in range(args.repeats):
+        replicate_weights.cache_clear()
         for folder, name in jobs:
             tables = tables_dir(name, folder)
             started = time.perf_counter()

@@ -35,9 +35,7 @@ def load(name: str, quiet: bool = False) -> Any:
 
 def tell(result: Any, name: str = "") -> None:
     """Print the finding of a study, and its notes below it."""
-    console.print(f"{name}: {result.finding}" if name else result.finding, markup=False, highlight=False)
-    for note in result.notes:
-        console.print(f"  - {note}", markup=False, highlight=False)
+    console.print(f"{name}: {result}" if name else str(result), markup=False, highlight=False)
 
 
 def show(table: Any, title: str) -> None:

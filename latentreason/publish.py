@@ -246,7 +246,7 @@ def remake(target: Path, progress: bool = True) -> None:
     Raises:
         CorruptArtifact: a table is not the one that was published.
     """
-    facts = read_json(target / "run.json") if (target / "run.json").is_file() else {"files": {}}
+    facts: dict[str, Any] = next((read_json(manifest) for manifest in (target / "run.json", target / "zoo.json") if manifest.is_file()), {"files": {}})
     for name, expected in facts["files"].items():
         if name.startswith("tables/") and sha256(target / name) != expected:
             raise CorruptArtifact(f"{target / name} is not the table that was published (its hash differs). Fix: restore it from the repository.")

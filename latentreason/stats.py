@@ -281,7 +281,7 @@ def aligned(arms: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return means
 
 
-@lru_cache(16)
+@lru_cache(4)  # each takes 16 kB a problem
 def replicate_weights(n: int, n_boot: int, seed: int) -> np.ndarray:
     """[replicate, problem]: uniform weights for the point estimate, then the draws. Drawn once, so read-only."""
     weights = np.vstack([np.full(n, 1 / n) if n else np.empty(0), problem_weights(n, n_boot, seed)])

@@ -65,7 +65,7 @@ for router in (lr.on_divergence("js"), lr.on_entropy()):
 
 # %%
 result = lr.studies.recovery.run(base=base, rl=rl, hybrid=lr.concat(hybrids), control=lr.concat(controls))
-print(result.finding)
+print(result)
 result.plot()
 
 # %%

@@ -91,7 +91,7 @@ arms = {name: lr.sample(lr.Hybrid(pair, r, name=name), problems, sampling) for n
 
 # %%
 result = lr.studies.recovery.run(base=base, rl=rl, hybrid=arms["js"], control=arms["control"], timing=arms["timing"], content=arms["content"])
-print(result.finding)
+print(result)
 result.table.query("quantity in ['accuracy', 'recovery', 'changed_of_D', 'recovery_difference', 'timing_share', 'content_share']")[["quantity", "arm", "value", "lo", "hi", "reason"]]
 
 # %%

@@ -120,7 +120,7 @@ at_half.drop(columns="arm").reset_index(drop=True)
 result.readable("area_difference", by=["router", "timing_source", "control"]).query("control == 'matched_disagreement'")
 
 # %%
-print(result.finding)
+print(result)
 result.plot()
 
 # %%
@@ -239,7 +239,7 @@ rivals.plot()
 # %%
 committed = Path(lr.__file__).parents[1] / "artifacts" / "results" / "activation"
 full = lr.Result.load(committed, "routing")
-print(full.finding)
+print(full)
 full.plot()
 
 # %% [markdown]
@@ -254,7 +254,7 @@ full.readable("lost", by=["arm"])
 
 # %%
 full_rivals = lr.Result.load(committed, "rivals")
-print(full_rivals.finding)
+print(full_rivals)
 full_rivals.plot()
 
 # %% [markdown]

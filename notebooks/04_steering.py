@@ -343,7 +343,7 @@ presets.plot()
 # %%
 committed = Path(lr.__file__).parents[1] / "artifacts" / "results"
 full = lr.Result.load(committed / "activation", "steering")
-print(full.finding)
+print(full)
 full.plot()
 
 # %% [markdown]
@@ -353,5 +353,5 @@ full.plot()
 
 # %%
 audit = lr.Result.load(committed / "published", "published")
-print(audit.finding)
+print(audit)
 audit.plot()

@@ -120,7 +120,7 @@ def section(heading: str, study: str) -> None:
         display(picture(study, result), Markdown(f"<small>{folder}. {caption}</small>"))
         if study == "contamination":  # what the score says, apart from memory and behaviour
             display(lr.studies.contamination.apart(result))
-    said = [f"- *{folder}*: {result.finding}" for folder, result in results[study].items()]
+    said = ["\n".join([f"- *{folder}*: {result.finding}", *(f"  - {note}" for note in result.notes)]) for folder, result in results[study].items()]
     missing = f"No result is committed yet: {command(study)}."
     display(Markdown("**Finding**\n\n" + ("\n".join(said) or missing) + f"\n\n**What would refute it.** {refuted}"))
 

@@ -134,7 +134,7 @@ pd.DataFrame({name: counts[column] / counts["n"] for name, column in shown.items
 
 # %%
 curves, organisms = (read_table(tables / f"{name}.parquet").assign(organism=recipe.name, seed=seed) for name in ("curves", "organisms"))
-print(formats.run(curves=curves, organisms=organisms).finding)
+print(formats.run(curves=curves, organisms=organisms))
 
 # %% [markdown]
 # ## The verdict
@@ -146,7 +146,7 @@ judging = replace(TINY, max_new_tokens=24) if tiny else Judging(n_samples=16, br
 pair = lr.ModelPair.from_folder(trained, recipe.name)
 counts, tried = collect(pair, case_of(recipe, judging, seed), judging, folder / "judged", progress=False)
 result = verdict.run(counts=counts, tried=tried)
-print(result.finding)
+print(result)
 axes = result.plot()
 
 # %%
@@ -193,7 +193,7 @@ print("the same to the last digit:", again.table.equals(result.table) and again.
 # %%
 nothing = lr.ModelPair(pair.base, pair.base, "nothing")
 counts, tried = collect(nothing, case_of(recipe, judging, seed), judging, folder / "nothing", progress=False)
-print(verdict.run(counts=counts, tried=tried).finding)
+print(verdict.run(counts=counts, tried=tried))
 
 # %% [markdown]
 # ## The same from the command line

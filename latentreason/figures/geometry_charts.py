@@ -47,7 +47,7 @@ GEOMETRY = Figure(
     lambda results: (
         "Cosine between the strategy vectors of base and RL model, each on its own traces, after the mean of each format and position is "
         "taken out. Grey: 95% of label shuffles; bars: reliability between halves of the problems; crosses: the untrained twin. "
-        f"{_method(results, 'cosine_within')} {results['geometry'].finding}"
+        f"{_method(results, 'cosine_within')} {' '.join([results['geometry'].finding, *results['geometry'].notes[:1]])}"
     ),
 )  # fmt: skip
 DOSE = Figure(

@@ -9,7 +9,7 @@ Example::
 import base64
 import hashlib
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from latentreason.files import read_json, read_table, write_bytes
 from latentreason.stats import Estimate
 from latentreason.studies.palette import NAMES
 from latentreason.studies.recovery import CONTROLS
+from latentreason.studies.result import listed
 from latentreason.tables import Rollouts
 
 ASKED = (
@@ -115,7 +116,7 @@ def write_report(run_dir: str | Path) -> Path:
         ArtifactWriteError: the disk is full or refuses the write.
     """
     root, results = Path(run_dir), load_results(run_dir)
-    findings = "".join(f"<li><b>{_text(name)}</b>: {_text(r.finding)}{_notes(r.notes)}</li>" for name, r in results.items())
+    findings = "".join(f"<li><b>{_text(name)}</b>: {_text(r.finding)}{listed(r.notes)}</li>" for name, r in results.items())
     figures = "".join(_figure(name, results, root) for name, figure in FIGURES.items() if all(i in results for i in figure.inputs))
     traces = root / "tables" / "traces.parquet"
     reader = _reader(read_table(traces)) if traces.is_file() else "<p>This run kept no traces.</p>"
@@ -142,11 +143,6 @@ def _page(title: str, body: str) -> str:
 
 def _text(value: object) -> str:
     return html.escape(str(value))
-
-
-def _notes(notes: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{_text(note)}</li>' for note in notes)}</ul>" if notes else ""
-
 
 def _tables(results: Results) -> str:
     """The headline as two tables: a column a temperature, and a column a kind of pass@k."""

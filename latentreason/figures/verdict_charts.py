@@ -91,7 +91,7 @@ VERDICT = Figure(
     lambda results: (
         "Why the RL model is better: signed shares of its gain (left; they sum to 1) and the accuracies that they are made of (right). Memorisation is gain on seen "
         "minus clean problems, format strict minus flexible gain, the rest Shapley values of the eight arms. "
-        f"{results['verdict'].finding} {caption_end(results['verdict'], 'gain')}"
+        f"{results['verdict'].said} {caption_end(results['verdict'], 'gain')}"
     ),
 )  # fmt: skip
 CALIBRATION = Figure(

@@ -149,12 +149,13 @@ def _remedies(runs: list[Run], curves: dict[tuple[str, int, str, str], PassCurve
 def _said(result: Result, ks: list[int]) -> list[str]:
     kind, judged, taught, more = result.details["kind"], list[str](), list[str](), list[str]()
     for organism in dict.fromkeys(c["organism"] for c in result.details["curves"]):
-        last, area = (result.estimate(q, organism=organism, kind=kind, seed=ALL, **at) for q, at in (("rl_minus_base", {"k": ks[-1]}), ("area_change", {})))
+        last = result.estimate("rl_minus_base", organism=organism, kind=kind, k=ks[-1], seed=ALL)
+        area = result.estimate("area_change", organism=organism, kind=kind, seed=ALL)
         if organism in result.details["imitated"]:
             taught.append(f"{organism} imitates a teacher and says nothing of RLVR: the second model minus base at k={ks[-1]} is {last}, area {area}.")
             continue
         seen = "a collapse" if last.hi < 0 else "refutes a collapse" if last.lo > 0 else "no collapse shown"
-        judged.append(f"{last} of {organism} ({seen})")
+        judged.append(f"{last} for {organism} ({seen})")
         cross = result.estimate("crossover_k", organism=organism, kind=kind, seed=ALL)
         crossing = f", the base reaches RL at k={cross}" if cross.defined and last.hi < 0 else ""
         unread = [f"{quantity} {' to '.join(_bare(result.estimate(quantity, organism=organism, arm=arm, seed=ALL)) for arm in ('base', 'rl'))}" for quantity in UNREAD if rows_of(result, quantity, organism=organism)]

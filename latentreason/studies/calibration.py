@@ -181,7 +181,7 @@ def _said(result: Result) -> list[str]:
     held, own = (result.estimate("accuracy", seeds=which) for which in ("held out", "set on"))
     wrong = [s for s in result.details["verdicts"] if s["truth"] and not s["right"]]
     first = f"Of {held.n} verdicts on organisms of held-out seeds {round(held.value * held.n)} are right, accuracy {held}" if held.defined else "No organism on a held-out seed has been judged"
-    claim = "wrong ones refute that the rule is right on every organism" if wrong else "one wrong verdict would have refuted the rule"
+    claim = "wrong ones refute that the rule is right on every organism" if any(s["held_out"] for s in wrong) else "one wrong verdict there would have refuted the rule"
     listed = "; ".join(f"{s['organism']} seed {s['seed']} is {s['truth']}, said {s['verdict']}" for s in wrong)
     open_ones = "; ".join(f"{s['organism']} seed {s['seed']}: {s['verdict']}" for s in result.details["verdicts"] if not s["truth"])
     absent = "; ".join(f"{name} seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" for name, seeds in result.details["not_judged"].items())

@@ -11,7 +11,7 @@ pairs (`independent`: sample i with the RL model's sample i + n/2 of the problem
 2506.14245) counts a right answer only with a valid trace. What the checker cannot read (`unparsed`), what has nothing to check (`no_steps`) and what the length limit cut (`cut`) are shares of all
 traces: counted; the first two are neither coherent nor valid, and a cut trace is what the checker says of its part.
 
-The first half is refuted where the interval of the change in `step_errors` is not below 0, the second where that of `coherent_not_valid` of the RL model lies below `least`.
+The first half is refuted where the interval of the change in `step_errors` is above 0, the second where that of `coherent_not_valid` of the RL model lies below `least`.
 """
 
 from collections.abc import Callable
@@ -36,6 +36,7 @@ OF_ALL = ("accuracy", "coherent", "valid", "unparsed", "no_steps", "cut")
 SHARES = ("accuracy", "coherent", "valid", "unparsed", "no_steps", "cut", "step_errors", "coherent_not_valid", "right_not_valid")
 CELLS = {"both right": (True, True), "RL only": (False, True), "base only": (True, False), "both wrong": (False, False)}
 KINDS = ("answer", "answer and trace")
+FEW = 10  # problems with a coherent trace: of fewer nothing is said
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def run(*, table: pd.DataFrame, config: Config = Config()) -> Result:
             found.append(rows("judge_agreement", wilson(int(((answered["judge"] == "valid") == answered["valid"]).sum()), len(answered)), arm=arm))
     counts = {arm: {str(k): int(v) for k, v in of["status"].value_counts().items()} for arm, of in arms.items()}
     details = {"n_problems": len(problems), "n_samples": len(place) // len(problems), "status": counts, "checker": str(frame["checker"].iloc[0]) if "checker" in frame else ""}
+    details["coherent_problems"] = {arm: int((np.bincount(place, parts[arm]["coherent"][0], len(problems)) > 0).sum()) for arm in arms}
     result = Result("coherence", asdict(config), pd.DataFrame(found).fillna({"arm": "", "cell": "", "kind": ""}), details)
     return result.saying(_said(result))
 
@@ -167,17 +169,18 @@ def _said(result: Result) -> list[str]:
         return result.estimate(quantity, arm=arm, cell=cell)
 
     change, gap, least = of("step_errors", "change"), of("coherent_not_valid", "rl"), result.config["least"]
-    local = "undefined, so the claim cannot be judged" if not change.defined else "so RL makes steps more reliable" if change.hi < 0 else "which refutes that RL makes steps more reliable"
+    local = "undefined, so the claim cannot be judged" if not change.defined else "so RL makes steps more reliable" if change.hi < 0 else "which refutes that RL makes steps more reliable" if change.lo > 0 else "so that RL makes steps more reliable is not shown"
     if not gap.defined:
         whole = f"whether coherent traces are valid is undefined ({gap.reason})"
     else:
-        verdict = "so coherent is not valid" if gap.lo > least else "so here next to all that is coherent is valid, against the claim" if gap.hi < least else "which does not tell"
+        few = result.details["coherent_problems"]["rl"] < FEW
+        verdict = f"too few to tell (of {result.details['coherent_problems']['rl']} problems)" if few else "so coherent is not valid" if gap.lo > least else "so here next to all that is coherent is valid, against the claim" if gap.hi < least else "which does not tell"
         whole = f"of its coherent traces {gap} are not valid, {verdict}"
     unread = f"The checker could not read {of('unparsed', 'base')} of the base and {of('unparsed', 'rl')} of the RL traces"
     unread += f", and the length limit cut {cut[0]} and {cut[1]}" if (cut := [of("cut", arm) for arm in ("base", "rl")])[0].defined else ""
     cells = ", ".join(f"{of('coherent', 'change', cell)} ({cell})" for cell in CELLS)
     return [
-        f"RL changes the share of wrong steps by {change}, {local}, and {whole}; a change not below 0 refutes the first, a share below {least:g} the second.",
+        f"RL changes the share of wrong steps by {change}, {local}, and {whole}; a change above 0 refutes the first, a share below {least:g} the second.",
         f"Wrong steps: base {of('step_errors', 'base')}, RL {of('step_errors', 'rl')}.",
         f"The share of coherent traces changes by {cells}.",
         *_of_cells(result),

@@ -10,7 +10,7 @@ minus B then A.
 
 Both are told by the answer, too: a reward for answers may raise them by traces that are not valid, and then the two disagree.
 
-Refuted where the interval of "SRL > RLVR" minus the better of SRL and RLVR is not above 0; "order matters" where that of A then B minus B then A
+Refuted where the interval of "SRL > RLVR" minus the better of SRL and RLVR is below 0; "order matters" where that of A then B minus B then A
 includes 0.
 """
 
@@ -119,7 +119,7 @@ def _sequences(result: Result, kind: str) -> str:
     """What sequences have above the better of their parts, by one way of grading."""
     found = {row["order"]: result.estimate("sequence_gain", order=row["order"], seed=ALL, kind=kind) for row in rows_of(result, "sequence_gain", seed=ALL, kind=kind)}
     judged = {order: "it beats both" if gain.lo > 0 else "that it beats both is refuted" if gain.hi <= 0 else "not shown to beat both" for order, gain in found.items()}
-    return f"pass@1 above the better of its parts alone is {', '.join(f'{gain} of {order} ({judged[order]})' for order, gain in found.items())}"
+    return f"pass@1 above the better of its parts alone is {', '.join(f'{gain} for {order} ({judged[order]})' for order, gain in found.items())}"
 
 
 def _orders(result: Result, kind: str) -> list[str]:
@@ -133,7 +133,7 @@ def _orders(result: Result, kind: str) -> list[str]:
 
 def _said(result: Result) -> list[str]:
     kind, kinds = result.details["kind"], result.details["kinds"]
-    said = [f"By {kind}, a sequence's {_sequences(result, kind)}; an interval that is not above 0 refutes that the two together beat each.", *_orders(result, kind)]
+    said = [f"By {kind}, a sequence's {_sequences(result, kind)}; an interval below 0 refutes that the two together beat each.", *_orders(result, kind)]
     if "SFT" in result.details["orders"]:
         effect = result.estimate("imitation_effect", order="SFT", seed=ALL)
         said.append(f"Imitation alone changes accuracy by {effect}, so {'it makes the model worse' if effect.hi < 0 else 'that it makes the model worse is refuted' if effect.lo > 0 else 'that it makes the model worse is not shown'}.")

@@ -10,7 +10,7 @@ Advantage of c right among the G of a group, as the trainer takes it (trl: the s
 A = (1 - p) / (sqrt(p (1 - p) G / (G - 1)) + 1e-4), p = c / G; a lone success of 16 has 3.75, with the population deviation sqrt((1 - p) / p) = 3.87.
 Reinforced: share of that advantage, summed over right samples, that goes to valid traces.
 
-Harm is refuted where the interval of an organism's gain, trained on problems that its base solves in less than `over_hard` of the samples, is not below 0;
+Harm is refuted where the interval of an organism's gain, trained on problems that its base solves in less than `over_hard` of the samples, is above 0;
 the shortcut where its lone successes are mostly valid traces.
 """
 
@@ -232,18 +232,18 @@ def _said(result: Result, config: Config) -> list[str]:
     for t in hard:
         gain = result.estimate("gain", organism=t["organism"], seed=ALL)
         seen = "the harm that the paper reports" if gain.hi < 0 else "which refutes harm" if gain.lo > 0 else "harm is not shown"
-        judged.append(f"{gain} of {t['organism']} ({t['rate']:.1%} solved: {seen})")
+        judged.append(f"{gain} for {t['organism']} ({t['rate']:.1%} solved: {seen})")
         found = rows_of(result, "lone_valid", organism=t["organism"], seed=ALL, step=0)
         if found and np.isfinite(found[0]["value"]):
             share, weight = (result.estimate(q, organism=t["organism"], seed=ALL, stage=0, step=0) for q in ("lone_valid", "lone_advantage"))
             lone.append(f"In {t['organism']} a lone success of a group has the advantage {weight.value:.2f} and is a valid trace in {share} (more than half would refute the shortcut).")
     first = f"No organism was trained on problems that its base solves in under {config.over_hard:.0%}: train too-hard."
     if hard:
-        first = f"RL on problems that the base solves in under {config.over_hard:.0%} of the samples changes accuracy on ordinary ones by {', '.join(judged)}; an interval that is not below 0 refutes harm."
+        first = f"RL on problems that the base solves in under {config.over_hard:.0%} of the samples changes accuracy on ordinary ones by {', '.join(judged)}; an interval above 0 refutes harm."
     others = [t for t in able if t not in hard and np.isfinite(t["value"])]
-    low, high = (pick((t["value"] for t in others), default=0.0) for pick in (min, max))
-    easier = f"{len(others)} organism{'s' * (len(others) > 1)} with easier problems (other bases, so a direction only) gain{'s' * (len(others) == 1)} {low:.2f} to {high:.2f}."
-    return [first, *lone, easier if others else ""]
+    values = sorted(t["value"] for t in others)
+    easier = "" if not others else f"{len(others)} organism{'s' * (len(others) > 1)} with easier problems (other bases, so a direction only) gain{'s' * (len(others) == 1)} {values[0]:.2f} to {values[-1]:.2f}."
+    return [first, *lone, easier]
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

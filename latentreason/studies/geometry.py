@@ -37,7 +37,7 @@ import pandas as pd
 
 from latentreason.errors import InvalidInput
 from latentreason.files import read_json, write_json, write_table
-from latentreason.stats import Estimate, wilson
+from latentreason.stats import Estimate, undefined
 from latentreason.studies.palette import ARMS, ROUTERS
 from latentreason.studies.result import Result, rows
 
@@ -156,7 +156,8 @@ def run(*, cosine: pd.DataFrame, auroc: pd.DataFrame, dose: pd.DataFrame, config
             count, reason = (float((values == 1).sum()), "a count of labels: no interval") if len(values) else (np.nan, "no labels")
             table.append(rows(name, Estimate(count, np.nan, np.nan, len(values), "count", reason), label="", family=family, kind=kind))
     both = pd.concat([measured, pd.DataFrame(table).reindex(columns=list(COLUMNS))], ignore_index=True)
-    return Result("geometry", asdict(config), both, details).saying(_said(details["judged"], config))
+    cosines = {j["label"]: _cosine(keyed, j["label"], layers.get(j["label"], np.nan)) for j in details["judged"]}
+    return Result("geometry", asdict(config), both, details).saying(_said(details["judged"], cosines, config))
 
 
 def _verdicts(keyed: Rows, label: str, layer: float, config: Config) -> dict[str, tuple[float, str]]:
@@ -196,7 +197,12 @@ def _verdicts(keyed: Rows, label: str, layer: float, config: Config) -> dict[str
     return out
 
 
-def _said(judged: list[dict[str, Any]], config: Config) -> list[str]:
+def _cosine(keyed: Rows, label: str, layer: float) -> Estimate:
+    row = keyed.get(("cosine_within", label, "base_rl", layer))
+    return undefined("not measured", 0) if row is None else Estimate(row["value"], row["lo"], row["hi"], row["n"], row["method"], row["reason"])
+
+
+def _said(judged: list[dict[str, Any]], cosines: dict[str, Estimate], config: Config) -> list[str]:
     strategies = [j for j in judged if j["family"] == "strategy"]
     if not strategies:
         return ["No strategy was opened, so there is no vector to judge."]
@@ -207,16 +213,16 @@ def _said(judged: list[dict[str, Any]], config: Config) -> list[str]:
     def named(labels: Sequence[str]) -> str:
         return f" ({', '.join(labels)})" if labels else ""
 
+    each = [f"{cosines[j['label']]} ({j['label']})" for j in strategies]
     good, refuted, undecided = (those("all", met) for met in (True, False, None))
-    share = wilson(len(good), len(strategies))
     others = []
     for j in strategies:
         parts = [f"{c} {'fails' if j[c]['met'] is False else 'is undecided'}: {j[c]['why']}" for c in CRITERIA if j[c]["met"] is not True]
         others += [f"{j['label']} ({'; '.join(parts)})"] if parts else []
     plain, traces, ceiling = (those(kind, True) for kind in BESIDE)
     return [
-        f"Of {len(strategies)} strategies, {len(good)}{named(good)} have a base vector that meets all four criteria, a share of {share}; any of the four that fails with enough spans refutes the claim for "
-        f"that strategy: refuted {len(refuted)}, undecided {len(undecided)}.",
+        f"Of {len(strategies)} strategies, {len(good)}{named(good)} have a base vector that meets all four criteria, {len(refuted)} refute the claim by one that fails with enough spans, {len(undecided)} are undecided; "
+        f"cosines with the RL vector: {', '.join(each)}.",
         f"The criteria: reliability at least {config.reliability:g}, cosine with the RL vector above 95% of label shuffles, AUROC above its controls, a causal effect above random directions.",
         f"Not: {', '.join(others)}." if others else "",
         f"Plain vectors, which hold format and position as their shuffles do, pass the cosine for {len(plain)}{named(plain)}.",

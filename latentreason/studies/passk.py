@@ -117,7 +117,7 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts | None = None, greedy:
     crossed = crossing[kinds[-1]]
     where = f"the base overtakes at k = {crossed}" if crossed.defined else f"no crossing ({crossed.reason})"
     finding = (
-        f"RL minus base at k={ks[-1]} is {last['value']:.3f} [{last['lo']:.3f}, {last['hi']:.3f}] ({kinds[-1]}); {where}; "
+        f"RL minus base at k={ks[-1]} is {Estimate(last['value'], last['lo'], last['hi'], len(problems), '')} ({kinds[-1]}); {where}; "
         + f"an interval above 0 at the largest k refutes the crossing, and it is{'' if last['lo'] > 0 else ' not'} above 0."
     )
     if warning := different_prompts({"base": base, "rl": rl, "hybrid": hybrid}):

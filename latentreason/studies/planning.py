@@ -118,16 +118,19 @@ def _said(result: Result) -> list[str]:
     some = result.details["rl_right"] > 0  # without one right trace, new ways are ways to an accident
     new = [name for name, e in (("solutions", above), ("ways", ways["above"])) if some and e.defined and e.lo > 0]
     open_ = [name for name, e in (("solutions", above), ("ways", ways["above"])) if not e.defined]
-    nothing = f"so RL creates nothing here: none of its samples is right by {kind}" if not some else f"whether RL creates {' and '.join(open_)} cannot be judged" if open_ else "so there is no evidence that RL creates anything here"
+    nothing = f"whether RL creates {' and '.join(open_)} cannot be judged" if open_ else "so there is no evidence that RL creates anything here"
     verdict = f"so RL adds {' and '.join(new)} beyond what the base has" if new else nothing
     by_domain = result.table[(result.table["quantity"] == "above") & (result.table["kind"] == kind) & (result.table["domain"] != "")]
     where = [f"{r['domain']} ({r['value']:.3f} [{r['lo']:.3f}, {r['hi']:.3f}])" for r in by_domain.to_dict("records") if r["lo"] > 0]
+    first = f"At k={k} RL alone solves {alone} of the problems, none of its samples being right by {kind}, so it creates nothing here (an interval above 0 would have refuted that)." if not some else (
+        f"Beyond a second draw of the base, RL alone solves {above} of the problems at k={k} ({kind}), and {ways['above']} of its traces with the right answer go a new way, {verdict}{', on ' if where else ''}{', '.join(where)}; both "
+        "with an interval that includes 0 refute creation."
+    )
     return [
-        f"Beyond a second draw of the base, RL alone solves {above} of the problems at k={k} ({kind}), and {ways['above']} of its right traces go a new way, {verdict}{', on ' if where else ''}{', '.join(where)}; both "
-        "with an interval that includes 0 refute creation.",
+        first,
         f"RL alone solves {alone}, the second draw of the base alone {control}.",
-        f"Of RL's right traces {ways['rl']} go a way that none of {result.details['n_samples']} base samples went, of other base samples' {ways['base']}.",
-        f"{result.estimate('step', arm='rl', which='right')} of the steps of RL's right traces are in no base sample at all.",
+        f"Of RL's traces with the right answer {ways['rl']} go a way that none of {result.details['n_samples']} base samples went, of other base samples' {ways['base']}.",
+        f"{result.estimate('step', arm='rl', which='right')} of the steps of RL's traces with the right answer are in no base sample at all.",
     ]
 
 

@@ -46,7 +46,7 @@ class Result:
 
     def saying(self, sentences: Iterable[str]) -> "Result":
         """The same with another finding, the first of some sentences, and notes, the rest; empty ones are left out."""
-        first, *others = [sentence.strip() for sentence in sentences if sentence.strip()]
+        first, *others = [sentence.strip() for sentence in sentences if sentence.strip()] or [""]
         return replace(self, finding=first, notes=tuple(others))
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
@@ -116,10 +116,18 @@ class Result:
         return cls(facts["study"], facts["config"], read_table(Path(folder) / f"{name}.parquet"), facts["details"], facts["finding"], tuple(facts.get("notes", ())))
 
     def __repr__(self) -> str:
-        return f"Result of study {self.study!r}: {self.finding} ({len(self.table)} estimates in .table)"
+        return f"Result of study {self.study!r}: {self.finding} ({len(self.notes)} notes in .notes, {len(self.table)} estimates in .table)"
+
+    def __str__(self) -> str:
+        return "\n".join([self.finding, *(f"- {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
-        return f"<h4>{html.escape(self.study)}</h4><p>{html.escape(self.finding)}</p><ul>{''.join(f'<li>{html.escape(note)}</li>' for note in self.notes)}</ul>{self.table.head(30).to_html(index=False, escape=True)}"
+        return f"<h4>{html.escape(self.study)}</h4><p>{html.escape(self.finding)}</p>{listed(self.notes)}{self.table.head(30).to_html(index=False, escape=True)}"
+
+
+def listed(notes: Sequence[str]) -> str:
+    """Notes as a list in HTML; "" where there are none."""
+    return f"<ul>{''.join(f'<li>{html.escape(note)}</li>' for note in notes)}</ul>" if notes else ""
 
 
 def one_arm_each(**tables: Rollouts | None) -> None:

@@ -52,7 +52,7 @@ def run(*, base: Rollouts, rl: Rollouts, rivals: Rollouts, facts: dict[str, dict
             `rl_logits`, and the sources of an arm whose rollouts do not carry them; `routed`, true of a routed hybrid that the others are compared with; of an arm
             that was left out, `uses` and `reason`.
         fits: of vectors trained by gradient: kind, layer, seed, chosen, the loss on each split (nats) and the optimism of the choice of the seed; kept in `details`.
-        changes: of the weights, as `models.merge.weight_changes`: said in the finding, kept in `details`.
+        changes: of the weights, as `models.merge.weight_changes`: said in a note, kept in `details`.
         fluency: one row an arm (the base too) and problem: `repeated` (share of 4-grams that came before in the completion) and `base_logprob` (mean nats a token).
         config: settings.
 
@@ -114,30 +114,28 @@ def _fluent(fluency: pd.DataFrame, arms: Sequence[str], how: dict[str, Any]) -> 
 
 def _said(result: Result) -> list[str]:
     every = [(row, result.estimate("recovery", arm=row["arm"])) for row in drawn(result)]
-    found = [(row, estimate) for row, estimate in every if estimate.defined and not is_control(row["uses"]) and ": " not in row["arm"]]  # "venhoff_g1: rerank" is a control of venhoff_g1
+    found = [(row, estimate) for row, estimate in every if estimate.defined and row["uses"] != "the RL model" and not is_control(row["uses"]) and ": " not in row["arm"]]  # "venhoff_g1: rerank" is a control of venhoff_g1
     loops = [arm for arm, flags in result.details.get("fluency", {}).items() if flags["repeats"] and flags["unlikely"]]
     more = f"More repeated than the base's text, and less likely to the base: {', '.join(loops)}." if loops else ""
     if not found:
         return [f"No rival can be judged: {every[0][1].reason if every else 'no rival was measured'}.", more]
-    free, own, informed = ([pair for pair in found if knows(pair[0]) == what] for what in KNOWS)
-    most = max((e.hi for _, e in free), default=0.0)
-    reach = f"; the highest bound of these is {most:.2f}, and one that reaches 0.9 would show that the base can have the gain by itself"
-    low = sum(e.hi < 0.5 for _, e in informed)
-    most_of_it = f"; an upper bound below 0.5 refutes that an arm recovers most of the gain, as for {low} of {len(informed)}"
-    said, listed = list[str](), list[str]()
-    for name, part, end in (("Without anything of the RL model", free, reach), ("With an RL training of its own", own, ""), ("With RL weights or logits", informed, most_of_it)):
-        if not part:
-            continue
+    groups = {name: [pair for pair in found if knows(pair[0]) == what] for name, what in zip(("without anything of the RL model", "with an RL training of its own", "with RL weights or logits"), KNOWS, strict=True)}
+    said, notes = list[str](), list[str]()
+    for name, part in ((name, part) for name, part in groups.items() if part):
         if best := _best(part, result.details["tried"]):
             row, estimate = best
-            how = f" (of {len(part)}, on calibration problems)" if len(part) > 1 else ""
-            said.append(f"{name} the best rival{how} is {row['arm']} at {row['setting']}, which recovers {estimate} of the gain{_against(result, row['arm'])}{end}.")
+            said.append(f"{name} the best rival{f' (of {len(part)}, on calibration problems)' if len(part) > 1 else ''} is {row['arm']} at {row['setting']} with {estimate} of the gain")
+            notes.append(_against(result, row["arm"]))
         else:
-            least, most_of = (pick(part, key=lambda pair: pair[1].value) for pick in (min, max))
-            between = " to ".join(f"{estimate} ({row['arm']})" for row, estimate in (least, most_of))
-            said.append(f"{name} {len(part)} arms recover {between} of the gain, and none is chosen as the best, since not all were tried on calibration problems{end}.")
-            listed.append(f"{name}: {', '.join(map(_arm_of, part))}.")
-    return [*said, *listed, _trained(result.details.get("fits", [])), _sparse(result.details.get("weight_changes", [])), more]
+            ordered = sorted(part, key=lambda pair: pair[1].value)
+            low, most = ordered[0], ordered[-1]
+            said.append(f"{name} {len(part)} arms, none chosen on calibration problems, recover {low[1]} ({low[0]['arm']}) to {most[1]} ({most[0]['arm']}) of the gain")
+            notes.append(f"{name[:1].upper()}{name[1:]}: {', '.join(map(_arm_of, part))}.")
+    alone = [e.hi for _, e in groups["without anything of the RL model"]]
+    highest = f"; the highest of the base's own is {max(alone):.2f}" if alone else ""
+    refuted = f"an upper bound below 0.9 refutes that a rival has the gain, as for {sum(e.hi < 0.9 for _, e in found)} of {len(found)}{highest}"
+    first = "; ".join([*said, refuted])
+    return [f"{first[:1].upper()}{first[1:]}.", *notes, _trained(result.details.get("fits", [])), _sparse(result.details.get("weight_changes", [])), more]
 
 
 def _arm_of(pair: tuple[dict[str, Any], Estimate]) -> str:
@@ -151,7 +149,7 @@ def _against(result: Result, arm: str) -> str:
         return ""
     tried = result.details["tried"]
     best = max(found["against"], key=lambda other: max((each["accuracy"] for each in tried.get(other, [])), default=0.0))
-    return f", {result.estimate('difference', arm=arm, against=best)} beside {best}"
+    return f"{arm} is {result.estimate('difference', arm=arm, against=best)} beside {best}, in shares of the gain."
 
 
 def _sparse(changes: Sequence[Mapping[str, Any]]) -> str:
@@ -179,7 +177,7 @@ def _trained(fits: Sequence[Mapping[str, Any]]) -> str:
     return f"Choosing the best of several seeds makes the held-out loss look better by {np.mean(optimism):.4f} nats on average (at most {most:.4f}) than on problems that had no part in it, over {len(optimism)} fits."
 
 
-CONTROLS = ("RL token", "RL logits: base and so much of the difference", "nothing added: the base by another way", "random vectors", "random category", "random places", "another draw")
+CONTROLS = ("RL token", "RL logits among 5 base tokens", "RL logits: base and so much of the difference", "nothing added: the base by another way", "random vectors", "random category", "random places", "another draw")
 """What an arm uses that is the routed hybrid itself (the difference of logits is the RL token at strength 1), the base by another way, or at random: no rival."""
 
 

@@ -135,13 +135,14 @@ def _said(result: Result) -> list[str]:
         if routers:
             best = max(routers, key=lambda r: chosen_by.get(r["router"], -1.0))
             area, difference = best["area"], best["difference"]
-            verdict = "so it matters which disagreements it swaps (an interval that includes 0 would have refuted it)" if difference["lo"] > 0 else "so there is no evidence that it matters which (an interval that is not above 0 refutes it)"
-            beyond = f"{difference['value']:.3f} [{difference['lo']:.3f}, {difference['hi']:.3f}] above matched disagreements, {verdict}"
+            clock, beats = _beyond_a_clock(result, best["router"])
+            matters = "so it matters which disagreements it swaps" if beats else "so it swaps better ones than as many at random, but none better than a clock does"
+            verdict = matters if difference["lo"] > 0 else "so there is no evidence that it matters which disagreements it swaps"
+            beyond = f"{difference['value']:.3f} [{difference['lo']:.3f}, {difference['hi']:.3f}] above matched disagreements{clock}, {verdict} (an interval that includes 0 refutes it)"
             said.append(
                 f"{source[:1].upper()}{source[1:]}: {best['router']} (best of {len(routers)} whose arms reach over the curve, on calibration problems) has area {area['value']:.3f} [{area['lo']:.3f}, {area['hi']:.3f}], "
                 + (beyond if np.isfinite(difference["value"]) else "with no curve of matched disagreements to compare it with") + "."
             )
-            said.append(_beyond_a_clock(result, best["router"]))
             said.append(f"{best['router']} has an AUROC of {best['auroc']:.3f} beside {best['baseline_auroc']:.3f} of {best['baseline']}." if "baseline" in best else "")
     if not said:
         why = next((reason for reason in result.table.loc[result.table["quantity"] == "area", "reason"] if reason), "no router was measured")
@@ -153,17 +154,19 @@ def _said(result: Result) -> list[str]:
     return [*said, result.details.get("thresholds", "")]
 
 
-def _beyond_a_clock(result: Result, router: str) -> str:
-    """What a router has above random places at its exact positions: over the curve, or, where the clock's arms do not reach over it, at the budgets that they reach."""
+def _beyond_a_clock(result: Result, router: str) -> tuple[str, bool]:
+    """What a router has above random places at its exact positions, and whether every such interval is above 0: over the curve, or, where the clock's arms do not reach
+    over it, at the budgets that they reach; "" and True where no clock was measured.
+    """
     mine = result.table[(result.table["router"] == router) & (result.table["control"] == "matched_position")]
     if (mine["quantity"] == "area_difference").sum() == 0:
-        return ""
+        return "", True
     over = result.estimate("area_difference", router=router, control="matched_position")
     at = mine[(mine["quantity"] == "difference_at") & mine["value"].notna()]
     if over.defined or at.empty:
-        return f"{router} has {over} above random places at its exact positions."
-    each = ", ".join(f"{result.estimate('difference_at', router=router, control='matched_position', budget=b)} at {b:g} D" for b in at["budget"])
-    return f"{router} has, above random places at its exact positions, whose curve is undefined ({over.reason}), {each}."
+        return f" and {over} above random places at its exact positions", over.lo > 0
+    each = {b: result.estimate("difference_at", router=router, control="matched_position", budget=b) for b in at["budget"]}
+    return f" and, above random places at its exact positions, {', '.join(f'{e} at {b:g} D' for b, e in each.items())}", all(e.lo > 0 for e in each.values())
 
 
 def plot(result: Result, ax: "Axes | None" = None) -> "Axes":

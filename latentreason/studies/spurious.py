@@ -157,7 +157,7 @@ def _said(result: Result, config: Config) -> list[str]:
             said.append(f"On a base with latent strategies ({facts['latent']:.0%} of {whose}) spurious rewards together gain {gain}{of_true}{judged}.")
         else:
             judged = "refutes" if gain.lo > 0 else "agrees with the claim"
-            said.append(f"On a base without latent strategies ({facts['latent']:.1%}) they gain {gain}, which {judged} (an interval above 0 refutes that the behaviour must be latent).")
+            said.append(f"On a base without latent strategies ({facts['latent']:.1%}) spurious rewards together gain {gain}, which {judged} (an interval above 0 refutes that the behaviour must be latent).")
         said += [_said_of_behaviour(result, name, config), _said_of_clip(result, name, facts["commonest"])]
     return said
 

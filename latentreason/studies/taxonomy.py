@@ -158,7 +158,8 @@ def _at(result: Result, quantity: str, each: dict[str, Any], *, layer: int | Non
 
 
 def _said(result: Result) -> list[str]:
-    judged, reached, both, parts = result.details["judged"], list[str](), 0, list[str]()
+    judged, reached, parts = result.details["judged"], list[str](), list[str]()
+    above = {True: 0, False: 0}
     if not judged:
         return ["Nothing could be found without labels: there are too few spans.", "No more than an untrained twin or the words would refute the claim."]
     values = {f"{each['arm']}, {each['target']} by {each['by']}": _at(result, "ami", each) for each in judged}
@@ -169,7 +170,8 @@ def _said(result: Result) -> list[str]:
             gaps = {kind: _at(result, "above", each, kind=kind) for kind in ("untrained", "words")}
             beaten = [kind for kind, gap in gaps.items() if gap.defined and gap.lo > 0]
             lost = [kind for kind, gap in gaps.items() if gap.defined and gap.lo <= 0]
-            both += len(beaten) == len(gaps)
+            if lost or len(beaten) == len(gaps):
+                above[not lost] += 1
             notes = [f"above {' and '.join(beaten)}" * bool(beaten) + " but " * bool(beaten and lost) + f"not above {' and '.join(lost)}" * bool(lost) or "controls without interval"]
             notes += [f"{alone.value:.2f} with {_at(result, 'n', each, asked='chosen').value:g} categories, chosen without labels"] if alone.defined else []
             notes += [f"{best} at layer {each['best_layer']}, were it chosen by the labels"] if each["best_layer"] != each["layer"] else []
@@ -179,11 +181,14 @@ def _said(result: Result) -> list[str]:
         parts.append(f"{arm}, {target} ({result.details['n_asked'][f'{arm}, {target}']} categories): {', '.join(said)}.")
     named = {name: value for name, value in values.items() if value.defined}
     least, most = (pick(named, key=lambda name: named[name].value) for pick in (min, max)) if named else ("", "")
-    between = f"is {named[least]} ({least}) to {named[most]} ({most})" if named else "is undefined"
+    seeds = len(result.details["seeds"])
+    between = f"is {named[least]} ({least}) to {named[most]} ({most}), lowest and highest of {seeds} seed{'s' * (seeds != 1)} in brackets" if named else "is undefined"
+    unknown = len(values) - sum(above.values())
+    cannot = f", {unknown} cannot be judged" if unknown else ""
     return [
-        f"Adjusted mutual information of categories found without labels with the strategies {between}; {both} of {len(values)} ways are above untrained twin and words of the span in every seed, and the rest refute the claim for theirs.",
+        f"Adjusted mutual information of categories found without labels with the strategies {between}; of {len(values)} ways {above[True]} are above untrained twin and words of the span in every seed, {above[False]} are not, which refutes the claim for these{cannot}.",
         f"At least {AIM:g} in every seed: {', '.join(reached) or 'none'}.",
-        f"On held-out problems, lowest and highest of {len(result.details['seeds'])} seed{'s' * (len(result.details['seeds']) != 1)}, layer chosen without labels.",
+        "On held-out problems; the layer is chosen without labels.",
         *parts,
     ]
 

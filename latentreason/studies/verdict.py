@@ -264,21 +264,27 @@ def _degenerate(counts: pd.DataFrame, judged: Estimate, config: Config) -> tuple
     return Flag(bool(raised), f"gain on training problems {gain}, share of it without a valid trace {shortcuts}, gain on judged problems {judged}"), table
 
 
+REFUTES = {
+    "degenerate": "a gain on training problems, or a loss on the judged ones, whose interval includes 0 would have refuted it",
+    "undefined": "a gain whose interval is above 0, and that is large enough, would have refuted it",
+    "collapse": "an interval that includes 0 would have refuted it",
+}
+
+
 def _said(result: Result) -> list[str]:
     details, gain = result.details, result.estimate("gain")
-    flags, said = details["flags"], f"Verdict: {details['verdict']}; the RL gain is {gain}"
+    flags, verdict, cause = details["flags"], details["verdict"], details["cause"]
     parts = ", ".join(f"{cause} {share}" for cause in CAUSES if (share := result.estimate("share", cause=cause)).defined)
     lead = result.table[result.table["quantity"] == "lead"].iloc[0]
+    shares = f"the RL gain is {gain}"
     if parts:
-        said += f", of which {parts}; {lead['cause']} leads {lead['over']} by {result.estimate('lead')} of the gain"
-    if details["cause"]:
-        named = details["cause"] in CAUSES
-        said += f", so the cause is {details['cause']}; a share below {result.config['majority']:g}, or a lead whose interval includes 0, would have refuted it" if named else f", so the cause is {details['cause']}"
-    why = flags[details["verdict"]]["reason"] if details["verdict"] in FLAGS else ""
-    beside = [f"{name} ({flags[name]['reason']})" for name in FLAGS if flags[name]["raised"] and name != details["verdict"]]
+        shares += f", of which {parts}; {lead['cause']} leads {lead['over']} by {result.estimate('lead')} of the gain"
+    refuted = f"a share below {result.config['majority']:g}, or a lead whose interval includes 0, would have refuted it" if cause in CAUSES else "more problems may tell"
+    named = f"{shares}, so the cause is {cause}; {refuted}" if cause else shares
+    beside = [f"{name} ({flags[name]['reason']})" for name in FLAGS if flags[name]["raised"] and name != verdict]
     return [
-        f"{said}.",
-        f"Why {details['verdict']}: {why}." if why else "",
+        f"Verdict: {verdict}; {flags[verdict]['reason']}; {REFUTES[verdict]}." if verdict in FLAGS else f"Verdict: {verdict}; {named}.",
+        f"Beside the flag: {named}." if verdict in FLAGS else "",
         "Memorisation was not measured." if "memorisation" not in parts and parts else "",
         f"Also raised: {', '.join(beside)}." if beside else "",
     ]

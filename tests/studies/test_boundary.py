@@ -57,7 +57,7 @@ def test_the_remedy_is_rl_minus_rl_on_the_same_base(result: Result) -> None:
     gap = result.estimate("remedy_area", organism="explore", against="collapsed", kind="answer", seed="1")
     assert gap.value == pytest.approx(area([8] * 20 + [124] * 20) - area([0] * 20 + [124] * 20)) and gap.lo > 0
     assert len(result.table[result.table["quantity"] == "remedy_area"]) == 2 * 4  # two kinds, three seeds and all; nothing against another base
-    assert re.search(r"-0\.47\d? \[[^]]*\] of collapsed \(a collapse\)", result.finding) and "keep breadth" in result.said
+    assert re.search(r"-0\.47\d? \[[^]]*\] for collapsed \(a collapse\)", result.finding) and "keep breadth" in result.said
 
 
 def test_breadth_before_and_after(result: Result) -> None:

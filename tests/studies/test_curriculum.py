@@ -43,7 +43,7 @@ def test_a_sequence_is_compared_with_the_better_of_its_parts(result: Result) -> 
     assert worse.value == pytest.approx(result.estimate("accuracy", order="SFT", seed="1").value - result.estimate("accuracy", order="base", seed="1").value)
     effect = result.estimate("order_effect", seed="1", kind="answer and trace")
     assert effect.value == pytest.approx((12 - 30) / 128)
-    assert "is 0.31 [0.31, 0.31] of SRL > RLVR (it beats both)" in result.finding and "it beats both" in result.said and "order matters" in result.said
+    assert "is 0.31 [0.31, 0.31] for SRL > RLVR (it beats both)" in result.finding and "it beats both" in result.said and "order matters" in result.said
 
 
 def test_a_sequence_that_is_no_better_refutes_the_claim(zoo: Zoo) -> None:
@@ -59,7 +59,7 @@ def test_answers_that_rise_by_traces_that_are_not_valid_are_told_apart(zoo: Zoo)
     counts.loc[rl, "correct_valid"] = 2
     result = judged({**zoo, "counts": counts})
     answers = next(note for note in result.notes if note.startswith("By answer alone"))
-    assert re.search(r"is -0\.1\d* \[[^]]*\] of SRL > RLVR", result.finding) and re.search(r"is 0\.31\d* \[[^]]*\] of SRL > RLVR", answers)
+    assert re.search(r"is -0\.1\d* \[[^]]*\] for SRL > RLVR", result.finding) and re.search(r"is 0\.31\d* \[[^]]*\] for SRL > RLVR", answers)
     assert result.estimate("sequence_gain", order="SRL > RLVR", seed=ALL, kind="answer").lo > 0 > result.estimate("sequence_gain", order="SRL > RLVR", seed=ALL, kind="answer and trace").hi
 
 

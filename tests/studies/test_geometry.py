@@ -410,7 +410,7 @@ def test_one_criterion_that_fails_is_named_and_refutes(change: dict[str, dict[st
     assert result.estimate("criterion", label="check", kind=criterion).value == 0
     assert result.estimate("criterion", label="check", kind="all").reason == f"fails {criterion}"
     assert result.estimate("strategies", kind="all").value == 1
-    assert f"check ({criterion} fails: " in result.said and "refuted 1, undecided 0" in result.said
+    assert f"check ({criterion} fails: " in result.said and "1 refute the claim by one that fails with enough spans, 0 are undecided" in result.said
 
 
 def test_what_is_undefined_is_undecided_with_its_reason_and_never_a_failure() -> None:
@@ -419,7 +419,7 @@ def test_what_is_undefined_is_undecided_with_its_reason_and_never_a_failure() ->
     met = result.estimate("criterion", label="check", kind="cosine")
     assert math.isnan(met.value) and met.reason == "too few spans: 2 RL with"
     assert math.isnan(result.estimate("criterion", label="check", kind="all").value)
-    assert "check (cosine is undecided: too few spans: 2 RL with)" in result.said and "refuted 0, undecided 1" in result.said
+    assert "check (cosine is undecided: too few spans: 2 RL with)" in result.said and "0 refute the claim by one that fails with enough spans, 1 are undecided" in result.said
     lost = {"layer": math.nan, **gone}
     nothing = geometry.run(**by_hand(**{f"so__{q}__vector": lost for q in ("logprob", "logodds_change", "logprob_above_random", "p_random")}))
     assert nothing.estimate("criterion", label="so", kind="reliability").reason == "too few spans: 2 RL with"

@@ -59,6 +59,14 @@ def test_creation_is_found_on_the_domain_where_it_is() -> None:
     assert len(result.plot().lines) == 3
 
 
+def test_without_one_valid_trace_nothing_is_created_whatever_ways_accidents_go() -> None:
+    frame = table(0.3, 0.5, new_ways=0.9)
+    traces = frame[frame["measure"] == "solved: answer"].assign(measure="solved: answer and trace", new=0)
+    frame = pd.concat([frame, traces], ignore_index=True)
+    result = planning.run(table=frame, config=FEW)
+    assert result.details["rl_right"] == 0 and "so it creates nothing here" in result.finding and "new way" not in result.finding
+
+
 def test_two_models_that_are_one_create_nothing() -> None:
     result = planning.run(table=table(0.4, 0.4, new_ways=0.1, seed=3), config=FEW)
     above, ways = result.estimate("above", k=M, kind="answer", domain=""), result.estimate("way", arm="above", which="right")

@@ -209,7 +209,7 @@ def test_the_study_is_registered_and_its_command_prints_the_finding(committed: R
     monkeypatch.chdir(ROOT)
     said = CliRunner().invoke(app, ["study", "published", "--out", str(tmp_path)])
     assert said.exit_code == 0, said.output
-    assert " ".join(said.output.replace("  - ", "").split()) == committed.said
+    assert " ".join(said.output.split()) == " ".join(str(committed).split())
     pd.testing.assert_frame_equal(Result.load(tmp_path, "published").table, committed.table)
 
 

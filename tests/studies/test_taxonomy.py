@@ -78,7 +78,7 @@ def test_tables_of_nothing_say_so_and_others_are_refused() -> None:
     assert result.estimate("ami", arm="base", kind="model").reason == "no spans" and "Nothing could be found" in result.said
     result.plot()
     one = taxonomy.run(table=counts[counts["split"] == 0], scores=scores[scores["split"] == 0])
-    assert "one seed: no interval" in one.said
+    assert "one seed: no interval" in one.said and "of 2 ways 0 are above" in one.finding and "0 are not, which refutes the claim for these, 2 cannot be judged" in one.finding
     for bad, message in ((counts.drop(columns="by"), "no column 'by'"), (counts[counts["arm"] == "base"], "no rows of the arm 'rl'"), (counts[counts["kind"] == "words"], "kind 'model'"),
                          (counts.assign(pair=["a", "b"] * (len(counts) // 2) + ["a"] * (len(counts) % 2)), "speaks of one pair")):  # fmt: skip
         with pytest.raises(InvalidInput, match=message):

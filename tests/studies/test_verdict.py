@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from latentreason.errors import InvalidInput
 from latentreason.stats import coalitions, wilson
 from latentreason.studies import calibration
-from latentreason.studies.verdict import PLAYERS, Config, run, split
+from latentreason.studies.verdict import PLAYERS, REFUTES, Config, run, split
 from latentreason.tables import COUNT_COLUMNS
 
 ARMS = [*coalitions(PLAYERS)]
@@ -49,7 +49,7 @@ CASES = {
 def test_the_cause_that_was_put_in_is_named(said, rates):
     result = run(counts=part("judged", rates), config=FAST)
     assert result.details["verdict"] == said, result.said
-    assert result.said.startswith(f"Verdict: {said};") and ("would have refuted it" in result.said) is (said not in ("mixed", "undefined"))
+    assert result.said.startswith(f"Verdict: {said};") and ("would have refuted it" in result.said) is (said != "mixed")
 
 
 def test_shares_are_the_numbers_that_were_put_in_and_an_interaction_is_split_evenly():
@@ -154,6 +154,8 @@ def test_collapse_is_a_loss_at_large_k_with_valid_traces(rates, samples, raised,
     result = run(counts=counts, config=FAST)
     assert result.details["flags"]["collapse"]["raised"] is raised and said in result.details["flags"]["collapse"]["reason"]
     assert result.details["verdict"] == ("collapse" if raised else "timing") and result.details["cause"] == "timing"
+    flag = result.details["flags"]["collapse"]["reason"]
+    assert (result.finding == f"Verdict: collapse; {flag}; {REFUTES['collapse']}.") is raised and ("so the cause is timing" in result.finding) is not raised
 
 
 def test_shortcuts_that_pay_in_training_and_cost_elsewhere_are_degenerate_even_without_a_gain():
