@@ -153,7 +153,7 @@ def test_the_calibration_skips_what_is_not_trained_keeps_what_is_there_and_its_f
     assert read_table(tables / "verdicts_truths.parquet").to_dict("records") == [{"organism": "activation", "truth": "timing"}, {"organism": "sharpening", "truth": "sharpening"}]
     assert "Not judged: activation seeds 1, 2; sharpening seeds 0, 1, 2." in said
     before = (tables / "verdicts.parquet").stat().st_mtime_ns
-    assert "on the seed that set the thresholds" in commanded("calibrate --tiny --quiet --seed 0 --organisms activation")
+    assert "On the seed that set the thresholds" in commanded("calibrate --tiny --quiet --seed 0 --organisms activation")
     assert (tables / "verdicts.parquet").stat().st_mtime_ns == before
     monkeypatch.setattr(judge_zoo, "weights_of", lambda *_: (None, "not trained yet"))  # on another machine
     assert judge_zoo.collect_zoo([ACTIVATION], [0], tables, SMALL, progress=False) == {}

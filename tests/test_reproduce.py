@@ -127,7 +127,7 @@ def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, monkeypatch: 
     assert {3} < {each["layer"] for each in facts["js, RL category, base vectors"]["tried"]} and all(fact["layer"] != 3 for fact in facts.values() if fact.get("layer") is not None)
     assert facts["js, RL category, base vectors, natural scale"]["setting"] == 1.0 and steering.loc["js, one vector", "content_source"] == "base-fitted vector"
     assert {"on_probe(onset)"} <= {name for name, fact in results["routing"].details["facts"].items() if set(fact.get("baselines", {})) == BESIDE}
-    assert "beside on_divergence(js)@" in results["rivals"].finding and results["trained"].details["fits"]
+    assert "beside on_divergence(js)@" in results["rivals"].said and results["trained"].details["fits"]
 
 
 @pytest.mark.slow
