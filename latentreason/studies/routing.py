@@ -136,7 +136,7 @@ def _said(result: Result) -> list[str]:
             best = max(routers, key=lambda r: chosen_by.get(r["router"], -1.0))
             area, difference = best["area"], best["difference"]
             clock, beats = _beyond_a_clock(result, best["router"])
-            matters = "so it matters which disagreements it swaps" if beats else "so it swaps better ones than as many at random, but none better than a clock does"
+            matters = "so it matters which disagreements it swaps" if beats else "so it swaps better ones than as many at random, but is not shown to beat a clock"
             verdict = matters if difference["lo"] > 0 else "so there is no evidence that it matters which disagreements it swaps"
             beyond = f"{difference['value']:.3f} [{difference['lo']:.3f}, {difference['hi']:.3f}] above matched disagreements{clock}, {verdict} (an interval that includes 0 refutes it)"
             said.append(
