@@ -45,6 +45,20 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def compared(unbroken: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The second job, in a folder that the first had finished."""
+    folder = tmp_path_factory.mktemp("runs") / "compared"
+    shutil.copytree(unbroken, folder)
+    every = compare.rivals_for
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steered, "STRENGTHS", (1.0,))
+        patch.setattr(compare, "rivals_for", lambda *asked: [replace(rival, grid=dict([*rival.grid.items()][-1:])) for rival in every(*asked)])
+        job.reproduce(job.TINY, folder, stages=job.STAGES | compare.STAGES | steered.STAGES, progress=False)
+    finish(folder, job.TINY, progress=False)
+    return folder
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_equals_an_unbroken_one(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, calls = tmp_path / "killed", []
@@ -100,20 +114,14 @@ def test_a_truncated_table_is_named(unbroken: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steered, "STRENGTHS", (1.0,))
-    every = compare.rivals_for
-    monkeypatch.setattr(compare, "rivals_for", lambda *asked: [replace(rival, grid=dict([*rival.grid.items()][-1:])) for rival in every(*asked)])
-    before = {file.name: file.read_bytes() for file in (unbroken / "tables").glob("*.parquet")}
-    job.reproduce(job.TINY, unbroken, stages=job.STAGES | compare.STAGES | steered.STAGES, progress=False)
-    assert all((unbroken / "tables" / name).read_bytes() == data for name, data in before.items())
-    finish(unbroken, job.TINY)
-    results = load_results(unbroken)
+def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, compared: Path) -> None:
+    assert all((compared / "tables" / file.name).read_bytes() == file.read_bytes() for file in (unbroken / "tables").glob("*.parquet"))
+    results = load_results(compared)
     assert {"routing", "rivals", "steering", "trained"} <= set(results)
     for name in ("routing", "rivals", "steering", "trained"):
         assert results[name].finding
-        assert (unbroken / "figures" / f"{name}.png").stat().st_size > 5000
-    assert check_figures(unbroken, unbroken / "figures") == []
+        assert (compared / "figures" / f"{name}.png").stat().st_size > 5000
+    assert check_figures(compared, compared / "figures") == []
     sources = set(results["routing"].table["timing_source"])
     assert {"base alone", "trained on RL labels", "RL model live"} <= sources
     rivals, steering = (results[name].table[results[name].table["quantity"] == "recovery"].set_index("arm") for name in ("rivals", "steering"))
@@ -122,7 +130,7 @@ def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, monkeypatch: 
     assert steering.loc["entropy, base category, base vectors", ["timing_source", "category_source", "rl_logits"]].tolist() == ["base alone", "base alone", 0.0]
     assert steering.loc["js, RL category, RL vectors", ["timing_source", "category_source", "rl_logits"]].tolist() == ["RL model live", "RL model live", 1.0]
     assert 0 < steering.loc["entropy, RL category, base vectors", "rl_logits"] < 1
-    facts = read_json(unbroken / "tables" / "steering.json")
+    facts = read_json(compared / "tables" / "steering.json")
     assert {"js, one vector", "js, logit delta", "js, RL category, base vectors, random places", "js, RL category, base vectors, natural scale"} <= set(facts)
     assert {3} < {each["layer"] for each in facts["js, RL category, base vectors"]["tried"]} and all(fact["layer"] != 3 for fact in facts.values() if fact.get("layer") is not None)
     assert facts["js, RL category, base vectors, natural scale"]["setting"] == 1.0 and steering.loc["js, one vector", "content_source"] == "base-fitted vector"
@@ -131,9 +139,9 @@ def test_the_second_job_goes_on_in_the_same_folder(unbroken: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-def test_the_second_job_goes_on_from_what_was_published(unbroken: Path, tmp_path: Path) -> None:
+def test_the_second_job_goes_on_from_what_was_published(compared: Path, tmp_path: Path) -> None:
     done, artifacts, begun = tmp_path / "activation-12345678", tmp_path / "artifacts", tmp_path / "runs" / "activation-12345678"
-    shutil.copytree(unbroken, done)
+    shutil.copytree(compared, done)
     publish(done, artifacts)
     run = job.identity(job.TINY, job.load_pair(job.TINY))
     for other in ({**run, "n_samples": 5}, {key: value for key, value in run.items() if key != "n_samples"}, {**run, "top_p": 0.9}):
