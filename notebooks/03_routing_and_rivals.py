@@ -113,8 +113,8 @@ at_half.drop(columns="arm").reset_index(drop=True)
 # %% [markdown]
 # ## Base alone against the RL model live
 # One number a router over all budgets: the area under its recovery from 0 to D, and by how much it exceeds that of its control. *Timing
-# source* is what the router knows. Only "base alone" speaks of what was there before RL. A router whose difference to
-# `matched_disagreement` includes 0 is refuted: then it matters how many tokens are swapped, not which.
+# source* is what the router knows. Only "base alone" speaks of what was there before RL. Where a router's difference to
+# `matched_disagreement` has an upper bound of 0 or less, it is refuted: it swaps no better tokens than as many at random. Where it includes 0, nothing is shown.
 
 # %%
 result.readable("area_difference", by=["router", "timing_source", "control"]).query("control == 'matched_disagreement'")

@@ -8,7 +8,7 @@ minus base, paired by problem. What the checker cannot read (`unparsed`) and wha
 of different valid right paths; entropy: nats a token along the model's own samples. RL-PLUS: area of the RL model with the terms minus
 without, same base and problems.
 
-Collapse is refuted where the interval of RL minus base at `max_k` is above 0; the remedy where the interval of with minus without is not above 0.
+Collapse is refuted where the interval of RL minus base at `max_k` is above 0; the remedy where the upper bound of with minus without is 0 or less.
 """
 
 from collections.abc import Callable
@@ -162,7 +162,7 @@ def _said(result: Result, ks: list[int]) -> list[str]:
         more.append(f"{organism}: area {area}{crossing}{'; of its samples ' if unread else ''}{', '.join(unread)}.")
     for row in rows_of(result, "remedy_area", kind=kind, seed=ALL):
         gap = result.estimate("remedy_area", organism=row["organism"], against=row["against"], kind=kind, seed=ALL)
-        more.append(f"{row['organism']} minus {row['against']} in area: {gap}, {'so the terms of RL-PLUS keep breadth' if gap.lo > 0 else 'so a remedy by RL-PLUS is not shown (an interval that is not above 0 refutes it)'}.")
+        more.append(f"{row['organism']} minus {row['against']} in area: {gap}, {'so the terms of RL-PLUS keep breadth' if gap.lo > 0 else 'so a remedy by RL-PLUS is ' + ('refuted' if gap.hi <= 0 else 'not shown') + ' (an upper bound of 0 or less refutes it)'}.")
     first = f"By {kind}, RL minus base at k={ks[-1]} is {', '.join(judged)}; an interval above 0 refutes a collapse."
     return [first if judged else "No pair here was trained by RL, so nothing is said of collapse.", *more, *taught]
 

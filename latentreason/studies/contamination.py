@@ -16,7 +16,8 @@ finds between these two is no memory: the interval of `placebo minus twin` must 
 
 One table, three groups: `score` (accuracy), `memory`, `behaviour`. A behaviour that changes as much on clean problems, where the score does not, is not what the score measures.
 
-Refuted where the interval of the difference between the gain on seen and on clean problems includes 0: then the gain is no memory of these problems.
+Refuted where the interval of the difference between the gain on seen and on clean problems has an upper bound of 0 or less: then the gain is no memory of
+these problems. Where it includes 0, its upper bound is the most of the gain that can be memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ import pandas as pd
 from latentreason.errors import InvalidInput
 from latentreason.stats import Estimate, over, replicate_weights, summary, undefined
 from latentreason.studies.palette import ARMS, NAMES
-from latentreason.studies.result import Result, of_one_pair, rows
+from latentreason.studies.result import Result, of_one_pair, rows, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -172,11 +173,11 @@ def _said(result: Result) -> list[str]:
     behaviour = f"Behaviour moves by {' and '.join(moved)} problems (base against base {', '.join(control)})." if moved else "Behaviour cannot be compared."
     difference = gains[BOTH]
     if difference.defined:
-        verdict = "so that part of the gain is memory" if difference.lo > 0 else "so there is no evidence that the gain is memory"
-        first = f"RL gains {gains['seen']} on seen and {gains['clean']} on clean problems, a difference of {difference}, {verdict} (an interval that includes 0 refutes memory as the cause)."
+        verdict = shown(difference, "so that part of the gain is memory", "which refutes memory as the cause", f"so there is no evidence that the gain is memory, and at most {difference.hi:.3f} can be")
+        first = f"RL gains {gains['seen']} on seen and {gains['clean']} on clean problems, a difference of {difference}, {verdict} (an upper bound of 0 or less refutes memory as the cause)."
     else:
         split = next(s for s in SPLITS if gains[s].defined)
-        first = f"Seen minus clean is undefined ({difference.reason}), RL gains {gains[split]} on {split} problems; with both splits, an interval of the difference that includes 0 would refute memory as the cause."
+        first = f"Seen minus clean is undefined ({difference.reason}), RL gains {gains[split]} on {split} problems; with both splits, an upper bound of the difference of 0 or less would refute memory as the cause."
     twin = result.details.get("twin")
     return [first, memory, behaviour, _said_of_placebo(result), f"Clean problems are of the generated task {twin}." if twin else ""]
 

@@ -10,8 +10,8 @@ minus B then A.
 
 Both are told by the answer, too: a reward for answers may raise them by traces that are not valid, and then the two disagree.
 
-Refuted where the interval of "SRL > RLVR" minus the better of SRL and RLVR is below 0; "order matters" where that of A then B minus B then A
-includes 0.
+Refuted where the interval of "SRL > RLVR" minus the better of SRL and RLVR is below 0. An order is not shown to matter where
+that of A then B minus B then A includes 0.
 """
 
 from dataclasses import dataclass

@@ -9,7 +9,8 @@ only if its trace is valid. Novelty of a trace: share of its n-grams, and of the
 results), that no base sample of the same problem has, and whether its whole `way` through the problem is new; `step` asks for steps that no base sample of ANY problem has.
 The control is again base against base, with as many samples.
 
-Refuted on a domain where the intervals of both differences to the control, of `rl_only` at the largest k and of the ways of right traces, include 0.
+Refuted on a domain where the intervals of both differences to the control, of `rl_only` at the largest k and of the ways of right traces, have an upper bound of 0 or less; where they
+include 0 there is no evidence of creation.
 """
 
 from collections import Counter
@@ -118,13 +119,14 @@ def _said(result: Result) -> list[str]:
     some = result.details["rl_right"] > 0  # without one right trace, new ways are ways to an accident
     new = [name for name, e in (("solutions", above), ("ways", ways["above"])) if some and e.defined and e.lo > 0]
     open_ = [name for name, e in (("solutions", above), ("ways", ways["above"])) if not e.defined]
-    nothing = f"whether RL creates {' and '.join(open_)} cannot be judged" if open_ else "so there is no evidence that RL creates anything here"
+    refuted = all(e.hi <= 0 for e in (above, ways["above"]))
+    nothing = f"whether RL creates {' and '.join(open_)} cannot be judged" if open_ else "which refutes that RL creates anything here" if refuted else "so there is no evidence that RL creates anything here"
     verdict = f"so RL adds {' and '.join(new)} beyond what the base has" if new else nothing
     by_domain = result.table[(result.table["quantity"] == "above") & (result.table["kind"] == kind) & (result.table["domain"] != "")]
     where = [f"{r['domain']} ({r['value']:.3f} [{r['lo']:.3f}, {r['hi']:.3f}])" for r in by_domain.to_dict("records") if r["lo"] > 0]
     first = f"At k={k} RL alone solves {alone} of the problems, none of its samples being right by {kind}, so it creates nothing here (an interval above 0 would have refuted that)." if not some else (
-        f"Beyond a second draw of the base, RL alone solves {above} of the problems at k={k} ({kind}), and {ways['above']} of its traces with the right answer go a new way, {verdict}{', on ' if where else ''}{', '.join(where)}; both "
-        "with an interval that includes 0 refute creation."
+        f"Beyond a second draw of the base, RL alone solves {above} of the problems at k={k} ({kind}), and {ways['above']} of its traces with the right answer go a new way, {verdict}{', on ' if where else ''}{', '.join(where)}; two "
+        "upper bounds of 0 or less refute creation."
     )
     return [
         first,

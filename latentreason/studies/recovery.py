@@ -7,8 +7,8 @@ Formula: recovery = (hybrid - base) / (RL - base), signed, never clamped; x = ch
 fraction of always-RL. Always-RL itself recovers everything at 1.0 D, so the claim is the paired DIFFERENCE between a router
 and `matched_disagreement`, which changes as many tokens at random places where the two models differ.
 
-Refuted where the difference's interval includes 0: then which tokens are swapped does not matter, only how many. The
-timing and content shares (Shapley, four arms) refute "when, not how" where the share of timing is not above that of content.
+Refuted for a router where the difference's upper bound is 0 or less: it swaps no better tokens than as many at random. An interval that includes 0
+leaves open whether more than their number matters. The timing and content shares (Shapley, four arms) refute "when, not how" where the share of timing is not above that of content.
 """
 
 import math
@@ -23,7 +23,7 @@ from latentreason.errors import InvalidInput
 from latentreason.sources import sources
 from latentreason.stats import Estimate, gap_difference, mean_estimate, pooled_ratio, shapley_shares
 from latentreason.studies.palette import ARMS, ROUTERS
-from latentreason.studies.result import Result, different_prompts, one_arm_each, rows, same_pair, settings
+from latentreason.studies.result import Result, different_prompts, one_arm_each, rows, same_pair, settings, shown
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -201,9 +201,9 @@ def _said(result: Result, curves: dict[tuple[str, str], RecoveryCurve]) -> str:
     rows_of = result.table[(result.table["quantity"] == quantity) & (result.table["router"] == router) & (result.table["control"] == CONTROLS[0])]
     if len(rows_of):
         difference = result.estimate(quantity, **where)
-        no = "so there is no evidence that it matters which disagreements are swapped (an interval that is not above 0 refutes it)" if difference.defined else "so nothing is said of which swaps matter"
-        yes = "so which disagreements are swapped matters; an interval that includes 0 would have refuted it"
-        said += f"; {difference} above matched disagreements, {yes if difference.lo > 0 else no}"
+        unclear = "so there is no evidence that it matters which are swapped" if difference.defined else "so nothing is said of which swaps matter"
+        verdict = shown(difference, "so it matters which disagreements are swapped", "which refutes that it swaps those that matter", unclear)
+        said += f"; {difference} above matched disagreements, {verdict}; an upper bound of 0 or less refutes it"
     else:
         said += "; no control was given, so nothing is said of which swaps matter"
     if (result.table["quantity"] == "timing_share").any():

@@ -219,6 +219,11 @@ def sampled(result: Result) -> str:
     return f"T={temperature:g}" if (temperature := result.config.get("temperature", 1.0)) else "greedy"
 
 
+def shown(estimate: Estimate, yes: str, no: str, unclear: str) -> str:
+    """What an estimate says of a claim that it is above 0: `yes` where its interval is, `no` where its upper bound is 0 or less, else `unclear`, as where it is undefined."""
+    return yes if estimate.lo > 0 else no if estimate.hi <= 0 else unclear
+
+
 def rows(quantity: str, estimate: Estimate, **where: Any) -> dict[str, Any]:
     """One row of a result table."""
     return {"quantity": quantity, **where, **estimate.to_dict()}

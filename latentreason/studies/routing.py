@@ -8,7 +8,7 @@ gain that is lost when the RL model decodes and the base model's tokens are put 
 what is lost when as many are put in at random disagreements (`lost_beyond` is the paired difference).
 
 `timing_source` says what a router knows: "base alone" (also in training), "trained on RL labels", "RL model live". Refuted for a router
-where the interval of its paired difference of areas includes 0; only "base alone" speaks of what existed before RL.
+where the upper bound of its paired difference of areas is 0 or less (an interval that includes 0 shows nothing either way); only "base alone" speaks of what existed before RL.
 """
 
 from dataclasses import dataclass
@@ -137,8 +137,9 @@ def _said(result: Result) -> list[str]:
             area, difference = best["area"], best["difference"]
             clock, beats = _beyond_a_clock(result, best["router"])
             matters = "so it matters which disagreements it swaps" if beats else "so it swaps better ones than as many at random, but is not shown to beat a clock"
-            verdict = matters if difference["lo"] > 0 else "so there is no evidence that it matters which disagreements it swaps"
-            beyond = f"{difference['value']:.3f} [{difference['lo']:.3f}, {difference['hi']:.3f}] above matched disagreements{clock}, {verdict} (an interval that includes 0 refutes it)"
+            refuted = "which refutes that it swaps those that matter" if difference["hi"] <= 0 else "so there is no evidence that it matters which disagreements it swaps"
+            verdict = matters if difference["lo"] > 0 else refuted
+            beyond = f"{difference['value']:.3f} [{difference['lo']:.3f}, {difference['hi']:.3f}] above matched disagreements{clock}, {verdict} (an upper bound of 0 or less refutes it)"
             said.append(
                 f"{source[:1].upper()}{source[1:]}: {best['router']} (best of {len(routers)} whose arms reach over the curve, on calibration problems) has area {area['value']:.3f} [{area['lo']:.3f}, {area['hi']:.3f}], "
                 + (beyond if np.isfinite(difference["value"]) else "with no curve of matched disagreements to compare it with") + "."

@@ -72,7 +72,7 @@ def test_only_valid_traces_count_where_a_checker_has_judged_them(zoo: Zoo) -> No
     counts.loc[rl, "correct_valid"] = 0
     result = judged({**zoo, "counts": counts})
     assert result.estimate("area", organism="explore", arm="rl", kind="answer and trace", seed="0").value == 0 < result.estimate("area", organism="explore", arm="rl", kind="answer", seed="0").value
-    assert "a remedy by RL-PLUS is not shown" in result.said
+    assert "a remedy by RL-PLUS is refuted" in result.said
 
 
 def test_any_pair_without_a_checker_or_facts_has_its_coverage(zoo: Zoo) -> None:
