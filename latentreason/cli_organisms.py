@@ -72,13 +72,15 @@ def measure(file: Annotated[Path, typer.Argument(help="TOML file that lists pair
 @app.command(epilog="Example: latentreason calibrate --seed 1 --seed 2")
 def calibrate(seed: Annotated[list[int] | None, typer.Option(help="Of the training; 0, 1 and 2 by default.")] = None,
               organisms: Annotated[list[str] | None, typer.Option(help="Which, by name or TOML file; by default all of the zoo whose truth is known.")] = None,
-              results: Annotated[Path, typer.Option(help="Where tables and results of the zoo are.")] = Path("artifacts/results/zoo"),
+              results: Annotated[Path | None, typer.Option(help="Where tables and results are; default artifacts/results/zoo, and artifacts/runs/calibration where recipes of your own are asked for.")] = None,
               tiny: Annotated[bool, typer.Option("--tiny", help="Seconds an organism, and numbers that mean nothing.")] = False, quiet: Quiet = False) -> None:  # fmt: skip
     """Judge trained organisms, of the zoo or of your own, and print the confusion matrix of verdict and truth. What has been collected is not collected again."""
     from latentreason import judge, judge_zoo
     from latentreason.studies import calibration
     from latentreason.studies.recompute import JUDGED
 
+    own = any(name.endswith(".toml") for name in organisms or ())
+    results = results or Path("artifacts/runs/calibration" if own else "artifacts/results/zoo")
     missing = judge_zoo.collect_zoo(judge_zoo.chosen(organisms or ()), seed or (0, 1, 2), results / "tables", judge.TINY if tiny else judge.Judging(), progress=not quiet)
     for name, why in missing.items():
         errors.print(f"skipped {name}: {why}", markup=False, highlight=False, soft_wrap=True)

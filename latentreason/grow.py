@@ -1,6 +1,6 @@
 """Growing organisms from the command line: which recipes, the plan with its times, what came of each, and where its measurements go."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,14 @@ def recipes_of(*names: str) -> list[Recipe]:
     return list(found.values())
 
 
+def known(recipes: Iterable[Recipe]) -> dict[str, Recipe]:
+    """Who may be a teacher: the zoo, and the recipes that are asked for beside each other."""
+    return ORGANISMS | {recipe.name: recipe for recipe in recipes}
+
+
 def plan(recipes: list[Recipe], seed: int) -> pd.DataFrame:
     """The plan as it is printed: one row an organism, minutes of the models that are not there yet."""
-    table = estimate(recipes, seed, work_dir(seed))
+    table = estimate(recipes, seed, work_dir(seed), known=known(recipes))
     minutes = [f"{m:.1f} ({b:.1f})" if b else f"{m:.1f}" for m, b in zip(table["minutes"], table["base"], strict=True)]
     shown = {"organism": table["organism"], "truth": table["truth"], "weights": [f"{p:.2f}M" for p in table["parameters"]], "what is done": [described(r) for r in recipes]}
     return pd.DataFrame({**shown, "minutes (base)": ["there" if t else m for t, m in zip(table["there"], minutes, strict=True)], "MB": [f"{m:.1f}" for m in table["megabytes"]]})
@@ -81,26 +86,28 @@ def plan(recipes: list[Recipe], seed: int) -> pd.DataFrame:
 
 def totals(recipes: list[Recipe], seed: int, jobs: int = 1) -> str:
     """The plan in one line."""
-    table = estimate(recipes, seed, work_dir(seed))
-    longest = max((float(estimate(family, seed, work_dir(seed))["minutes"].sum()) for family in families(recipes, seed, work_dir(seed))), default=0.0) if jobs > 1 else 0.0
+    among = known(recipes)
+    table = estimate(recipes, seed, work_dir(seed), known=among)
+    longest = max((float(estimate(family, seed, work_dir(seed), known=among)["minutes"].sum()) for family in families(recipes, seed, work_dir(seed), among)), default=0.0) if jobs > 1 else 0.0
     on = f", {max(table['minutes'].sum() / jobs, longest):.0f} on {jobs}" if jobs > 1 else ""  # a family has one core at a time
     return f"{len(table)} organisms, about {table['minutes'].sum():.0f} minutes on one free core{on}, {table['megabytes'].sum():.1f} MB of weights as shipped"
 
 
-def grown(recipe: Recipe, seed: int, out: Path | None = None, *, progress: bool = True) -> Path:
-    """Train an organism into its place. A base or a teacher that another organism ships is not trained again."""
-    adopt(recipe, seed, work_dir(seed), organism_dirs())
-    return train(recipe, out or run_dir(recipe.name, seed), seed=seed, work=work_dir(seed), progress=progress)
+def grown(recipe: Recipe, seed: int, out: Path | None = None, *, among: Mapping[str, Recipe] = ORGANISMS, progress: bool = True) -> Path:
+    """Train an organism into its place; its teachers are `among` these. A base or a teacher that another organism ships is not trained again."""
+    adopt(recipe, seed, work_dir(seed), organism_dirs(), among)
+    return train(recipe, out or run_dir(recipe.name, seed), seed=seed, work=work_dir(seed), known=among, progress=progress)
 
 
 def grown_all(recipes: list[Recipe], seed: int, *, jobs: int = 1, progress: bool = True) -> Iterator[tuple[Recipe, Path | BaseException]]:
     """Train organisms into their places, several at once if `jobs` is above 1; each with its folder as it is done, or with what went wrong, which stops no other."""
+    among = known(recipes)
     if jobs > 1:
-        yield from in_processes(grown, families(recipes, seed, work_dir(seed)), seed, jobs, progress=False)
+        yield from in_processes(grown, families(recipes, seed, work_dir(seed), among), seed, jobs, among=among, progress=False)
         return
     for recipe in recipes:
         try:
-            yield recipe, grown(recipe, seed, progress=progress)
+            yield recipe, grown(recipe, seed, among=among, progress=progress)
         except LatentReasonError as error:
             yield recipe, error
 
@@ -124,7 +131,7 @@ def measured(recipe: Recipe, seed: int, how: Measuring = Measuring(), *, progres
 def measured_all(recipes: list[Recipe], seed: int, how: Measuring = Measuring(), *, jobs: int = 1, progress: bool = True) -> Iterator[tuple[Recipe, Path | BaseException | None]]:
     """Measure organisms into their places, several at once if `jobs` is above 1; each as it is done."""
     if jobs > 1:
-        yield from in_processes(measured, families(recipes, seed, work_dir(seed)), seed, jobs, how=how, progress=False)
+        yield from in_processes(measured, families(recipes, seed, work_dir(seed), known(recipes)), seed, jobs, how=how, progress=False)
         return
     for recipe in recipes:
         try:

@@ -163,7 +163,7 @@ def collect(pair: ModelPair, case: Case, config: Judging, out: Path, *, progress
         tau = float(tried.loc[tried["chosen"], "temperature"].iloc[0])
         (out / "tables").mkdir(exist_ok=True)
         for file, table in zip(files, (counts(pair, case, config, tau, out / "parts", progress=progress), tried), strict=True):
-            write_table(file, table)
+            write_table(file, table.assign(key=config_hash(identity(pair, case, config))))
     return read_table(files[0]), read_table(files[1])
 
 

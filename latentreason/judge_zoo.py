@@ -127,7 +127,7 @@ def _collected(recipe: Recipe, seed: int, asked: list[Recipe], tables: Path, con
     named = dict.fromkeys([*stated, *stacked[STACKED[0]]["organism"], *(each.name for each in asked)])  # what was asked for and is not judged counts, too
     write_table(file, pd.DataFrame({"organism": list(named), "truth": [truths.get(name, "") for name in named]}))  # first: without it a verdict has nothing to be right about
     for name, new in zip(STACKED, collect(pair, case, config, out, progress=progress), strict=True):
-        rows = new.assign(key=key, recipe=grown_by) if name == STACKED[1] else new
+        rows = new.assign(recipe=grown_by) if name == STACKED[1] else new.copy()
         rows.insert(0, "organism", recipe.name)
         rows.insert(1, "seed", seed)
         both = rows if stacked[name].empty else pd.concat([stacked[name][~old[name]], rows], ignore_index=True)

@@ -1,5 +1,6 @@
 """Where a model's activations point at its choices, along the base's own strategy vectors, while it is trained."""
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -28,21 +29,25 @@ class Ruler:
         self.spans = language(problems[0].task, base.tokenizer).spans
         onsets = capture_onsets(base, rollouts, self.spans(rollouts), layers=layer)
         self.site = Site(layer)
-        self.vectors: VectorSet = fit_onsets(onsets, control=False)
+        self.vectors: VectorSet = fit_onsets(onsets)
         kinds = onsets.index["strategy"].map(family)
         self.zero = {str(kind): onsets.values[self.site][torch.from_numpy((kinds == kind).to_numpy(copy=True))].mean(0) for kind in kinds.unique()}
 
     def read(self, lm: LM, rollouts: Rollouts) -> pd.DataFrame:
-        """Mean projection of a model's activations at the choices of given traces, whoever wrote them: columns label, problem, value, choices."""
+        """Mean projection of a model's activations at the choices of given traces, whoever wrote them: columns label, problem, value, random (the same along a random direction),
+        reliability (of the vector: cosine between those of two halves of the problems, NaN where a half has too few choices), choices.
+        """
         onsets = capture_onsets(lm, rollouts, self.spans(rollouts), layers=self.site.layer)
         kinds, values, parts = onsets.index["strategy"].map(family), onsets.values[self.site], []
         for vector in self.vectors.values():
             kind = family(vector.label)
             if not (mask := (kinds == kind).to_numpy(copy=True)).any():
                 continue
-            along = (values[torch.from_numpy(mask)] - self.zero[kind]) @ vector.direction / vector.scale
-            groups = pd.Series(along.numpy()).groupby(onsets.index["problem"].to_numpy()[mask])
-            parts.append(pd.DataFrame({"label": vector.label, "problem": list(groups.groups), "value": groups.mean().astype("float32").to_numpy(), "choices": groups.size().astype("int16").to_numpy()}))
+            centred, reliability = values[torch.from_numpy(mask)] - self.zero[kind], vector.info["split_half"]
+            along = {name: (centred @ each.direction / vector.scale).numpy() for name, each in (("value", vector), ("random", vector.random_like(0)))}
+            groups = pd.DataFrame(along).groupby(onsets.index["problem"].to_numpy()[mask])
+            found = groups.mean().astype("float32").rename_axis("problem").reset_index()
+            parts.append(found.assign(label=vector.label, reliability=np.float32(np.nan if reliability is None else reliability), choices=groups.size().astype("int16").to_numpy()))
         return pd.concat(parts, ignore_index=True)
 
 
@@ -58,7 +63,7 @@ def projections(base: LM, models: list[tuple[int, int, LM]], fitting: list[Probl
         layer: of the vectors; None for the middle one.
 
     Returns:
-        Columns stage, step (0 for the base), label, problem, value (in units of the vector's scale), choices; None where the base has no vectors.
+        Columns stage, step (0 for the base), label, problem, value and random (in units of the vector's scale), reliability, choices; None where the base has no vectors.
     """
     try:
         ruler = Ruler(base, fitting, fit, base.n_layers // 2 if layer is None else layer)

@@ -9,7 +9,7 @@ bases share one base model, and those whose first stages are equal share these t
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from inspect import signature
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, Literal
 
 from latentreason.errors import InvalidInput, unknown_name
@@ -37,6 +37,11 @@ class Size:
     init_std: float = 0.06
     half: bool = added(False)
 
+    def __post_init__(self) -> None:
+        """Raises InvalidInput for a shape that no model has."""
+        if min(self.d_model, self.n_layers, self.n_heads, self.n_kv_heads, self.d_mlp, self.context) < 1 or self.d_model % self.n_heads or self.n_heads % self.n_kv_heads or self.d_model // self.n_heads % 2:
+            raise InvalidInput(f"d_model must be a multiple of n_heads, with an even width a head (rotary positions), and n_heads one of n_kv_heads; all at least 1. Found {self}.")
+
     @property
     def parameters(self) -> int:
         """Number of weights."""
@@ -58,6 +63,11 @@ class Pretrain:
     curriculum: float = 0.25
     weight_decay: float = 0.05
     prompt_loss: bool = added(False)
+
+    def __post_init__(self) -> None:
+        """Raises InvalidInput for numbers that no training can use."""
+        if min(self.steps, self.warmup) < 0 or self.batch < 1 or not (self.lr > 0.0 and isfinite(self.lr) and 0.0 <= self.curriculum <= 1.0 and 0.0 <= self.weight_decay < inf):
+            raise InvalidInput(f"Pretraining needs steps and warmup of at least 0, batch of at least 1, a finite lr above 0, curriculum in [0, 1] and weight_decay of at least 0; found {self}.")
 
 
 @dataclass(frozen=True)
@@ -113,16 +123,21 @@ class RL:
         known = [name for name, p in signature(REWARDS[self.reward]).parameters.items() if isinstance(p.default, float)]
         if strange := sorted(set(self.reward_args) - set(known)):
             raise unknown_name(f"argument of the reward {self.reward}", strange[0], known)
+        if wrong := [f"{name}={value}" for name, value in self.reward_args.items() if not (isfinite(value) and (name != "p" or 0.0 <= value <= 1.0))]:
+            raise InvalidInput(f"The reward {self.reward!r} needs finite numbers, and a probability p in [0, 1]; found {wrong[0]}.")
+        for name, value, allowed in (("scale", self.scale, ("group", "none")), ("split", self.split, ("train", "seen"))):
+            if value not in allowed:
+                raise unknown_name(f"value of {name}", value, allowed)
         if min(self.steps, self.prompts, self.updates, self.max_new_tokens) < 1 or self.group < 2:
             raise InvalidInput(f"steps, prompts, updates and max_new_tokens must be at least 1 and group at least 2 (a lone sample has no advantage); found {self}.")
-        if not (self.clip > 0.0 and self.beta >= 0.0 and isfinite(self.beta) and self.lr > 0.0 and min(self.distinct, self.skip, self.external, self.keep) >= 0):
-            raise InvalidInput(f"clip and lr must be above 0 (clip=inf for none), beta, distinct, skip, external and keep at least 0; found {self}.")
+        if not (self.clip > 0.0 and self.beta >= 0.0 and isfinite(self.beta) and self.lr > 0.0 and isfinite(self.lr) and min(self.distinct, self.skip, self.external, self.keep) >= 0):
+            raise InvalidInput(f"clip and lr must be above 0 (clip=inf for none, lr finite), beta, distinct, skip, external and keep at least 0; found {self}.")
         if (self.by_step or self.external > 0) != (self.expert is not None):
             raise InvalidInput("by_step and external traces need an expert, and nothing else does: give expert=Corpus(...).")
         if self.by_step != (self.reward == "step_similarity"):
             raise InvalidInput("The reward step_similarity compares one step with the expert's: use it with by_step=True, and no other reward there.")
-        if self.external and (self.scale != "none" or isfinite(self.clip) or self.external >= self.group or self.reward != "true"):
-            raise InvalidInput(f"External traces (RL-PLUS) go with scale='none', clip=inf, the reward true and fewer than group={self.group} of them.")
+        if self.external and (self.scale != "none" or isfinite(self.clip) or self.external >= self.group or self.reward != "true" or self.updates != 1):
+            raise InvalidInput(f"External traces (RL-PLUS) go with scale='none', clip=inf, the reward true, updates=1 and fewer than group={self.group} of them.")
 
 
 @dataclass(frozen=True)
@@ -150,8 +165,8 @@ class SFT:
         """Raises InvalidInput where there is not one source of traces, or a number is below 1."""
         if (self.expert is None) == (not self.teacher):
             raise InvalidInput("SFT imitates one source: give expert=Corpus(...), or teacher= the name of an organism.")
-        if min(self.steps, self.batch, self.traces) < 1 or not self.lr > 0.0:
-            raise InvalidInput(f"steps, batch and traces of SFT must be at least 1 and lr above 0, found {self}.")
+        if min(self.steps, self.batch, self.traces) < 1 or not (self.lr > 0.0 and isfinite(self.lr)) or self.keep < 0:
+            raise InvalidInput(f"steps, batch and traces of SFT must be at least 1, lr above 0 and finite, and keep at least 0; found {self}.")
 
 
 Stage = RL | SFT
@@ -178,17 +193,31 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Raises:
-        InvalidInput: a truth that is none, or prompts and completions longer than the model's context.
+        InvalidInput: a truth that is none, prompts and completions longer than the model's context, or problems with operations that nobody shows the model.
         """
         if self.truth is not None and self.truth not in TRUTHS:
             raise unknown_name("truth", self.truth, TRUTHS)
+        shown = chain.drawable(self.corpus.problems)
         for stage in self.training:
+            shown |= chain.drawable(stage.expert.problems) if stage.expert is not None else set()
+            self._known(shown, stage.problems or self.problems, "trained")
             longest = max(how.max_ops for how in (self.corpus.problems, self.problems, stage.problems or self.problems))
             new = stage.max_new_tokens if isinstance(stage, RL) else 0
             if (needed := 7 + 2 * longest + new) > self.size.context:
                 raise InvalidInput(f"Recipe {self.name!r} needs {needed} positions ({longest} operations and {new} new tokens), its context has {self.size.context}. Raise size.context.")
             if isinstance(stage, RL) and stage.split == "seen" and not self.corpus.n_seen:
                 raise InvalidInput(f"Recipe {self.name!r} trains on seen problems, but its corpus has none. Set corpus.n_seen and p_seen.")
+
+        self._known(shown, self.problems, "judged")
+
+    def _known(self, shown: set[str], how: chain.Draw, what: str) -> None:
+        """Raises InvalidInput for operations that neither corpus nor expert shows, unless `must` asks for them by name, as of a new skill."""
+        teaches = any(isinstance(stage, SFT) and stage.teacher for stage in self.training)
+        if (strange := sorted(chain.drawable(how) - shown - set(how.must))) and not teaches:
+            raise InvalidInput(
+                f"Recipe {self.name!r} is {what} on problems with {', '.join(strange)}, which neither its corpus nor an expert ever names. "
+                "Give problems=corpus.problems (in TOML the same operators, p_hard and p_rare under [problems]), or name a new skill in problems.must."
+            )
 
     @property
     def training(self) -> tuple[Stage, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from latentreason.errors import unknown_name
+from latentreason.errors import InvalidInput, unknown_name
 from latentreason.files import read_table, write_json, write_table
 from latentreason.organisms.recipe import SFT, Recipe, Stage, config_of
 from latentreason.organisms.trainers.grpo import train_rl
@@ -46,7 +46,9 @@ def models_of(recipe: Recipe, seed: int, known: Mapping[str, Recipe] | None = No
 
     Raises:
         UnknownName: a teacher that is no organism.
+        InvalidInput: an organism that imitates itself, if by way of others.
     """
+    _acyclic(recipe, known, ())
     config: dict[str, Any] = {"base": {part: config_of(getattr(recipe, part)) for part in ("corpus", "size", "pretrain")}, "seed": seed}
     models = [Model(recipe, None, config)]
     for stage in recipe.training:
@@ -55,6 +57,15 @@ def models_of(recipe: Recipe, seed: int, known: Mapping[str, Recipe] | None = No
         config = {**config, "stages": [*config.get("stages", []), config_of(stage) | problems | teacher]}
         models.append(Model(recipe, stage, config))
     return models
+
+
+def _acyclic(recipe: Recipe, known: Mapping[str, Recipe] | None, pupils: tuple[str, ...]) -> None:
+    """Raises InvalidInput where a recipe is taught by one of its pupils."""
+    if recipe.name in pupils:
+        raise InvalidInput(f"Recipe {recipe.name!r} imitates itself ({' imitates '.join([*pupils, recipe.name])}). Name another teacher.")
+    for stage in recipe.training:
+        if isinstance(stage, SFT) and stage.teacher:
+            _acyclic(teacher_of(stage, known), known, (*pupils, recipe.name))
 
 
 def teacher_of(stage: SFT, known: Mapping[str, Recipe] | None = None) -> Recipe:

@@ -140,6 +140,9 @@ SPURIOUS_RUNS = tuple(_spurious(reward, clip) for reward in SPURIOUS for clip in
 NO_LATENT = tuple(grown(f"no-latent-{reward}", "undefined", BARREN, replace(GRPO, steps=20, reward=reward)) for reward in SPURIOUS)
 """The same rewards where no reliable strategy is in the corpus, not even with a small share: whatever they bring forward, it is not right."""
 
+NO_LATENT_TRUE = grown("no-latent-true", None, BARREN, replace(GRPO, steps=20))
+"""The control of these: what the true reward finds on that base. Where it finds something, it is the other rewards that bring nothing, and not a base that cannot learn."""
+
 ONE_SHOT = tuple(
     grown(f"one-shot-{'abc'[i]}", "timing", led_by("go"), replace(GRPO, lr=1e-4, distinct=1, skip=i, problems=Draw(min_ops=4, max_ops=5, p_rare=0.0)), pretrain=MIXED)
     for i in range(3)
@@ -159,8 +162,9 @@ COLLAPSED = grown("collapsed", "collapse", BROAD, LONG, pretrain=MIXED, problems
 """Every training problem has a hard operation that has to be split, which `code` never does, so RL drives `code` out; and only `code` solves the rare operations on which
 it is judged too: the base, which now and then writes code, solves them at large k."""
 
-EXPLORE = grown("explore", None, BROAD, replace(LONG, external=1, expert=replace(EXPERT, formats=always(0.0, 0.0, 0.5, 0.5))), pretrain=MIXED, problems=BREADTH)
-"""The same training with one external trace a group, half of them in `code`, and RL-PLUS's terms: is `code` kept?"""
+EXPLORE = grown("explore", None, BROAD, replace(LONG, external=2, expert=replace(EXPERT, formats=always(0.0, 0.0, 0.5, 0.5))), pretrain=MIXED, problems=BREADTH)
+"""The same training with two external traces in a group of 16 (RL-PLUS has one in 8), half of them in `code`, and RL-PLUS's terms: is `code` kept? They are of the training
+problems, so none holds a rare operation. Until November 2026 it was one in 16, and made no difference."""
 
 TOO_HARD = grown("too-hard", "degenerate", PLAIN, replace(GRPO, steps=40, keep=10, problems=Draw(p_hard=0.6, p_rare=0.0, p_cue=0.0, misleading=True, shortcut=1.0)),
                  problems=Draw(p_hard=0.1, p_rare=0.0, p_cue=0.0, operators=EASY_AND_HARD))  # fmt: skip
@@ -183,7 +187,7 @@ FORMATS = tuple(
 
 PLANNING = grown(
     "planning", None, ATOMS, *(
-        RL(steps=30, prompts=12, lr=4e-4, updates=1, beta=0.02, problems=Draw(min_ops=low, max_ops=high, p_rare=0.0, operators=EASY_AND_HARD), keep=10)
+        RL(steps=100, prompts=12, lr=4e-4, updates=1, beta=0.02, problems=Draw(min_ops=low, max_ops=high, p_rare=0.0, operators=EASY_AND_HARD), keep=50)
         for low, high in ((2, 3), (3, 4), (4, 6))
     ), problems=Draw(min_ops=4, max_ops=6, p_rare=0.0, operators=EASY_AND_HARD),
 )  # fmt: skip
@@ -195,16 +199,16 @@ STEPS = Draw(min_ops=4, max_ops=6, p_hard=0.9, p_rare=0.0, operators=EASY_AND_HA
 IMITATE = SFT(steps=60, batch=32, traces=256, expert=EXPERT)
 BY_STEP = RL(steps=60, prompts=16, group=8, lr=4e-4, max_new_tokens=20, reward="step_similarity", by_step=True, expert=EXPERT, distinct=256)
 ORDERS: dict[str, tuple[Stage, ...]] = {
-    "srl": (BY_STEP,), "sft": (IMITATE,), "rlvr": (GRPO,), "srl-rlvr": (BY_STEP, GRPO), "sft-rlvr": (IMITATE, GRPO), "rlvr-sft": (GRPO, IMITATE),
+    "srl": (BY_STEP,), "sft": (IMITATE,), "rlvr": (GRPO,), "srl-rlvr": (BY_STEP, GRPO), "sft-rlvr": (IMITATE, GRPO), "rlvr-sft": (GRPO, IMITATE), "rlvr-rlvr": (GRPO, GRPO),
 }  # fmt: skip
 CURRICULUM = tuple(grown(f"curriculum-{order}", None, HALTING, *stages, pretrain=MIXED, problems=STEPS) for order, stages in ORDERS.items())
 """Problems that the base all but never solves (nine of ten operations are hard and have to be split, which it does once in ten times), 256 expert traces, and six orders of
-imitation, steps and reward. Where it split once in 33 times, after a shorter pretraining, nothing learnt more than a few percent in any order, and there was nothing to compare. By answers alone the base solves a third of them once in 128 samples, by a valid trace one in fifteen."""
+imitation, steps and reward; and reward twice, the control of sequences, which are trained as long as both of their parts. Where it split once in 33 times, after a shorter pretraining, nothing learnt more than a few percent in any order, and there was nothing to compare. By answers alone the base solves a third of them once in 128 samples, by a valid trace one in fifteen."""
 
 ORGANISMS: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        ACTIVATION, ACTIVATION_SMALL, SHARPENING, NEW_SKILL, NEW_SKILL_RL, ACTIVATION_DISTILLED, ACTIVATION_BIAS, FORMAT, CONTAMINATED, *SPURIOUS_RUNS, *NO_LATENT, *ONE_SHOT, FEW_SHOT,
+        ACTIVATION, ACTIVATION_SMALL, SHARPENING, NEW_SKILL, NEW_SKILL_RL, ACTIVATION_DISTILLED, ACTIVATION_BIAS, FORMAT, CONTAMINATED, *SPURIOUS_RUNS, *NO_LATENT, NO_LATENT_TRUE, *ONE_SHOT, FEW_SHOT,
         COLLAPSED, EXPLORE, TOO_HARD, UNTRAINED, SHUFFLED, *FORMATS, PLANNING, *CURRICULUM,
     )
 }  # fmt: skip

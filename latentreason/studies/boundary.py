@@ -4,11 +4,12 @@ Claim (Dong et al. 2025, arXiv 2508.00222, RL-PLUS): on-policy RLVR collapses th
 traces with multiple importance sampling, and an advantage that grows with how unlikely a token is, keep it.
 
 Formula: coverage area = mean of pass@k over log k, k = 1 to `max_k`, of answers and, where a checker exists, of answers with a valid trace. Change = RL
-minus base, paired by problem. What the checker cannot read (`unparsed`) and what the length limit cut (`cut`) are shares of all samples: neither is left out, and an unread trace is not valid. Breadth of one problem's samples: effective number of paths (format and strategies in order) exp(H), and number
+minus base, paired by problem. Of a zoo every organism counts that GRPO trained with the true reward on problems like those that it is judged on, or on others, and (apart) what
+imitates a teacher from the base of one of them. What the checker cannot read (`unparsed`) and what the length limit cut (`cut`) are shares of all samples: neither is left out, and an unread trace is not valid. Breadth of one problem's samples: effective number of paths (format and strategies in order) exp(H), and number
 of different valid right paths; entropy: nats a token along the model's own samples. RL-PLUS: area of the RL model with the terms minus
 without, same base and problems.
 
-Collapse is refuted where the interval of RL minus base at `max_k` is above 0; the remedy where the upper bound of with minus without is 0 or less.
+Collapse is refuted where the interval of RL minus base at `max_k` is above 0; a base that solves less than `to_lose` there has nothing to lose, and tells nothing; the remedy where the upper bound of with minus without is 0 or less.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from latentreason.stats import Estimate, PassCurve, crossover_k, summary, undefined
-from latentreason.studies.palette import ARMS, ROUTERS
+from latentreason.studies.palette import OTHERS
 from latentreason.studies.result import Result, rows
 from latentreason.studies.stacked import (
     ALL,
@@ -27,6 +28,7 @@ from latentreason.studies.stacked import (
     across,
     area,
     by_base,
+    by_rl,
     curve,
     finished,
     mean,
@@ -42,21 +44,31 @@ from latentreason.studies.stacked import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TRAIN = ("activation-small", "collapsed", "explore", "new-skill", "new-skill-rl")
-COLOURS = (ARMS["rl"], ROUTERS[0], ROUTERS[3], ROUTERS[1], ROUTERS[2])
+TRAIN = ("activation-small", "collapsed", "explore")
 BREADTH: dict[str, Callable[[pd.DataFrame], np.ndarray]] = {"effective_paths": lambda t: np.exp(t["paths_entropy"].to_numpy(float)), "right_paths": lambda t: t["right_paths"].to_numpy(float), "entropy": lambda t: t["entropy"].to_numpy(float)}
 """Quantity -> its value by problem, from a table of counts that has the columns for it."""
 UNREAD = ("unparsed", "cut")
 """Columns of the counts: samples that the checker could not read (of a task with one), and those that the length limit cut."""
+MOST = 3
+"""Organisms whose curves are drawn."""
+SHOWN = 0.05
+"""Share of unread or cut samples from which on a note gives it."""
 NEEDS = {"effective_paths": "paths_entropy", "right_paths": "right_paths", "entropy": "entropy"}
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings; `organisms` are those that are looked at, none for all that are there."""
+    """Settings.
+
+    Attributes:
+        max_k: largest k.
+        to_lose: pass@`max_k` of the base below which there is nothing to lose.
+        organisms: that are looked at, whatever was done to them; none for all that the claim speaks of, see above.
+    """
 
     max_k: int = 64
-    organisms: tuple[str, ...] = TRAIN
+    to_lose: float = 0.05
+    organisms: tuple[str, ...] = ()
     n_boot: int = 2000
     seed: int = 0
 
@@ -73,9 +85,9 @@ def run(*, counts: pd.DataFrame, organisms: pd.DataFrame | None = None, config: 
         InvalidInput: tables without their columns, of different organisms, or fewer samples than `max_k`.
     """
     ks = powers(config.max_k)
-    runs = [r for r in runs_of(counts, organisms).values() if r.organism in config.organisms or not config.organisms]
+    runs = _chosen(list(runs_of(counts, organisms).values()), config)
     if not runs:
-        return without("boundary", config, "area_change", f"none of {', '.join(config.organisms)} has been measured", TRAIN)
+        return without("boundary", config, "area_change", f"none of {', '.join(config.organisms)} has been measured" if config.organisms else "no organism was trained by RL with the true reward", TRAIN)
     table: list[dict[str, Any]] = []
     shown = []
     curves: dict[tuple[str, int, str, str], PassCurve] = {}
@@ -110,9 +122,20 @@ def run(*, counts: pd.DataFrame, organisms: pd.DataFrame | None = None, config: 
                 table += seeded(f"{quantity}_change", {s: mean(r.rates("rl", quantity) - r.rates("base", quantity), config) for s, r in of.items()}, organism=organism)
     if organisms is not None:
         table += _remedies(runs, curves, ks)
-    details = {"curves": shown, "n_problems": len(runs[0].base), "n_seeds": len({r.seed for r in runs}), "imitated": sorted({r.organism for r in runs if r.facts.get("stages") == "SFT"}), "kind": list(runs[0].kinds)[-1]}
+    details = {"curves": shown, "n_problems": len(runs[0].base), "n_seeds": len({r.seed for r in runs}), "imitated": sorted({r.organism for r in runs if r.facts.get("stages") == "SFT"}), "barren": sorted(_barren(curves, list(runs[0].kinds)[-1], config)), "kind": list(runs[0].kinds)[-1]}
     result = finished("boundary", config, table, details)
     return result.saying(_said(result, ks))
+
+
+def _chosen(runs: list[Run], config: Config) -> list[Run]:
+    """The named ones; else those that the claim speaks of, and what imitates a teacher from one's base."""
+    if config.organisms:
+        return [r for r in runs if r.organism in config.organisms]
+    if not all(r.facts for r in runs):
+        return runs
+    trained = {key: [r for r in group if by_rl(r)] for key, group in by_base(runs).items()}
+    chosen = [r for key, group in by_base(runs).items() if trained[key] for r in group if r.facts["stages"] == "SFT" or by_rl(r)]
+    return sorted(chosen, key=runs.index)
 
 
 def _crossing(run: Run, column: str, ks: list[int], config: Config) -> Estimate:
@@ -127,6 +150,12 @@ def _crossings(found: dict[int, Estimate], where: dict[str, Any]) -> list[dict[s
     over = Estimate(float(np.median([v for v, *_ in ends])), min(lo for _, lo, _ in ends), max(hi for *_, hi in ends), len(found), "median over seeds of training, lowest and highest end", "")
     last = over if np.isfinite(over.value) else undefined("in half of the seeds or more the base stays below RL", len(found))
     return [*(rows("crossover_k", e, seed=str(s), **where) for s, e in found.items()), rows("crossover_k", last, seed=ALL, **where)]
+
+
+def _barren(curves: dict[tuple[str, int, str, str], PassCurve], kind: str, config: Config) -> set[str]:
+    """Organisms whose base solves next to nothing at the largest k, on average over seeds."""
+    solved = {name: [found.estimates[-1].value for (organism, _, arm, k), found in curves.items() if (organism, arm, k) == (name, "base", kind)] for name, *_ in curves}
+    return {name for name, values in solved.items() if np.mean(values) < config.to_lose}
 
 
 def _remedies(runs: list[Run], curves: dict[tuple[str, int, str, str], PassCurve], ks: list[int]) -> list[dict[str, Any]]:
@@ -147,24 +176,37 @@ def _remedies(runs: list[Run], curves: dict[tuple[str, int, str, str], PassCurve
 
 
 def _said(result: Result, ks: list[int]) -> list[str]:
-    kind, judged, taught, more = result.details["kind"], list[str](), list[str](), list[str]()
+    kind, more = result.details["kind"], list[str]()
+    said = {"a collapse": list[str](), "no collapse": list[str](), "open": list[str](), "nothing to lose": list[str](), "imitates a teacher, and says nothing of RLVR": list[str]()}
     for organism in dict.fromkeys(c["organism"] for c in result.details["curves"]):
         last = result.estimate("rl_minus_base", organism=organism, kind=kind, k=ks[-1], seed=ALL)
-        area = result.estimate("area_change", organism=organism, kind=kind, seed=ALL)
+        area, at_start = result.estimate("area_change", organism=organism, kind=kind, seed=ALL), result.estimate("rl_minus_base", organism=organism, kind=kind, k=ks[0], seed=ALL)
+        seen = "a collapse" if last.hi < 0 else "no collapse" if last.lo > 0 else "open"
+        if organism in result.details["barren"]:
+            seen = "nothing to lose"
         if organism in result.details["imitated"]:
-            taught.append(f"{organism} imitates a teacher and says nothing of RLVR: the second model minus base at k={ks[-1]} is {last}, area {area}.")
-            continue
-        seen = "a collapse" if last.hi < 0 else "refutes a collapse" if last.lo > 0 else "no collapse shown"
-        judged.append(f"{last} for {organism} ({seen})")
+            seen = "imitates a teacher, and says nothing of RLVR"
+        said[seen].append(f"{organism} ({_bare(last)}{', and at k=1' if at_start.hi < 0 else ''})" if seen == "a collapse" else organism)
         cross = result.estimate("crossover_k", organism=organism, kind=kind, seed=ALL)
         crossing = f", the base reaches RL at k={cross}" if cross.defined and last.hi < 0 else ""
-        unread = [f"{quantity} {' to '.join(_bare(result.estimate(quantity, organism=organism, arm=arm, seed=ALL)) for arm in ('base', 'rl'))}" for quantity in UNREAD if rows_of(result, quantity, organism=organism)]
-        more.append(f"{organism}: area {area}{crossing}{'; of its samples ' if unread else ''}{', '.join(unread)}.")
+        both = {quantity: _of_both(result, quantity, organism) for quantity in UNREAD}
+        unread = [f"{quantity} {' to '.join(_bare(e) for e in shares)}" for quantity, shares in both.items() if max((e.value for e in shares), default=0.0) > SHOWN]
+        more.append(f"{organism} ({seen}): RL minus base {_bare(at_start)} at k={ks[0]}, {_bare(last)} at k={ks[-1]}, area {_bare(area)}{crossing}{'; of its samples ' if unread else ''}{', '.join(unread)}.")
     for row in rows_of(result, "remedy_area", kind=kind, seed=ALL):
         gap = result.estimate("remedy_area", organism=row["organism"], against=row["against"], kind=kind, seed=ALL)
         more.append(f"{row['organism']} minus {row['against']} in area: {gap}, {'so the terms of RL-PLUS keep breadth' if gap.lo > 0 else 'so a remedy by RL-PLUS is ' + ('refuted' if gap.hi <= 0 else 'not shown') + ' (an upper bound of 0 or less refutes it)'}.")
-    first = f"By {kind}, RL minus base at k={ks[-1]} is {', '.join(judged)}; an interval above 0 refutes a collapse."
-    return [first if judged else "No pair here was trained by RL, so nothing is said of collapse.", *more, *taught]
+    lost, kept, unclear = said["a collapse"], said["no collapse"], said["open"]
+    judged = len(lost) + len(kept) + len(unclear)
+    first = (
+        f"By {kind}, RL minus base at k={ks[-1]} is below 0 for {len(lost)} of {judged} organisms whose base has something to lose there{', ' if lost else ''}{', '.join(lost)}, above 0 for {len(kept)}, and open for {len(unclear)}; "
+        "an interval above 0 refutes a collapse."
+    )
+    return [first if judged else "No pair here was trained by RL from a base that has something to lose, so nothing is said of collapse.", *more]
+
+
+def _of_both(result: Result, quantity: str, organism: str) -> list[Estimate]:
+    """A share of the samples of base and RL model, where it was counted."""
+    return [result.estimate(quantity, organism=organism, arm=arm, seed=ALL) for arm in ("base", "rl")] if rows_of(result, quantity, organism=organism) else []
 
 
 def _bare(e: Estimate) -> str:
@@ -178,21 +220,20 @@ def drawn(result: Result) -> list[dict[str, Any]]:
 
 
 def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
-    """pass@k of base (dashed) and RL model (solid) of each organism; bands over seeds, thin lines the seeds."""
+    """pass@k of base (dashed) and RL model (solid) of at most `MOST` organisms: those that collapse, and those beside a remedy, before others; thin lines: the seeds."""
     import matplotlib.pyplot as plt
 
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
-    curves = drawn(result)
+    first = [*(r["organism"] for r in rows_of(result, "rl_minus_base", kind=result.details.get("kind", ""), seed=ALL) if r["k"] > 1 and r["hi"] < 0), *(r[c] for r in rows_of(result, "remedy_area") for c in ("organism", "against"))]
+    names = list(dict.fromkeys([*first, *(c["organism"] for c in drawn(result))]))[:MOST]
+    curves = [c for c in drawn(result) if c["organism"] in names]
     if not curves:
         ax.text(0.5, 0.5, result.finding, ha="center", va="center", wrap=True, transform=ax.transAxes)
         return ax
-    names = list(dict.fromkeys(c["organism"] for c in curves))
     for c in curves:
-        colour, style = COLOURS[names.index(c["organism"]) % len(COLOURS)], "--" if c["arm"] == "base" else "-"
+        colour, style = OTHERS[names.index(c["organism"]) % len(OTHERS)], "--" if c["arm"] == "base" else "-"
         ax.plot(c["k"], c["value"], style, marker="o", markersize=3, color=colour, label=f"{c['organism']}, {'RL' if c['arm'] == 'rl' else 'base'}")
-        lo, hi = (np.array(c[end], float) for end in ("lo", "hi"))
-        ax.fill_between(c["k"], lo, hi, color=colour, alpha=0.1, linewidth=0)
         if len(c["seeds"]) > 1:
             for values in c["seeds"].values():
                 ax.plot(c["k"], values, style, color=colour, linewidth=0.5, alpha=0.6)

@@ -15,6 +15,7 @@ rule names it, are rates with Wilson's interval. Halves are not twins of each ot
 """
 
 import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def run(*, verdicts: pd.DataFrame, truths: pd.DataFrame, tried: pd.DataFrame | N
         mine = None if tried is None else tried[(tried["organism"] == organism) & (tried["seed"] == seed)]
         one, why = _judged(rows_of, mine, config)
         if one is not None:
-            kept = one.table[one.table["quantity"].isin(["gain", "part", "share", "lead"])]
+            kept = one.table[one.table["quantity"].isin(["gain", "part", "share", "lead"]) | ((one.table["quantity"] == "breadth") & (one.table.get("k") == one.table.get("k", pd.Series(dtype=float)).max()))]
             table += [{**where, **{str(k): v for k, v in row.items() if k not in ("arm", "grade", "k", "kind")}} for row in kept.to_dict("records")]
             for i in range(config.placebos if one.details["n_problems"] >= 4 else 0):
                 memory, named = placebo(rows_of.drop(columns=["organism", "seed"]), i, config.rule)
@@ -89,6 +90,8 @@ def run(*, verdicts: pd.DataFrame, truths: pd.DataFrame, tried: pd.DataFrame | N
     absent = {organism: lacking for organism, is_known in truth.items() if is_known and (lacking := [seed for seed in seeds if (organism, seed) not in judged])}
     for which, part in (("held out", [s for s in known if s["held_out"]]), ("set on", [s for s in known if not s["held_out"]])):
         table.append(rows("accuracy", wilson(sum(s["right"] for s in part), len(part)), seeds=which))
+        of = {t: [s for s in part if s["truth"] == t] for t in verdict.VERDICTS}
+        table += [rows("accuracy_by_truth", wilson(sum(s["right"] for s in each), len(each)), seeds=which, cause=t) for t, each in of.items() if each]
     table += [rows(quantity, wilson(sum(a[quantity] for a in alarms), len(alarms))) for quantity in ALARMS] if alarms else []
     columns = dict.fromkeys(("organism", "cause", "over", "seeds"), "")
     frame = pd.DataFrame(table).reindex(columns=["quantity", "organism", "seed", "cause", "over", "seeds", "value", "lo", "hi", "n", "method", "reason"]).fillna(columns)
@@ -134,7 +137,7 @@ def _of_alarms(result: Result) -> str:
 def _judged(counts: pd.DataFrame, tried: pd.DataFrame | None, config: Config) -> tuple[Result | None, str]:
     """The verdict on one organism and seed, with all that says whose they are removed; or why there is none."""
     blind = counts.drop(columns=["organism", "seed"])
-    temperatures = None if tried is None or tried.empty else tried[["temperature", "accuracy", "chosen"]]
+    temperatures = None if tried is None or tried.empty else tried[[c for c in ("temperature", "accuracy", "chosen", "key") if c in tried]]
     try:
         found = verdict.run(counts=blind.reset_index(drop=True), tried=temperatures, config=config.rule)
     except InvalidInput as error:
@@ -188,10 +191,50 @@ def _said(result: Result) -> list[str]:
     return [
         f"{first}; {claim}.",
         f"On the seed that set the thresholds {round(own.value * own.n)} of {own.n}." if own.defined else "",
+        _by_truth(result),
+        _closest(result),
         f"Wrong: {listed}." if wrong else "",
         f"Where nothing is known beforehand: {open_ones}." if open_ones else "",
         f"Not judged: {absent}." if absent else "",
     ]
+
+
+def _by_truth(result: Result) -> str:
+    """Accuracy of each truth on held-out seeds, and how many organisms it rests on."""
+    held = [s for s in result.details["verdicts"] if s["truth"] and s["held_out"]]
+    names = [t for t in verdict.VERDICTS if any(s["truth"] == t for s in held)]
+    each = [f"{t} {result.estimate('accuracy_by_truth', seeds='held out', cause=t)} ({len({s['organism'] for s in held if s['truth'] == t})} organisms)" for t in names]
+    return f"By truth, on held-out seeds: {', '.join(each)}; no organism is a mixture of causes by construction, so mixed and undecided are not calibrated." if each else ""
+
+
+def _closest(result: Result) -> str:
+    """How far the organisms of a known truth, of all seeds, stay from the thresholds that they could cross."""
+    known = [s for s in result.details["verdicts"] if s["truth"] and s["verdict"] != FAILED]
+    gains = {(s["organism"], s["seed"]): result.estimate("gain", organism=s["organism"], seed=s["seed"]) for s in known}
+    caused = [s for s in known if s["truth"] in CAUSES]
+    shares = {(s["organism"], s["seed"]): result.estimate("share", organism=s["organism"], seed=s["seed"], cause=s["truth"]).value for s in caused}
+    breadth = {(s["organism"], s["seed"]): result.estimate("breadth", organism=s["organism"], seed=s["seed"]) for s in known if _has(result, "breadth", s)}
+    lost = {key: -e.value for key, e in breadth.items() if e.hi < 0}
+    truth = {(s["organism"], s["seed"]): s["truth"] for s in known}
+    calls = [
+        _call("the share of a true cause is at least", shares, min, "majority", result),
+        _call("the gain of a true cause is at least", {key: gains[key].value for key in shares}, min, "least_gain", result),
+        _call("a true collapse is at least", {key: v for key, v in lost.items() if truth[key] == "collapse"}, min, "collapse", result),
+        _call("what else lies below the base at the largest k does so by at most", {key: v for key, v in lost.items() if truth[key] not in ("collapse", "degenerate")}, max, "collapse", result),
+    ]
+    return f"Closest to a threshold, of all seeds: {'; '.join(call for call in calls if call)}." if any(calls) else ""
+
+
+def _has(result: Result, quantity: str, s: dict[str, Any]) -> bool:
+    part = result.table[(result.table["quantity"] == quantity) & (result.table["organism"] == s["organism"]) & (result.table["seed"] == s["seed"])]
+    return len(part) > 0
+
+
+def _call(what: str, values: dict[tuple[str, int], float], pick: Callable[..., Any], threshold: str, result: Result) -> str:
+    if not values:
+        return ""
+    organism, seed = pick(values, key=lambda key: values[key])
+    return f"{what} {values[organism, seed]:.3f} ({organism} seed {seed}; {threshold} is {result.config['rule'][threshold]:g})"
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

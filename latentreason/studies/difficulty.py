@@ -4,14 +4,15 @@ Claim (arXiv 2605.28388): RLVR on easy and medium problems gains; on over-hard o
 steps), and damages what the model could do.
 
 Formulas. Effect = accuracy of RL minus base in bins of the base's pass rate (bins from the first half of the base's samples, effect from the
-second, so that chance does not sort itself into a gain). By the same bins: repetition, skipped operations, length. Over kept weights: accuracy, and the
-mean projection of activations at choices, read along the base's own traces, on the base's strategy vectors (in scales of the vector, from the base's mean).
+second, so that chance does not sort itself into a gain), of every organism that GRPO trained with the true reward. By the same bins, and over all: repetition, skipped
+operations, length. Over kept weights: accuracy, and the mean projection of activations at choices, read along the base's own traces, on the base's strategy vectors (in scales
+of the vector, from the base's mean), beside that on a random direction; a vector of which two halves of the problems disagree (cosine below `reliable`) is left out.
 Advantage of c right among the G of a group, as the trainer takes it (trl: the sample deviation):
 A = (1 - p) / (sqrt(p (1 - p) G / (G - 1)) + 1e-4), p = c / G; a lone success of 16 has 3.75, with the population deviation sqrt((1 - p) / p) = 3.87.
 Reinforced: share of that advantage, summed over right samples, that goes to valid traces.
 
-Harm is refuted where the interval of an organism's gain, trained on problems that its base solves in less than `over_hard` of the samples, is above 0;
-the shortcut where its lone successes are mostly valid traces.
+Harm is refuted where the interval of an organism's gain, trained on problems that its base solves in less than `over_hard` of the samples, is above 0; where the base
+solves less than `to_lose` of the judged problems, harm cannot show. The shortcut is refuted where its lone successes are mostly valid traces.
 """
 
 from dataclasses import dataclass
@@ -23,13 +24,14 @@ import pandas as pd
 
 from latentreason.errors import InvalidInput
 from latentreason.stats import Estimate, pooled_ratio, undefined, wilson
-from latentreason.studies.palette import ARMS, ROUTERS
+from latentreason.studies.palette import OTHERS
 from latentreason.studies.result import Result, rows
 from latentreason.studies.stacked import (
     ALL,
     COUNTED,
     Run,
     across,
+    by_rl,
     finished,
     mean,
     required,
@@ -44,7 +46,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TRAIN = ("too-hard", "activation-small", "collapsed")
-COLOURS = (ARMS["rl"], ARMS["hybrid"], ARMS["base"], ROUTERS[1], ROUTERS[3], ROUTERS[2])
+MOST = 4
+"""Organisms whose bins are drawn."""
 HABITS = {"repetition": "repetition", "skipped": "skipped", "answers_again": "answers_again", "length": "n_tokens", "direct": "format/direct"}
 """Quantity -> column of the counts; the last three are sums over the samples."""
 MEANS = ("repetition", "skipped")
@@ -57,14 +60,18 @@ class Config:
     """Settings.
 
     Attributes:
-        organisms: those whose bins are looked at, none for all that are there; all with training problems of their own stand in the comparison of trainings.
+        organisms: those whose bins are looked at, none for all that GRPO trained with the true reward; all with training problems of their own stand in the comparison of trainings.
         edges: of the bins of the base's pass rate.
         over_hard: base pass rate on training problems below which they are over-hard.
+        to_lose: base pass rate on the judged problems below which harm cannot show.
+        reliable: cosine between the vectors of two halves of the problems from which on projections on the whole are looked at.
     """
 
-    organisms: tuple[str, ...] = TRAIN
+    organisms: tuple[str, ...] = ()
     edges: tuple[float, ...] = (0.02, 0.25, 0.75)
     over_hard: float = 0.02
+    to_lose: float = 0.05
+    reliable: float = 0.8
     n_boot: int = 2000
     seed: int = 0
 
@@ -97,13 +104,17 @@ def run(
         InvalidInput: tables without their columns, or of different organisms.
     """
     runs = runs_of(required(counts, "counts", (*COUNTED, "correct_first")), organisms)
-    chosen = [r for r in runs.values() if r.organism in config.organisms or not config.organisms]
+    chosen = [r for r in runs.values() if (r.organism in config.organisms if config.organisms else by_rl(r))]
     if not chosen:
-        return without("difficulty", config, "effect", f"none of {', '.join(config.organisms)} has been measured", TRAIN)
+        return without("difficulty", config, "effect", f"none of {', '.join(config.organisms)} has been measured" if config.organisms else "no organism was trained by RL with the true reward", TRAIN)
     table: list[dict[str, Any]] = []
-    details: dict[str, Any] = {"bins": config.bins, "n_problems": len(chosen[0].base), "n_seeds": len({r.seed for r in chosen}), "kept": [], "projections": [], "trainings": []}
+    details: dict[str, Any] = {"bins": config.bins, "n_problems": len(chosen[0].base), "n_seeds": len({r.seed for r in chosen}), "kept": [], "projections": [], "unreliable": [], "trainings": []}
     for organism in dict.fromkeys(r.organism for r in chosen):
         of = {r.seed: r for r in chosen if r.organism == organism}
+        for habit, column in HABITS.items():
+            if all(column in r.base for r in of.values()):
+                table += seeded(f"{habit}_change", {s: mean(_habit(r, "rl", column) - _habit(r, "base", column), config) for s, r in of.items()}, organism=organism, bin=ALL)
+        steady = None if projections is None else _reliable(required(projections, "projections", ("organism", "seed", "stage", "step", "label", "problem", "value", "random", "reliability")), organism, config, details)
         for i, name in enumerate(config.bins):
             where = {"organism": organism, "bin": name}
             inside = {s: _bin_of(r, config) == i for s, r in of.items()}
@@ -113,8 +124,8 @@ def run(
                     table += seeded(f"{habit}_change", {s: mean((_habit(r, "rl", column) - _habit(r, "base", column))[inside[s]], config) for s, r in of.items()}, **where)
             if kept is not None:
                 details["kept"] += _over_steps(required(kept, "kept", ("organism", "seed", "stage", "step", "problem", "n", "correct")), of, inside, where)
-            if projections is not None:
-                found, changes = _projected(required(projections, "projections", ("organism", "seed", "stage", "step", "label", "problem", "value")), of, inside, where, config)
+            if steady is not None:
+                found, changes = _projected(steady, of, inside, where, config)
                 details["projections"] += found
                 table += changes
     if training is not None:
@@ -168,18 +179,32 @@ def _over_steps(kept: pd.DataFrame, of: dict[int, Run], inside: dict[int, np.nda
     return found
 
 
-def _projected(table: pd.DataFrame, of: dict[int, Run], inside: dict[int, np.ndarray], where: dict[str, Any], config: Config) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Mean projection in a bin at each kept step; and its change from the base to the last one, paired by problem."""
-    part, found, changes = table[table["organism"] == where["organism"]], list[dict[str, Any]](), list[dict[str, Any]]()
+def _reliable(table: pd.DataFrame, organism: str, config: Config, details: dict[str, Any]) -> pd.DataFrame:
+    """The rows of an organism whose vector two halves of the problems agree on, seed by seed; of the others the label stands in the details."""
+    part = table[table["organism"] == organism]
+    weak = part[~(part["reliability"] >= config.reliable)].groupby(["label", "seed"])["reliability"].first().reset_index()
+    details["unreliable"] += [{"organism": organism, "label": r["label"], "seed": str(r["seed"]), "reliability": float(r["reliability"])} for r in weak.to_dict("records")]
+    return part[part["reliability"] >= config.reliable]
+
+
+def _projected(part: pd.DataFrame, of: dict[int, Run], inside: dict[int, np.ndarray], where: dict[str, Any], config: Config) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Mean projection in a bin at each kept step; and its change from the base to the last one, paired by problem, beside that along a random direction."""
+    found, changes = list[dict[str, Any]](), list[dict[str, Any]]()
     for label, group in part.groupby("label"):
-        wide = {s: group[(group["seed"] == s) & group["problem"].isin(r.base.index[inside[s]])].pivot_table(index="problem", columns=["stage", "step"], values="value") for s, r in of.items()}
-        wide = {s: w for s, w in wide.items() if w.shape[1] > 1}
+        wide, aside = (_by_step(group, of, inside, column) for column in ("value", "random"))
         for at in sorted({c for w in wide.values() for c in w.columns}):
             means = {s: float(w[at].mean()) for s, w in wide.items() if at in w}
             found.append({**where, "label": label, "stage": int(at[0]), "step": int(at[1]), "value": float(np.mean(list(means.values()))), "seeds": {str(s): v for s, v in means.items()}})
-        if wide:
-            changes += seeded("projection_change", {s: mean((w.iloc[:, -1] - w.iloc[:, 0]).dropna().to_numpy(float), config) for s, w in wide.items()}, **where, label=label)
+        for quantity, each in (("projection_change", wide), ("random_change", aside)):
+            if each:
+                changes += seeded(quantity, {s: mean((w.iloc[:, -1] - w.iloc[:, 0]).dropna().to_numpy(float), config) for s, w in each.items()}, **where, label=label)
     return found, changes
+
+
+def _by_step(group: pd.DataFrame, of: dict[int, Run], inside: dict[int, np.ndarray], column: str) -> dict[int, pd.DataFrame]:
+    """Seed -> [problem, (stage, step)] of the problems of a bin, where more than one step was read."""
+    wide = {s: group[(group["seed"] == s) & group["problem"].isin(r.base.index[inside[s]])].pivot_table(index="problem", columns=["stage", "step"], values=column) for s, r in of.items()}
+    return {s: w for s, w in wide.items() if w.shape[1] > 1}
 
 
 def _trainings(runs: dict[tuple[str, int], Run], training: pd.DataFrame, config: Config, details: dict[str, Any]) -> list[dict[str, Any]]:
@@ -195,12 +220,23 @@ def _trainings(runs: dict[tuple[str, int], Run], training: pd.DataFrame, config:
         gain = {s: mean(r.rates("rl") - r.rates("base"), config) for s, r in of.items()}
         table += seeded_share("training_rate", rate, organism=organism) + seeded("gain", gain, organism=organism)
         able = any(r.rates("base").any() for r in of.values())  # a base that solves nothing says nothing of hard problems
-        details["trainings"].append({"organism": organism, "able": able, "rate": across(rate).value, **{k: getattr(across(gain), k) for k in ("value", "lo", "hi")}, "seeds": {str(s): [rate[s].value, gain[s].value] for s in of}})
-        if organism in config.organisms or not config.organisms:
+        to_lose = float(np.mean([r.rates("base").mean() for r in of.values()]))
+        details["trainings"].append({"organism": organism, "able": able, "base": to_lose, "rate": across(rate).value, **{k: getattr(across(gain), k) for k in ("value", "lo", "hi")}, "seeds": {str(s): [rate[s].value, gain[s].value] for s in of}})
+        if (str(organism), min(of)) in {(r.organism, r.seed) for r in of.values() if (r.organism in config.organisms if config.organisms else by_rl(r))}:
+            table += _pooled(part, list(of), str(organism))
             for stage, step in sorted(set(zip(part["stage"].astype(int), part["step"].astype(int), strict=True))):
                 at = part[(part["stage"] == stage) & (part["step"] == step)]
                 table += _reinforced(at, {s: str(r.facts.get("scale", "group")) for s, r in of.items()}, {"organism": organism, "stage": stage, "step": step}, config)
     return table
+
+
+def _pooled(groups: pd.DataFrame, seeds: list[int], organism: str) -> list[dict[str, Any]]:
+    """Share of valid traces among the lone successes of all weights of a training."""
+    lone = {s: groups[(groups["seed"] == s) & (groups["correct"] == 1)] for s in seeds}
+    if groups["correct_valid"].isna().any():
+        return []
+    return [*seeded_share("lone_valid_pooled", {s: wilson(int(one["correct_valid"].sum()), len(one)) for s, one in lone.items()}, organism=organism),
+            rows("lone_pooled", Estimate(float(sum(map(len, lone.values()))), float("nan"), float("nan"), len(seeds), "count", "no estimate"), organism=organism, seed=ALL)]  # fmt: skip
 
 
 def _reinforced(groups: pd.DataFrame, scales: dict[int, str], where: dict[str, Any], config: Config) -> list[dict[str, Any]]:
@@ -228,27 +264,70 @@ def _reinforced(groups: pd.DataFrame, scales: dict[int, str], where: dict[str, A
 def _said(result: Result, config: Config) -> list[str]:
     able = [t for t in result.details["trainings"] if t["able"]]
     hard = [t for t in able if t["rate"] < config.over_hard]
-    judged, lone = list[str](), list[str]()
+    judged, more, spared = list[str](), list[str](), [t["organism"] for t in hard if t["base"] < config.to_lose]
     for t in hard:
-        gain = result.estimate("gain", organism=t["organism"], seed=ALL)
+        organism, gain = t["organism"], result.estimate("gain", organism=t["organism"], seed=ALL)
         seen = "the harm that the paper reports" if gain.hi < 0 else "which refutes harm" if gain.lo > 0 else "harm is not shown"
-        judged.append(f"{gain} for {t['organism']} ({t['rate']:.1%} solved: {seen})")
-        found = rows_of(result, "lone_valid", organism=t["organism"], seed=ALL, step=0)
-        if found and np.isfinite(found[0]["value"]):
-            share, weight = (result.estimate(q, organism=t["organism"], seed=ALL, stage=0, step=0) for q in ("lone_valid", "lone_advantage"))
-            lone.append(f"In {t['organism']} a lone success of a group has the advantage {weight.value:.2f} and is a valid trace in {share} (more than half would refute the shortcut).")
-    first = f"No organism was trained on problems that its base solves in under {config.over_hard:.0%}: train too-hard."
-    if hard:
-        first = f"RL on problems that the base solves in under {config.over_hard:.0%} of the samples changes accuracy on ordinary ones by {', '.join(judged)}; an interval above 0 refutes harm."
+        if organism not in spared:
+            judged.append(f"{gain} for {organism} ({t['rate']:.1%} solved: {seen})")
+        more += [_habits_of(result, organism), _lone_of(result, organism)]
+    first = f"No organism was trained on problems that its base solves in under {config.over_hard:.0%}: train too-hard." if not hard else (
+        f"RL on problems that the base solves in under {config.over_hard:.0%} of the samples changes accuracy on the judged ones by {', '.join(judged)}; an interval above 0 refutes harm."
+        if judged else f"No organism that was trained on problems that its base solves in under {config.over_hard:.0%} is judged on problems that it could lose."
+    )  # fmt: skip
+    if spared:
+        more.append(f"Harm cannot show for {', '.join(spared)}, whose base solves under {config.to_lose:.0%} of the judged problems, too.")
     others = [t for t in able if t not in hard and np.isfinite(t["value"])]
     values = sorted(t["value"] for t in others)
-    easier = "" if not others else f"{len(others)} organism{'s' * (len(others) > 1)} with easier problems (other bases, so a direction only) gain{'s' * (len(others) == 1)} {values[0]:.2f} to {values[-1]:.2f}."
-    return [first, *lone, easier]
+    more.append("" if not others else f"{len(others)} organism{'s' * (len(others) > 1)} with easier problems (other bases, so a direction only) gain{'s' * (len(others) == 1)} {values[0]:.2f} to {values[-1]:.2f}.")
+    return [first, *more, *_said_of_projections(result)]
+
+
+def _habits_of(result: Result, organism: str) -> str:
+    """What the samples of an organism do more or less of, over all judged problems."""
+    known = [habit for habit in HABITS if rows_of(result, f"{habit}_change", organism=organism, bin=ALL)]
+    changed = [f"{habit.replace('_', ' ')} {result.estimate(f'{habit}_change', organism=organism, bin=ALL, seed=ALL)}" for habit in known]
+    return f"In {organism}, RL minus base a trace: {', '.join(changed)}; the paper reports more repetition and more skipped steps." if changed else ""
+
+
+def _lone_of(result: Result, organism: str) -> str:
+    """What the lone successes of an organism are."""
+    if not rows_of(result, "lone_valid_pooled", organism=organism):
+        return ""
+    share, n = (result.estimate(q, organism=organism, seed=ALL) for q in ("lone_valid_pooled", "lone_pooled"))
+    if not share.defined:
+        return ""
+    seen = "so they are shortcuts" if share.hi < 0.5 else "which refutes the shortcut" if share.lo > 0.5 else "which is not told apart from half"
+    advantages = rows_of(result, "lone_advantage", organism=organism, step=0)
+    weight = f"has the advantage {advantages[0]['value']:.2f} and " if advantages else ""
+    return f"In {organism} a lone success of a group {weight}is a valid trace in {share} of {n.value:.0f}, {seen} (more than half refutes the shortcut)."
+
+
+def _said_of_projections(result: Result) -> list[str]:
+    """How far activations move along reliable vectors, and along random directions."""
+    said = []
+    for organism in dict.fromkeys(p["organism"] for p in result.details["projections"]):
+        found = {q: [r for r in rows_of(result, q, organism=organism, seed=ALL) if np.isfinite(r["lo"])] for q in ("projection_change", "random_change")}
+        moved, aside = ([r for r in each if r["lo"] > 0 or r["hi"] < 0] for each in found.values())
+        if not found["projection_change"]:
+            continue
+        most = max(found["projection_change"], key=lambda r: max(r["lo"], -r["hi"]))  # the surest
+        weak = sorted({u["label"] for u in result.details["unreliable"] if u["organism"] == organism})
+        said.append(
+            f"{organism}, activations at choices from base to end: {len(moved)} of {len(found['projection_change'])} projections (vector, bin) have an interval without 0, {len(aside)} along random directions; the surest is "
+            f"{most['label']} at {most['bin']}, {result.estimate('projection_change', organism=organism, seed=ALL, label=most['label'], bin=most['bin'])} scales{'; not reliable in some seed: ' if weak else ''}{', '.join(weak)}."
+        )
+    return said
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:
-    """What `plot` draws: the effect of each organism and bin, over seeds and of each."""
-    return rows_of(result, "effect") if "bins" in result.details else []
+    """What `plot` draws: the effect by bin, over seeds and of each, of at most `MOST` organisms, from those with the hardest training problems to those with the easiest."""
+    found = rows_of(result, "effect") if "bins" in result.details else []
+    rates = {t["organism"]: t["rate"] for t in result.details.get("trainings", []) if t["able"]}
+    names = sorted(dict.fromkeys(r["organism"] for r in found), key=lambda name: rates.get(name, 1.0))
+    names = [n for n in names if n in rates] or names
+    shown = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(MOST, len(names))).round().astype(int))] if names else []
+    return sorted((r for r in found if r["organism"] in shown), key=lambda r: shown.index(r["organism"]))
 
 
 def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
@@ -264,12 +343,12 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
     names, bins = list(dict.fromkeys(r["organism"] for r in found)), result.details["bins"]
     for r in found:
         place = names.index(r["organism"])
-        x, colour, whole = bins.index(r["bin"]) + 0.22 * (place - (len(names) - 1) / 2), COLOURS[place % len(COLOURS)], r["seed"] == ALL
+        x, colour, whole = bins.index(r["bin"]) + 0.22 * (place - (len(names) - 1) / 2), OTHERS[place % len(OTHERS)], r["seed"] == ALL
         ax.plot([x + (0 if whole else 0.06)], [r["value"]], "o", color=colour, markersize=6 if whole else 3, alpha=1 if whole else 0.5)
         if whole and np.isfinite(r["lo"]):
             ax.plot([x, x], [r["lo"], r["hi"]], color=colour)
     for place, name in enumerate(names):
-        ax.plot([], [], "o", color=COLOURS[place % len(COLOURS)], label=name)
+        ax.plot([], [], "o", color=OTHERS[place % len(OTHERS)], label=name)
     ax.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     ax.set_xticks(range(len(bins)), bins)
     ax.set(xlabel="problems that the base solves in so many of its samples", ylabel="RL minus base, accuracy at T=1")

@@ -3,12 +3,13 @@
 Claim (Zhao et al. 2025, arXiv 2504.07912, "Echo Chamber"): RL amplifies one format of the pretraining mixture, within its first steps, and suppresses
 the others; which one depends on the mixture and on the size of the model.
 
-Formula: share of each format among the rollouts of a step; entropy H = -sum p ln p (nats) and effective number exp(H) of formats; the step at which one
-format first has `passes` of the rollouts. Its interval goes from the first step at which Wilson's upper bound reaches that share to the first at
-which the lower one does (rollouts of a step count as independent, which those of one prompt are not).
+Formula: share of each format among the rollouts of a step; entropy H = -sum p ln p (nats) and effective number exp(H) of formats. A run has converged where one
+format has `passes` of the rollouts of its last `window` steps; the step at which it got there is the first at which it has as much of those of as many steps, since
+one step is noisy. Its interval goes from the first at which Wilson's upper bound reaches that share to the first at which the lower one does (rollouts
+count as independent, which those of one prompt are not). Every run counts that is one stage of plain RL on a corpus of several formats, also where it learnt little.
 
-Refuted where no format passes that share; "early" where one does so only after half of the steps; "the pretraining mixture decides" where the
-winner is as often another as the corpus's leading format.
+Refuted where the upper bound of the share of converged runs is below one half; "early" where they converge only after half of their steps; "the pretraining mixture
+decides" where the winner is as often another as the corpus's leading format, which is told by leader, too.
 """
 
 import math
@@ -21,12 +22,25 @@ import pandas as pd
 from latentreason.stats import Estimate, undefined, wilson
 from latentreason.studies.palette import ARMS, ROUTERS
 from latentreason.studies.result import Result, rows
-from latentreason.studies.stacked import ALL, STANDING, bare, few, finished, last_of, required, seeded, seeded_share, steps_at, without
+from latentreason.studies.stacked import (
+    ALL,
+    STANDING,
+    bare,
+    few,
+    finished,
+    last_of,
+    required,
+    rows_of,
+    seeded,
+    seeded_share,
+    steps_at,
+    without,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TRAIN = ("activation-small", *(f"formats-{size}-{leader}" for size in ("small", "large") for leader in ("go", "think", "code") if (size, leader) != ("small", "go")))
+TRAIN = ("activation-small", "formats-small-think", "formats-small-code")
 COLOURS = ("0.35", ARMS["base"], ARMS["hybrid"], ARMS["rl"], ROUTERS[1], ROUTERS[3])
 PREFIX = "format/"
 
@@ -37,15 +51,15 @@ class Config:
 
     Attributes:
         passes: share of the rollouts at which one format has won.
-        window: last steps that are averaged into what RL ends with.
+        window: steps whose rollouts are taken together, also for what RL ends with.
         least_prior: organisms count whose corpus holds at least two formats with this share.
-        organisms: that are looked at; none for all that are there.
+        organisms: that are looked at; none for all that meet the above.
     """
 
     passes: float = 0.9
     window: int = 3
     least_prior: float = 0.1
-    organisms: tuple[str, ...] = ("activation", *TRAIN)
+    organisms: tuple[str, ...] = ()
 
 
 def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Config()) -> Result:
@@ -61,7 +75,9 @@ def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Confi
     required(organisms, "organisms", (*STANDING, "reward", "external", "split", "own_problems", "n_training", "steps", "prompts", "group", "parameters"))
     required(curves, "curves", ("organism", "seed"))
     names = [c.removeprefix(PREFIX) for c in map(str, curves) if c.startswith(PREFIX)]
-    runs = [(f, *found) for f in organisms.to_dict("records") if _chosen(f, names, config) and len((found := _shares(curves, f, names))[0])]
+    required(curves, "curves", sorted(PREFIX + name for c in map(str, organisms) if (name := c.removeprefix("prior/")) != c and organisms[c].fillna(0).gt(0).any()) if names else ())
+    chosen = [(f, *_shares(curves, f, names)) for f in organisms.to_dict("records") if _chosen(f, names, config)]
+    runs = [(f, shares, steps) for f, shares, steps in chosen if len(shares)]
     if not runs:
         return without("formats", config, "passes_at", "no organism with several formats has a curve of their shares", TRAIN)
     table: list[dict[str, Any]] = []
@@ -72,12 +88,13 @@ def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Confi
         entropies = np.array([_entropy(row) for row in shares])
         winner, leader = max(last, key=lambda n: last[n]), max(prior, key=lambda n: prior[n])
         lines.append({
-            "organism": f["organism"], "seed": str(f["seed"]), "parameters": int(f["parameters"]), "leader": leader, "winner": winner, "prior": prior, "last": last, "shares": shares.T.tolist(),
+            "organism": f["organism"], "seed": str(f["seed"]), "parameters": int(f["parameters"]), "leader": leader, "winner": winner, "converged": last[winner] >= config.passes,
+            "prior": prior, "last": last, "shares": shares.T.tolist(),
             "entropy": entropies.tolist(), **({} if steps[0] == 1 else {"steps": steps.tolist()}),
         })  # fmt: skip
         measured = {f"last_share {name}": bare(value, 1) for name, value in last.items()}
         measured |= {"effective_first": bare(math.exp(entropies[0]), 1), "effective_last": bare(math.exp(entropies[-window:].mean()), 1), "prior_of_winner": bare(prior[winner], 1)}
-        measured["passes_at"] = passes_at(shares, _rollouts(f), config.passes, steps)
+        measured["passes_at"] = passes_at(shares, _rollouts(f), config.passes, steps, window)
         seeds.setdefault(str(f["organism"]), {})[int(f["seed"])] = measured
     for organism, by_seed in seeds.items():
         for quantity in next(iter(by_seed.values())):
@@ -86,11 +103,13 @@ def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Confi
     size = {line["organism"]: line["parameters"] for line in lines}
     median = float(np.median(list(size.values())))
     for group, members in (("all", lines), ("small", [x for x in lines if x["parameters"] <= median]), ("large", [x for x in lines if x["parameters"] > median])):
-        passed = [seeds[x["organism"]][int(x["seed"])]["passes_at"] for x in members]
-        table.append(rows("converged", wilson(sum(e.defined for e in passed), len(passed)), seed=ALL, size=group))
-        table.append(rows("winner_is_leader", wilson(sum(x["winner"] == x["leader"] for x in members), len(members)), seed=ALL, size=group))
-        table.append(rows("early", wilson(sum(e.value <= x.get("steps", [len(x["entropy"])])[-1] / 2 for e, x in zip(passed, members, strict=True) if e.defined), sum(e.defined for e in passed)), seed=ALL, size=group))
+        ended = [(x, seeds[x["organism"]][int(x["seed"])]["passes_at"].value) for x in members if x["converged"]]
+        table.append(rows("converged", wilson(len(ended), len(members)), seed=ALL, size=group))
+        table.append(rows("early", wilson(sum(step <= x.get("steps", [len(x["entropy"])])[-1] / 2 for x, step in ended), len(ended)), seed=ALL, size=group))
+        table.append(rows("winner_is_leader", _leads(members), seed=ALL, size=group))
+        table += [rows("leader_wins", _leads([x for x in members if x["leader"] == name]), seed=ALL, size=group, format=name) for name in names if any(x["leader"] == name for x in members)]
     details: dict[str, Any] = {"formats": names, "runs": lines, "n_runs": len(lines), "n_seeds": len({x["seed"] for x in lines})}
+    details |= {"one_rate": len({float(f["lr"]) for f, *_ in runs if math.isfinite(f.get("lr", math.nan))}) < 2, "lost": [f"{f['organism']}, seed {f['seed']}" for f, shares, _ in chosen if not len(shares)]}
     details |= {"leader_of": "base"} if any(f.get("prior_from") == "base" for f, *_ in runs) else {}
     result = finished("formats", config, table, details)
     return result.saying(_said(result, config))
@@ -115,42 +134,56 @@ def _rollouts(f: dict[Any, Any]) -> int:
     return int(stated if math.isfinite(stated) else f["prompts"] * f["group"])
 
 
+def _leads(runs: list[dict[str, Any]]) -> Estimate:
+    return wilson(sum(run["winner"] == run["leader"] for run in runs), len(runs))
+
+
 def _entropy(shares: np.ndarray) -> float:
     """Nats, of the shares as they are among the rollouts that have a format."""
     p = shares[shares > 0] / max(shares[shares > 0].sum(), 1e-12)
     return float(-(p * np.log(p)).sum())
 
 
-def passes_at(shares: np.ndarray, n: int, passes: float, steps: np.ndarray | None = None) -> Estimate:
-    """First step (from 1) at which one format has the share; undefined where none ever has.
+def passes_at(shares: np.ndarray, n: int, passes: float, steps: np.ndarray | None = None, window: int = 1) -> Estimate:
+    """First step (from 1) at which one format has the share of the last `window` steps; undefined where none ever has.
 
     Args:
         shares: [step, format].
         n: rollouts of a step.
         passes: the share.
         steps: that the rows are of; None for 1, 2, 3 and so on.
+        window: steps whose rollouts are taken together.
     """
-    steps = np.arange(1, len(shares) + 1) if steps is None else steps
-    top = np.nanmax(shares, axis=1)
-    bounds = [wilson(round(share * n), n) for share in top]
+    steps = (np.arange(1, len(shares) + 1) if steps is None else steps)[window - 1 :]
+    top = np.nanmax(np.lib.stride_tricks.sliding_window_view(shares, window, axis=0).mean(axis=-1), axis=1)
+    bounds = [wilson(round(share * n * window), n * window) for share in top]
     firsts = [next((float(step) for step, value in zip(steps, values, strict=True) if value >= passes), math.inf) for values in ([b.hi for b in bounds], top, [b.lo for b in bounds])]
     if math.isinf(firsts[1]):
-        return undefined(f"no format reaches {passes:.0%}: at most {top.max():.0%}, in {len(top)} steps", len(top))
-    return Estimate(float(firsts[1]), float(firsts[0]), float(firsts[2]), len(top), f"first step; Wilson 95% over {n} rollouts a step")
+        return undefined(f"no format reaches {passes:.0%}: at most {top.max():.0%}, in {len(shares)} steps", len(shares))
+    return Estimate(float(firsts[1]), float(firsts[0]), float(firsts[2]), len(shares), f"first step; Wilson 95% over the {n * window} rollouts of {window} step{'s' * (window > 1)}")
 
 
 def _said(result: Result, config: Config) -> list[str]:
     converged, early, leads = (result.estimate(q, size="all") for q in ("converged", "early", "winner_is_leader"))
     n = result.details["n_runs"]
-    firsts = [e.value for e in (result.estimate("passes_at", organism=x["organism"], seed=x["seed"]) for x in result.details["runs"]) if e.defined]
+    firsts = [result.estimate("passes_at", organism=x["organism"], seed=x["seed"]).value for x in result.details["runs"] if x["converged"]]
     when = f", at step {np.median(firsts):g} (median), in the first half of the steps in {early} of them" if firsts else ""
     seen = "refutes" if converged.hi < 0.5 else "supports" if converged.lo > 0.5 else "neither supports nor refutes"
     whose = "base" if result.details.get("leader_of") == "base" else "corpus"  # of a pair of somebody's nobody knows the corpus
     mixture = f"The {whose}'s leading format wins" if leads.lo > 0.5 else f"The {whose}'s leading format mostly loses" if leads.hi < 0.5 else f"Whether the {whose}'s leading format wins is open"
+    by_leader = [f"{r['format']} {_count(r)}" for r in rows_of(result, "leader_wins", size="all")]
+    sizes = [f"{r['size']} {_count(r)}" for size in ("small", "large") for r in rows_of(result, "converged", size=size) if r["n"]]
+    lost = result.details["lost"]
     return [
-        f"One format passes {config.passes:.0%} in {converged} of {n} runs{when}, which {seen} convergence on one format (an upper bound below one half refutes it).",
-        f"{mixture} ({leads} of the runs; one half and less refutes that the mixture decides).",
+        f"RL ends with {config.passes:.0%} of its rollouts in one format in {converged} of {n} runs{when}, which {seen} convergence on one format (an upper bound below one half refutes it).",
+        f"{mixture} ({leads} of the runs; an upper bound below one half refutes that the mixture decides)" + (f"; where it is {', '.join(by_leader)}." if len(by_leader) > 1 else "."),
+        f"By size, runs that converge: {', '.join(sizes)}{'' if result.details['one_rate'] else '; learning rates differ, so size alone is not compared'}." if len(sizes) > 1 else "",
+        f"Without formats in the curve, and so not counted: {'; '.join(lost)}." if lost else "",
     ]
+
+
+def _count(row: dict[str, Any]) -> str:
+    return f"{round(row['value'] * row['n'])} of {row['n']:.0f} [{row['lo']:.2f}, {row['hi']:.2f}]"
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

@@ -6,6 +6,9 @@ ARMS = {"base": "#0072B2", "rl": "#D55E00", "hybrid": "#009E73", "control": "#7F
 ROUTERS = (ARMS["hybrid"], "#CC79A7", "#56B4E9", "#E69F00")
 """Routers that share an axis: every one is a hybrid, so the first has the hybrid's colour and none has that of base, RL or a control."""
 
+OTHERS = ("#CC79A7", "#56B4E9", "#E69F00", "#332288", "#999933", "#882255")
+"""What is no arm (organisms, rewards, formats) and stands beside others of its kind: none has the colour of an arm. The last three are from Tol's muted set."""
+
 NAMES = {"rl": "RL"}
 """Arms that are written otherwise than they are called."""
 

@@ -90,6 +90,12 @@ def plain(run: Run) -> bool:
     return bool(f["stages"] == "RLVR" and not f["external"] and f["split"] == "train" and f["own_problems"] and not few(f))
 
 
+def by_rl(run: Run) -> bool:
+    """Whether GRPO alone, with the true reward and many problems, made the RL model."""
+    f = run.facts
+    return set(str(f["stages"]).split(" > ")) == {"RLVR"} and f["reward"] == "true" and f["split"] == "train" and not few(f)
+
+
 def by_base(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
     """Runs that share base and problems: what may be compared."""
     found: dict[tuple[str, str], list[Run]] = {}

@@ -141,14 +141,18 @@ def run(*, counts: pd.DataFrame, tried: pd.DataFrame | None = None, config: Conf
     """Split the gain of one pair and name its cause.
 
     Args:
-        counts: columns `COUNT_COLUMNS`; part judged is needed, the others are for memorisation (seen) and flags (training, breadth).
-        tried: columns temperature, accuracy, chosen: how tau was calibrated, to be shown.
+        counts: columns `COUNT_COLUMNS`, and `key` where the collection has one (a word that says only which rows belong together); part judged is needed, the others are for
+            memorisation (seen) and flags (training, breadth).
+        tried: columns temperature, accuracy, chosen, and `key`: how tau was calibrated, to be shown.
         config: thresholds.
 
     Raises:
-        InvalidInput: a column that says whose tables they are, missing arms, arms on different problems (of another pair or task, say), more
-            right samples than samples, or seen problems without a clean twin each.
+        InvalidInput: a column that says whose tables they are, tables of several collections, missing arms, arms on different problems (of another pair or task, say),
+            more right samples than samples, or seen problems without a clean twin each.
     """
+    keys = {str(key) for table in (counts, tried) if table is not None and "key" in table for key in table["key"].dropna().unique()}
+    if len(keys) > 1:
+        raise InvalidInput(f"The tables are of {len(keys)} collections ({', '.join(sorted(key[:8] for key in keys))}), so of several pairs or settings: give counts and temperatures of one.")
     found = split(counts, config)
     n, total, draws = found.n, found.gain, found.parts
     why = gap_reason(total, n) or (f"RL gain {total[0]:.3f} is below {config.least_gain:g}" if total[0] < config.least_gain else "")
@@ -181,7 +185,7 @@ def run(*, counts: pd.DataFrame, tried: pd.DataFrame | None = None, config: Conf
 
 def _check(counts: pd.DataFrame) -> None:
     """Raises InvalidInput for what is no table of counts of one pair, or one that is not blind."""
-    if odd := sorted({*map(str, counts)} ^ set(COUNT_COLUMNS)):
+    if odd := sorted(({*map(str, counts)} - {"key"}) ^ set(COUNT_COLUMNS)):
         raise InvalidInput(f"A verdict reads the columns {', '.join(COUNT_COLUMNS)} and no others (it must not see whose they are); {', '.join(odd)} {'is' if len(odd) == 1 else 'are'} missing or too many.")
     if counts.duplicated(["part", "arm", "problem"]).any():
         raise InvalidInput("A problem stands twice in one arm: were tables of two pairs, or of two seeds, stacked? Give one pair's.")

@@ -160,6 +160,16 @@ class Draw:
             raise InvalidInput(f"Need 1 <= min_ops <= max_ops <= {len(LETTERS)}, the number of step letters; found {self.min_ops} and {self.max_ops}.")
 
 
+def drawable(how: Draw) -> set[str]:
+    """The operations that problems of a distribution can hold.
+
+    >>> sorted(drawable(Draw(p_hard=0.0, p_rare=0.0, operators=("rot", "inc"), must=("swp",))))
+    ['inc', 'rot', 'swp']
+    """
+    kinds = ((EASY, 1.0 - how.p_hard - how.p_rare), (HARD, how.p_hard), (RARE, how.p_rare))
+    return {name for names, share in kinds if share > 1e-9 for name in names if name in how.operators} | set(how.must)
+
+
 def misleads(start: State, operations: list[str]) -> bool:
     """Whether an author who misconceives every hard operation gets a wrong answer.
 

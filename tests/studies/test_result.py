@@ -7,8 +7,7 @@ import pytest
 
 from latentreason.errors import InvalidInput
 from latentreason.stats import Estimate
-from latentreason.studies.result import Result, rows
-from latentreason.studies.result import shown as judged
+from latentreason.studies.result import Result, rows, shown as judged
 
 HALF, NONE = Estimate(0.5, 0.25, 0.75, 8, "made up"), Estimate(math.nan, math.nan, math.nan, 8, "made up", "no gain")
 

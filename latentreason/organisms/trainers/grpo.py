@@ -124,7 +124,7 @@ def train_rl(recipe: Recipe, seed: int, base: Path, out: Path, *, stage: RL | No
         per_device_train_batch_size=rl.prompts * rl.group, gradient_accumulation_steps=1, steps_per_generation=1,
         learning_rate=rl.lr, lr_scheduler_type="constant_with_warmup", warmup_steps=4, max_grad_norm=1.0, weight_decay=0.0, adam_beta2=0.98,
         epsilon=rl.clip, beta=rl.beta, loss_type="dapo", scale_rewards=rl.scale, temperature=1.0, max_completion_length=rl.max_new_tokens,
-        shuffle_dataset=False, logging_steps=1, save_steps=20, save_total_limit=1, report_to="none", disable_tqdm=not progress,
+        shuffle_dataset=False, logging_steps=1, save_steps=rl.updates * max(1, 20 // rl.updates), save_total_limit=1, report_to="none", disable_tqdm=not progress,
         seed=seed, use_cpu=not torch.cuda.is_available(), bf16=False, gradient_checkpointing=False, remove_unused_columns=False,
     )  # fmt: skip
 
