@@ -56,6 +56,9 @@ class Estimate:
         finite = [x for x in (self.value, self.lo, self.hi) if math.isfinite(x)] or [0.0]
         width = max(finite) - min(finite)
         decimals = min(max(2, 1 - math.floor(math.log10(width))), 6) if width > 1e-9 else 2  # equal but for rounding
+        most = decimals + 2
+        while decimals < most and any(math.isfinite(x) and abs(x) > 1e-9 and round(x, decimals) == 0 for x in (self.lo, self.hi)):  # the sign of a bound decides: show it
+            decimals += 1
         if self.value > 1 and all(x == round(x) for x in finite):  # a count, such as the k of a crossover
             decimals = 0
         interval = "" if math.isnan(self.lo) else f" [{self.lo:z.{decimals}f}, {self.hi:z.{decimals}f}]"

@@ -83,7 +83,7 @@ def test_noise_does_not_sharpen_although_the_best_of_nine_temperatures_is_favour
 def test_an_organism_goes_from_its_recipe_to_a_verdict_and_is_not_collected_twice(pair, tmp_path, monkeypatch):
     case = case_of(ORGANISMS["activation"], SMALL, 0)
     counts, tried = collect(pair, case, SMALL, tmp_path / "out", progress=False)
-    assert tuple(counts) == COUNT_COLUMNS and counts.groupby("part")["arm"].nunique().to_dict() == {"judged": 8, "training": 2, "breadth": 2}
+    assert tuple(counts) == (*COUNT_COLUMNS, "key") and counts.groupby("part")["arm"].nunique().to_dict() == {"judged": 8, "training": 2, "breadth": 2}
     assert (counts.groupby("part")["n"].first() == [4, 2, 2]).all() and tried["chosen"].sum() == 1 and tried["temperature"].tolist() == [0.5, 1.0]
     assert counts.loc[counts["part"] == "judged", "valid"].isna().all() and counts.loc[counts["part"] != "judged", "valid"].notna().all()
     assert (counts["valid"].fillna(0) <= counts["strict"]).all() and verdict.run(counts=counts, tried=tried).details["verdict"] in verdict.VERDICTS
@@ -201,7 +201,8 @@ def test_a_recipe_of_ones_own_is_planned_trained_measured_and_judged_from_its_fi
     assert set(judged["problem"]) == {p.id for p in problems_of(recipe, limit=SMALL.n_problems)}  # its own problems
     said = commanded("calibrate --tiny --quiet --organisms mine.toml --seed 3")
     assert "Of 1 verdicts on organisms of held-out seeds 1 are right" in said
-    tables = Path("artifacts/results/zoo/tables")
+    tables = Path("artifacts/runs/calibration/tables")  # one's own organisms do not enter the committed zoo unasked
+    assert not Path("artifacts/results/zoo").exists()
     assert judge_zoo.collect_zoo([ACTIVATION], [0], tables, SMALL, progress=False) == {}
     truths = read_table(tables / "verdicts_truths.parquet")  # what a recipe states is kept beside the zoo's
     assert truths.set_index("organism")["truth"].to_dict() == {"activation": "timing", "mine": "undefined"}

@@ -8,7 +8,7 @@ import numpy as np
 from latentreason.figures.figure import Figure, Results
 from latentreason.figures.style import canvas, dots, say
 from latentreason.studies import boundary, curriculum, difficulty, formats, one_shot, spurious
-from latentreason.studies.palette import ARMS, NAMES, ROUTERS
+from latentreason.studies.palette import ARMS, NAMES, OTHERS
 from latentreason.studies.result import Result
 from latentreason.studies.stacked import ALL, rows_of
 
@@ -90,8 +90,14 @@ def _draw_spurious(result: Result, numbers: Numbers) -> "Drawing":
     _draw_moved(heat, numbers["moved"])
     axes[0].set(title="Gain (filled: with clip, rings: without)")
     for ax, base in zip(axes[1:], result.details["bases"], strict=True):
-        for line in (line for line in numbers["behaviour"] if line["base"] == base):
-            ax.plot(line["step"], line["value"], "-" if line["clip"] == "clip" else ":", color=spurious.COLOURS.get(line["reward"], "black"), linewidth=1)
+        for reward, clip in dict.fromkeys((line["reward"], line["clip"]) for line in numbers["behaviour"] if line["base"] == base):
+            lines = [line for line in numbers["behaviour"] if (line["base"], line["reward"], line["clip"]) == (base, reward, clip)]
+            steps = sorted(set.intersection(*(set(line["step"]) for line in lines)))
+            values = np.array([[dict(zip(line["step"], line["value"], strict=True))[step] for step in steps] for line in lines])
+            colour = spurious.COLOURS.get(reward, "black")
+            ax.plot(steps, values.mean(0), "-" if clip == "clip" else ":", color=colour, linewidth=1.2)
+            if clip == "clip":
+                ax.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.12, linewidth=0)
         ax.set(title=f"Behaviour, strategies latent: {'no' if base.startswith('none') else 'yes'}", ylabel=f"{numbers['name'].rpartition('/')[2]} a trace")
         _steps(ax)
     heights = [ax.get_ylim() for ax in axes[1:]]
@@ -181,42 +187,46 @@ def _draw_formats(result: Result, numbers: Numbers) -> "Drawing":
 
 
 def _boundary(result: Result) -> Numbers:
-    kind = result.details["kind"]
-    changes = {name: _rows(result, name, "organism", seed=ALL) for name in ("effective_paths_change", "right_paths_change", "entropy_change")}
+    kind, places = result.details["kind"], {"first": 1, "last": result.config["max_k"]}
+    columns = {name: _rows(result, "rl_minus_base", "organism", kind=kind, k=k) for name, k in places.items()}
+    columns |= {name: _rows(result, name, "organism", seed=ALL) for name in ("effective_paths_change", "right_paths_change", "entropy_change")}
+    columns["last"] += [{**r, "organism": f"{r['organism']} minus {r['against']}"} for r in _rows(result, "remedy_at", "organism", "against", kind=kind)]  # RL minus RL
     return {
+        "max_k": places["last"], "curves": boundary.drawn(result), "columns": columns,
         "unread": [row for quantity in boundary.UNREAD for row in _rows(result, quantity, "quantity", "organism", "arm", seed=ALL)],
-        "curves": boundary.drawn(result), "areas": _rows(result, "area_change", "organism", kind=kind), "changes": changes,
-        "remedies": _rows(result, "remedy_area", "organism", "against", kind=kind),
     }  # fmt: skip
 
 
 def _draw_boundary(result: Result, numbers: Numbers) -> "Drawing":
-    figure, (left, middle, right, unread) = canvas(16.5, 4.8, (1.2, 1, 1, 0.9))
+    columns, titles = numbers["columns"], {"first": "pass@1", "last": f"pass@{numbers['max_k']}", "effective_paths_change": "effective paths", "right_paths_change": "right paths", "entropy_change": "entropy"}
+    names = list(dict.fromkeys(r["organism"] for r in columns["last"]))
+    figure, (left, *forest, unread) = canvas(19.0, 2.0 + 0.24 * max(10, len(names)), (1.9, 1.1, 1.1, 1, 1, 1, 0.9))
     boundary.plot(result, left)
-    for i, arm in enumerate(("base", "rl")):
-        rows = [{**r, "label": f"{r['quantity']},\n{r['organism']}", "colour": ARMS[arm]} for r in numbers["unread"] if r["arm"] == arm]
-        dots(unread, rows, shift=0.25 * i, label=NAMES.get(arm, arm))
-    unread.set(xlabel="share of the samples", title="Not read, or cut")
-    if numbers["unread"]:
-        unread.legend()
     left.set(title="pass@k (solid: RL, dashed: base)")
-    names = list(dict.fromkeys(c["organism"] for c in numbers["curves"]))
-    colours = {name: boundary.COLOURS[i % len(boundary.COLOURS)] for i, name in enumerate(names)}
-    if (legend := left.get_legend()) is not None:  # below, since curves of several organisms leave no room
-        legend.remove()
-        figure.legend([left.plot([], [], color=colour)[0] for colour in colours.values()], names, loc="outside lower left", ncols=len(names))
-    rows = [{**r, "label": r["organism"], "of": r["organism"], "colour": colours[r["organism"]]} for r in numbers["areas"]]
-    rows += [{**r, "label": f"{r['organism']} minus\n{r['against']}", "of": (r["organism"], r["against"]), "colour": "black"} for r in numbers["remedies"]]
-    _seeded(middle, rows)
-    _zero(middle)
-    middle.set(xlabel="coverage area: RL minus base (black: RL minus RL)", title="Coverage")
-    texts = {"effective_paths_change": "effective paths\na problem", "right_paths_change": "right paths\na problem", "entropy_change": "entropy,\nnats a token"}
-    changes = [{**r, "label": "" if i else texts[name], "colour": colours[r["organism"]]} for name, found in numbers["changes"].items() for i, r in enumerate(found)]
-    dots(right, changes)
-    _zero(right)
-    right.set_xscale("symlog", linthresh=0.1)
-    right.margins(x=0.1)
-    right.set(xlabel="RL minus base", title="Breadth")
+    for ax, (name, rows) in zip(forest, columns.items(), strict=True):
+        whole = {r["organism"]: r for r in rows if r["seed"] == ALL}
+        for y, organism in enumerate(names):
+            for r in (r for r in rows if r["organism"] == organism and np.isfinite(r["value"])):
+                colour, one = ARMS["rl"] if name == "last" and whole[organism]["hi"] < 0 else "black", r["seed"] != ALL
+                ax.plot([r["value"]], [y + 0.22 * one], "o", color=colour, markersize=3 if one else 5, alpha=0.6 if one else 1)
+                if not one and np.isfinite(r["lo"]):
+                    ax.plot([r["lo"], r["hi"]], [y, y], color=colour)
+        _zero(ax)
+        if name in ("first", "last"):
+            ax.set_xlim(-1.05, 1.05)
+        ax.set(title=titles[name], xlabel="RL minus base, nats a token" if name == "entropy_change" else "RL minus base, a problem" if "paths" in name else "RL minus base")
+        ax.set_yticks(range(len(names)), names if ax is forest[0] else [""] * len(names), fontsize=7)
+        ax.set_ylim(len(names) - 0.4, -0.5)
+    for i, arm in enumerate(("base", "rl")):
+        shares = {organism: [r for r in numbers["unread"] if (r["organism"], r["arm"]) == (organism, arm)] for organism in names}
+        for y, organism in enumerate(names):
+            for r in shares[organism]:
+                unread.plot([r["value"]], [y + 0.25 * i], "o" if r["quantity"] == "unparsed" else "x", color=ARMS[arm], markersize=4)
+        unread.plot([], [], "o", color=ARMS[arm], markersize=4, label=f"{NAMES.get(arm, arm)}, unparsed")
+    unread.plot([], [], "x", color="0.4", markersize=4, label="cut")
+    unread.set_yticks(range(len(names)), [""] * len(names))
+    unread.set(xlabel="share of the samples", title="Not read", ylim=(len(names) - 0.4, -0.5), xlim=(-0.05, 1.05))
+    figure.legend(*unread.get_legend_handles_labels(), loc="outside lower right", ncols=3)
     return figure
 
 
@@ -227,7 +237,7 @@ def _difficulty(result: Result) -> Numbers:
     projected = list(dict.fromkeys(r["organism"] for r in rows_of(result, "projection_change")))
     shown = min(projected, key=lambda name: next((t["rate"] for t in result.details["trainings"] if t["organism"] == name), 1.0), default="")
     return {
-        "bins": result.details["bins"], "effects": _rows(result, "effect", "organism", "bin"), "trainings": result.details["trainings"], "over_hard": result.config["over_hard"],
+        "bins": result.details["bins"], "effects": [{k: r[k] for k in ("organism", "bin", *KEEP)} for r in difficulty.drawn(result)], "trainings": result.details["trainings"], "over_hard": result.config["over_hard"],
         "lone": _rows(result, "lone_valid", "organism", "stage", "step", seed=ALL), "shown": shown, "projections": _rows(result, "projection_change", "label", "bin", organism=shown, seed=ALL) if shown else [],
     }  # fmt: skip
 
@@ -244,7 +254,7 @@ def _named_apart(ax: "Axes", points: list[Numbers]) -> None:
 def _draw_difficulty(result: Result, numbers: Numbers) -> "Drawing":
     figure, (effect, trained, lone, heat) = canvas(17.0, 4.6, (1.2, 1, 0.9, 1))
     difficulty.plot(result, effect)
-    effect.set(title="Effect by difficulty of the problem")
+    effect.set(title="Effect by difficulty of the problem", ylim=(-1.05, 1.05))
     for t in numbers["trainings"]:
         hard = t["rate"] < numbers["over_hard"]
         trained.plot([t["rate"]], [t["value"]], "o", color=ARMS["rl"] if hard else ARMS["base"], markersize=6)
@@ -256,33 +266,44 @@ def _draw_difficulty(result: Result, numbers: Numbers) -> "Drawing":
     _zero(trained, vertical=False)
     trained.set(xlabel="base's pass rate on the training problems", ylabel="gain on the judged problems", title="Training on harder problems")
     order = list(dict.fromkeys(r["organism"] for r in numbers["effects"]))
-    for name in dict.fromkeys(r["organism"] for r in numbers["lone"]):
+    for name in order:
         part = [r for r in numbers["lone"] if r["organism"] == name]
-        colour = difficulty.COLOURS[order.index(name) % len(difficulty.COLOURS)]
-        lone.plot([r["step"] for r in part], np.array([r["value"] for r in part], float), "o-", color=colour, markersize=4, label=name)
-        for r in part:
-            if np.isfinite(r["lo"]):
-                lone.plot([r["step"]] * 2, [r["lo"], r["hi"]], color=colour, linewidth=0.8, alpha=0.6)
+        colour, shift = OTHERS[order.index(name) % len(OTHERS)], 0.8 * order.index(name)
+        for r in (r for r in part if np.isfinite(r["lo"])):
+            lone.plot([r["step"] + shift] * 2, [r["lo"], r["hi"]], color=colour, linewidth=0.8, alpha=0.6)
+        if part:
+            lone.plot([r["step"] + shift for r in part], np.array([r["value"] for r in part], float), "o", color=colour, markersize=4, label=name)
+    lone.axhline(0.5, color="0.7", linestyle=":", linewidth=0.8)
     lone.set(ylabel="share with a valid trace", ylim=(-0.03, 1.03), title="Lone successes of a group")
     _steps(lone)
-    if numbers["lone"]:
-        lone.legend()
-    if not numbers["projections"]:
-        say(heat, "no kept weights were projected")
-        return figure
-    labels, bins = sorted({r["label"] for r in numbers["projections"]}), numbers["bins"]
-    grid = np.full((len(labels), len(bins)), np.nan)
-    for r in numbers["projections"]:
-        grid[labels.index(r["label"]), bins.index(r["bin"])] = r["value"]
-    extent = float(np.nanmax(np.abs(grid), initial=0.1))
-    image = heat.imshow(grid, cmap="PuOr", vmin=-extent, vmax=extent, aspect="auto")
-    for (y, x), value in np.ndenumerate(grid):
-        heat.text(x, y, "-" if np.isnan(value) else f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if abs(value) > 0.6 * extent else "black")
-    heat.set_xticks(range(len(bins)), bins, fontsize=7)
-    heat.set_yticks(range(len(labels)), labels)
-    heat.set(title=f"Projection, end minus base: {numbers['shown']}", xlabel="base's pass rate")
-    figure.colorbar(image, ax=heat, label="scales of the vector")
+    _draw_projections(heat, numbers)
+    handles = {name: effect.plot([], [], "o", color=OTHERS[i % len(OTHERS)])[0] for i, name in enumerate(order)}
+    if (legend := effect.get_legend()) is not None:
+        legend.remove()
+    figure.legend(list(handles.values()), list(handles), loc="outside lower left", ncols=len(handles))
     return figure
+
+
+def _draw_projections(ax: "Axes", numbers: Numbers) -> None:
+    """End minus base by vector and bin, of one organism; grey where the interval includes 0, or is of one seed alone."""
+    if not numbers["projections"]:
+        return say(ax, "no kept weights were projected on a vector that two halves of the problems agree on")
+    labels, bins = sorted({r["label"] for r in numbers["projections"]}), numbers["bins"]
+    grid, sure = np.full((len(labels), len(bins)), np.nan), np.zeros((len(labels), len(bins)), bool)
+    for r in numbers["projections"]:
+        place = labels.index(r["label"]), bins.index(r["bin"])
+        grid[place], sure[place] = r["value"], bool(r["lo"] > 0 or r["hi"] < 0) and not str(r["reason"]).startswith("one seed")
+    extent = float(np.nanmax(np.abs(grid[sure]), initial=0.1))
+    image = ax.imshow(np.where(sure, grid, np.nan), cmap="PuOr", vmin=-extent, vmax=extent, aspect="auto")
+    for (y, x), value in np.ndenumerate(grid):
+        dark = sure[y, x] and abs(value) > 0.6 * extent
+        ax.text(x, y, "-" if np.isnan(value) else f"{value:.2f}", ha="center", va="center", fontsize=7, color="white" if dark else "black" if sure[y, x] else "0.6")
+    ax.set_xticks(range(len(bins)), bins, fontsize=7)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set(title=f"Projection, end minus base: {numbers['shown']}", xlabel="base's pass rate")
+    if sure.any():
+        ax.figure.colorbar(image, ax=ax, label="scales of the vector (grey: interval with 0, or one seed)")
+    return None
 
 
 # --- curriculum --------------------------------------------------------------------------------------------------------
@@ -297,7 +318,7 @@ def _draw_curriculum(result: Result, numbers: Numbers) -> "Drawing":
     figure, (left, right) = canvas(11.0, 4.8, (1.2, 1))
     curriculum.plot(result, left)
     left.set(title="After each order of stages")
-    colours = {kind: (ARMS["rl"], ROUTERS[0])[i] for i, kind in enumerate(dict.fromkeys(r["kind"] for r in numbers["gains"]))}
+    colours = {kind: OTHERS[2 * i] for i, kind in enumerate(dict.fromkeys(r["kind"] for r in numbers["gains"]))}
     rows = [{**r, "label": f"{r['order'].replace('>', 'then')}\nover the better part", "of": (r["order"], r["kind"]), "colour": colours[r["kind"]]} for r in numbers["gains"]]
     rows += [{**r, "label": f"{r['order'].replace('>', 'then')}\nminus the reverse", "of": (r["order"], r["kind"], ""), "colour": colours[r["kind"]]} for r in numbers["orders"]]
     for kind, colour in colours.items():
@@ -311,18 +332,19 @@ def _draw_curriculum(result: Result, numbers: Numbers) -> "Drawing":
 
 ZOO_FIGURES: dict[str, Figure] = {
     "spurious": _made("spurious", _spurious, _draw_spurious,
-        "Gain in accuracy by reward and base; how often the behaviour occurs in the rollouts of each RL step, one line a seed; and how each format (share of the traces) and strategy (occurrences a trace) "
+        "Gain in accuracy by reward and base; how often the behaviour occurs in the rollouts of each RL step (mean over seeds, with clip from the lowest to the highest); and how each format (share of the traces) and strategy (occurrences a trace) "
         "moved on the judged problems (right; bold: the interval is without 0)."),
     "one_shot": _made("one_shot", _one_shot, _draw_one_shot,
         "Gain by number of different training problems (left), and each run's share of the gain of the full set (right; lines at 0, at what counts as most, and at 1)."),
     "formats": _made("formats", _formats, _draw_formats,
         "Effective number exp(H) of trace formats over RL steps (left); shares of the formats in the corpus and at the end of RL, and the step at which one first passes (right). Every line and bar is one run."),
     "boundary": _made("boundary", _boundary, _draw_boundary,
-        "pass@k before and after RL (left), change of the coverage area, and of RL-PLUS against the same training without its terms (middle), change of the breadth of samples (colours as on the left); and samples that the checker "
-        "could not read, or that the length limit cut: none is left out (right)."),
+        "pass@k before and after RL of those that collapse or stand beside a remedy (left); RL minus base of pass@1, of pass@k at the largest k (vermilion: below 0) and of the breadth of samples, an organism a row, small dots the seeds; and "
+        "samples that the checker could not read, or that the length limit cut: none is left out (right). What imitates a teacher from one's base stands among the rows, too."),
     "difficulty": _made("difficulty", _difficulty, _draw_difficulty,
         "Effect of RL by the base's pass rate (bins from one half of its samples, effect from the other); gain by the base's pass rate on the training problems, over-hard ones in vermilion; "
-        "share of lone successes whose trace is valid (Wilson within a seed); and how activations at choices move along the base's strategy vectors, on the base's own traces."),
+        "share of lone successes whose trace is valid (Wilson within a seed; dotted: one half, colours as on the left); and how activations at choices move along the base's strategy vectors, on the base's own traces, where two halves of the problems agree "
+        "on the vector."),
     "curriculum": _made("curriculum", _curriculum, _draw_curriculum,
         "pass@1, pass@k and coverage after each order of stages (left); pass@1 of a sequence minus the better of its parts alone, and minus the reverse order (right), by the answer and by answer and trace."),
 }  # fmt: skip

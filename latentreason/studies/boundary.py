@@ -215,22 +215,25 @@ def _bare(e: Estimate) -> str:
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:
-    """The curves that `plot` draws: those of the strictest kind."""
-    return [c for c in result.details.get("curves", []) if c["kind"] == result.details["kind"]]
+    """The curves that `plot` draws: those of the strictest kind, of at most `MOST` organisms: what collapses, and what stands beside a remedy, before others."""
+    curves = [c for c in result.details.get("curves", []) if c["kind"] == result.details["kind"]]
+    lost = [r["organism"] for r in rows_of(result, "rl_minus_base", seed=ALL) if curves and r["kind"] == result.details["kind"] and r["k"] > 1 and r["hi"] < 0]
+    first = [*lost, *(r[c] for r in rows_of(result, "remedy_area") for c in ("organism", "against"))]
+    names = list(dict.fromkeys([*first, *(c["organism"] for c in curves)]))[:MOST]
+    return sorted((c for c in curves if c["organism"] in names), key=lambda c: names.index(c["organism"]))
 
 
 def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
-    """pass@k of base (dashed) and RL model (solid) of at most `MOST` organisms: those that collapse, and those beside a remedy, before others; thin lines: the seeds."""
+    """pass@k of base (dashed) and RL model (solid) of some organisms (`drawn`); thin lines: the seeds."""
     import matplotlib.pyplot as plt
 
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
-    first = [*(r["organism"] for r in rows_of(result, "rl_minus_base", kind=result.details.get("kind", ""), seed=ALL) if r["k"] > 1 and r["hi"] < 0), *(r[c] for r in rows_of(result, "remedy_area") for c in ("organism", "against"))]
-    names = list(dict.fromkeys([*first, *(c["organism"] for c in drawn(result))]))[:MOST]
-    curves = [c for c in drawn(result) if c["organism"] in names]
+    curves = drawn(result)
     if not curves:
         ax.text(0.5, 0.5, result.finding, ha="center", va="center", wrap=True, transform=ax.transAxes)
         return ax
+    names = list(dict.fromkeys(c["organism"] for c in curves))
     for c in curves:
         colour, style = OTHERS[names.index(c["organism"]) % len(OTHERS)], "--" if c["arm"] == "base" else "-"
         ax.plot(c["k"], c["value"], style, marker="o", markersize=3, color=colour, label=f"{c['organism']}, {'RL' if c['arm'] == 'rl' else 'base'}")

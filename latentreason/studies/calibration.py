@@ -220,7 +220,7 @@ def _closest(result: Result) -> str:
         _call("the share of a true cause is at least", shares, min, "majority", result),
         _call("the gain of a true cause is at least", {key: gains[key].value for key in shares}, min, "least_gain", result),
         _call("a true collapse is at least", {key: v for key, v in lost.items() if truth[key] == "collapse"}, min, "collapse", result),
-        _call("what else lies below the base at the largest k does so by at most", {key: v for key, v in lost.items() if truth[key] not in ("collapse", "degenerate")}, max, "collapse", result),
+        _call("below the base at the largest k others with a true cause lie by at most", {key: v for key, v in lost.items() if truth[key] in CAUSES}, max, "collapse", result),
     ]
     return f"Closest to a threshold, of all seeds: {'; '.join(call for call in calls if call)}." if any(calls) else ""
 

@@ -5,8 +5,8 @@ beats either alone, and plain imitation (SFT) of the same traces makes a model w
 
 Formula: pass@1, pass@k and coverage area of each order of stages (SRL, SFT, RLVR and their sequences), same base, problems and expert traces; coverage =
 share of the problems with at least one right sample (valid trace, where a checker exists). Gain of a sequence = its pass@1 minus that of
-the better of its parts alone, paired by problem (which of the two is better is seen on the same samples, so the gain is a cautious one). Order = A then B
-minus B then A.
+the better of its parts alone, paired by problem (which of the two is better is seen on the same samples, so the gain is a cautious one). A sequence was trained as
+long as both of its parts, so beside it stands RLVR twice ("RLVR > RLVR"): what it has beyond that is no matter of more training. Order = A then B minus B then A.
 
 Both are told by the answer, too: a reward for answers may raise them by traces that are not valid, and then the two disagree.
 
@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from latentreason.stats import Estimate, summary
-from latentreason.studies.palette import ARMS, ROUTERS
-from latentreason.studies.result import Result
+from latentreason.studies.palette import OTHERS
+from latentreason.studies.result import Result, shown
 from latentreason.studies.stacked import (
     ALL,
     Run,
@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TRAIN = tuple(f"curriculum-{order}" for order in ("srl", "sft", "rlvr", "srl-rlvr", "sft-rlvr", "rlvr-sft"))
-ORDERS = ("base", "SRL", "SFT", "RLVR", "SRL > RLVR", "SFT > RLVR", "RLVR > SFT")
-COLOURS = {"pass@1": ARMS["rl"], "pass@k": ROUTERS[0], "coverage": ARMS["base"]}
+TWICE = "RLVR > RLVR"
+ORDERS = ("base", "SRL", "SFT", "RLVR", TWICE, "SRL > RLVR", "SFT > RLVR", "RLVR > SFT")
+COLOURS = {"pass@1": OTHERS[0], "pass@k": OTHERS[1], "coverage": OTHERS[3]}
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,11 @@ def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, config: Config = Confi
         if stages == "SFT":
             table += seeded("imitation_effect", {s: mean(r.rates("rl") - r.rates("base"), config) for s, r in of.items()}, order=stages, kind="answer")
         parts = stages.split(" > ")
-        if len(parts) == 2 and all(part in chosen for part in parts):
+        if len(set(parts)) == 2 and len(parts) == 2 and all(part in chosen for part in parts):
             other = " > ".join(reversed(parts))
             for each, by in kinds.items():
+                if TWICE in chosen:
+                    table += seeded("beyond_twice", {s: mean(r.rates("rl", by) - chosen[TWICE][s].rates("rl", by), config) for s, r in of.items() if s in chosen[TWICE]}, order=stages, against=TWICE, kind=each)
                 table += seeded("sequence_gain", {s: _over_best(r, [chosen[part][s] for part in parts if s in chosen[part]], by, config) for s, r in of.items() if all(s in chosen[p] for p in parts)}, order=stages, kind=each)
                 if other in chosen and stages < other:
                     table += seeded("order_effect", {s: mean(r.rates("rl", by) - chosen[other][s].rates("rl", by), config) for s, r in of.items() if s in chosen[other]}, order=stages, against=other, kind=each)
@@ -131,9 +134,16 @@ def _orders(result: Result, kind: str) -> list[str]:
     return said
 
 
+def _twice(result: Result, kind: str) -> str:
+    """What sequences have beyond as much training with the reward alone."""
+    found = [(row["order"], result.estimate("beyond_twice", order=row["order"], seed=ALL, kind=kind)) for row in rows_of(result, "beyond_twice", seed=ALL, kind=kind)]
+    judged = [f"{gain} for {order} ({shown(gain, 'more', 'not more', 'open')})" for order, gain in found]
+    return f"Beside RLVR twice, which is trained as long, pass@1 by {kind} differs by {', '.join(judged)}." if found else "No RLVR of the length of a sequence stands beside them, so more training alone may do it."
+
+
 def _said(result: Result) -> list[str]:
     kind, kinds = result.details["kind"], result.details["kinds"]
-    said = [f"By {kind}, a sequence's {_sequences(result, kind)}; an interval below 0 refutes that the two together beat each.", *_orders(result, kind)]
+    said = [f"By {kind}, a sequence's {_sequences(result, kind)}; an interval below 0 refutes that the two together beat each.", _twice(result, kind), *_orders(result, kind)]
     if "SFT" in result.details["orders"]:
         effect = result.estimate("imitation_effect", order="SFT", seed=ALL)
         said.append(f"Imitation alone changes accuracy by {effect}, so {'it makes the model worse' if effect.hi < 0 else 'that it makes the model worse is refuted' if effect.lo > 0 else 'that it makes the model worse is not shown'}.")

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from latentreason.stats import Estimate, undefined, wilson
-from latentreason.studies.palette import ARMS, ROUTERS
+from latentreason.studies.palette import OTHERS
 from latentreason.studies.result import Result, rows
 from latentreason.studies.stacked import (
     ALL,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TRAIN = ("activation-small", "formats-small-think", "formats-small-code")
-COLOURS = ("0.35", ARMS["base"], ARMS["hybrid"], ARMS["rl"], ROUTERS[1], ROUTERS[3])
+COLOURS = OTHERS
 PREFIX = "format/"
 
 

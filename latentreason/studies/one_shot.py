@@ -5,9 +5,10 @@ teaches was there before.
 
 Formula: gain(n) = accuracy of RL minus base on test problems, where the training problems are n different ones; share(n) = gain(n) / gain of the full
 set, same base and seed, paired by problem. Spread over the problem chosen: standard deviation of the shares of n = 1 within a seed, lowest
-and highest.
+and highest. Number: share of the next larger number of problems minus share(1), paired by problem.
 
-Refuted where the interval of share(1) lies below `most`; and where shares differ so much that the problem chosen matters more than their number.
+Refuted where the interval of share(1) lies below `most`. That the problem chosen matters less than their number is refuted where that spread exceeds the upper bound of what the
+next larger number adds.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from latentreason.stats import Estimate, gap_recovered, undefined
+from latentreason.stats import Estimate, gap_difference, gap_recovered, undefined
 from latentreason.studies.palette import ARMS
 from latentreason.studies.result import Result, rows
 from latentreason.studies.stacked import ALL, Run, bare, by_base, few, finished, mean, plain, rows_of, runs_of, seeded, without
@@ -67,6 +68,7 @@ def _measured(full: dict[int, Run], small: list[Run], config: Config) -> Result:
     if full:
         trained[int(next(iter(full.values())).facts["n_training"])] = list(full.values())
     largest = max(trained)
+    table += _by_number(trained, full, config)
     for size, runs in trained.items():
         where = {"n_training": size, "problems": "all" if full and size == largest else str(size)}
         seeds = sorted({r.seed for r in runs})
@@ -80,8 +82,20 @@ def _measured(full: dict[int, Run], small: list[Run], config: Config) -> Result:
             table += _spread({s: [shares[r.organism, s].value for r in each] for s, each in of.items()}, where)
     first = next(iter(trained[sizes[0]]))
     details = {"n_problems": len(first.base), "n_seeds": len({r.seed for r in small}), "organisms": sorted({r.organism for r in small})}
+    details["one_rate"] = len({float(r.facts["lr"]) for each in trained.values() for r in each if "lr" in r.facts}) < 2
     result = finished("one_shot", config, table, details)
     return result.saying(_said(result, config))
+
+
+def _by_number(trained: dict[int, list[Run]], full: dict[int, Run], config: Config) -> list[dict[str, Any]]:
+    """Share of the next larger number of problems minus that of the smallest, paired by problem."""
+    smallest, *larger = sorted(size for size in trained)
+    if not full or len(larger) < 2:  # the largest is the full set
+        return []
+    rates = {size: {s: np.mean([r.rates("rl") for r in trained[size] if r.seed == s], axis=0) for s in {r.seed for r in trained[size]}} for size in (smallest, larger[0])}
+    both = sorted(rates[smallest].keys() & rates[larger[0]].keys() & full.keys())
+    gaps = {s: gap_difference(full[s].rates("base"), full[s].rates("rl"), rates[larger[0]][s], rates[smallest][s], n_boot=config.n_boot, seed=config.seed) for s in both}
+    return seeded("by_number", gaps, n_training=larger[0], problems=str(larger[0])) if gaps else []
 
 
 def _share(runs: list[Run], full: Run | None, config: Config) -> Estimate:
@@ -113,7 +127,16 @@ def _said(result: Result, config: Config) -> list[str]:
     if not spread.defined:
         return [first]
     low, high = (result.estimate(q, seed=ALL, n_training=one).value for q in ("lowest", "highest"))
-    return [first, f"Over the problem chosen the share has a standard deviation of {spread.value:.2f} within a seed, from {low:.2f} to {high:.2f} in {spread.n} runs."]
+    more = [first, f"Over the problem chosen the share has a standard deviation of {spread.value:.2f} within a seed, from {low:.2f} to {high:.2f} in {spread.n} runs."]
+    for row in rows_of(result, "by_number", seed=ALL):
+        added = result.estimate("by_number", seed=ALL, n_training=row["n_training"])
+        seen = "more" if spread.value > added.hi else "less" if spread.value < added.lo else "neither more nor less, as far as is seen,"
+        more.append(f"{row['n_training']:.0f} problems in place of {one} add {added}, so which problem is chosen matters {seen} than how many{_rates(result)}.")
+    return more
+
+
+def _rates(result: Result) -> str:
+    return "" if result.details["one_rate"] else " (learning rates differ with the number)"
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ both, one or neither solves with all of its samples. Efficiency gap: pass@k of t
 coverage: share of the tokens of greedy RL traces that are the base's own greedy choice there (RAST, arXiv 2506.15710). Perplexity of a
 set of traces: exp of the mean negative log-probability of its tokens, pooled.
 
-Refuted where RL stays above the base with the largest k's interval of the difference above 0.
+Refuted where RL stays above the base with the largest k's interval of the difference above 0, at a k of at least `large_k`, and while the base still misses more than
+`ceiling` of what there is to solve: where both solve all but everything, large k says only that RL adds no solutions.
 """
 
 from collections.abc import Callable
@@ -38,7 +39,7 @@ from latentreason.stats import (
     wilson,
 )
 from latentreason.studies.palette import ARMS, NAMES
-from latentreason.studies.result import Result, different_prompts, of_one_pair, one_arm_each, rows, same_pair
+from latentreason.studies.result import Result, different_prompts, of_one_pair, one_arm_each, rows, same_pair, shown
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -52,10 +53,19 @@ LIKELIHOOD = ("problem", "sample", "arm", "correct", "n_tokens", "base_nats", "r
 
 @dataclass(frozen=True)
 class Config:
-    """Settings. `n_answers` is the number of possible answers (for the guessing floor), None where it is unbounded."""
+    """Settings.
+
+    Attributes:
+        max_k, hybrid_max_k: largest k, of base and RL, and of the hybrid.
+        large_k: from which on a k is large, as the claim means it.
+        ceiling: share of the problems that a base may miss at the largest k and still have solved all but everything.
+        n_answers: number of possible answers (for the guessing floor), None where it is unbounded.
+    """
 
     max_k: int = 256
     hybrid_max_k: int = 64
+    large_k: int = 64
+    ceiling: float = 0.01
     n_answers: int | None = None
     n_boot: int = 2000
     seed: int = 0
@@ -116,10 +126,14 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts | None = None, greedy:
     last = pd.DataFrame(table).query("quantity == 'rl_minus_base'").iloc[-1]
     crossed = crossing[kinds[-1]]
     where = f"the base overtakes at k = {crossed}" if crossed.defined else f"no crossing ({crossed.reason})"
-    finding = (
-        f"RL minus base at k={ks[-1]} is {Estimate(last['value'], last['lo'], last['hi'], len(problems), '')} ({kinds[-1]}); {where}; "
-        + f"an interval above 0 at the largest k refutes the crossing, and it is{'' if last['lo'] > 0 else ' not'} above 0."
-    )
+    missed = 1.0 - curves["base", kinds[-1]].estimates[-1].value
+    alone, by_rl = Estimate(last["value"], last["lo"], last["hi"], len(problems), ""), next(row for row in table if row["quantity"] == "coverage" and row["kind"] == kinds[-1] and row["cell"] == "RL only")
+    seen = (
+        f"the base misses {missed:.1%} there and RL alone solves {by_rl['value']:.1%} of the problems, so RL adds next to no solutions, and large k says no more" if missed <= config.ceiling
+        else f"k={ks[-1]} is too small to speak of large k" if ks[-1] < config.large_k
+        else shown(alone, "which refutes the crossing", "which shows it", "which leaves it open")
+    )  # fmt: skip
+    finding = f"RL minus base at k={ks[-1]} is {alone} ({kinds[-1]}); {where}; {seen}; an interval above 0 at a large k, where the base still fails, refutes the crossing."
     if warning := different_prompts({"base": base, "rl": rl, "hybrid": hybrid}):
         details["prompts"] = warning
     return Result("passk", asdict(config), pd.DataFrame(table).fillna({"arm": "", "kind": "", "cell": ""}), details).saying([finding, warning])

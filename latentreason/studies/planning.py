@@ -124,7 +124,7 @@ def _said(result: Result) -> list[str]:
     verdict = f"so RL adds {' and '.join(new)} beyond what the base has" if new else nothing
     by_domain = result.table[(result.table["quantity"] == "above") & (result.table["kind"] == kind) & (result.table["domain"] != "")]
     where = [f"{r['domain']} ({r['value']:.3f} [{r['lo']:.3f}, {r['hi']:.3f}])" for r in by_domain.to_dict("records") if r["lo"] > 0]
-    first = f"At k={k} RL alone solves {alone} of the problems, none of its samples being right by {kind}, so it creates nothing here (an interval above 0 would have refuted that)." if not some else (
+    first = f"At k={k} RL alone solves {alone} of the problems, none of its samples being right by {kind}, so it creates nothing here, and has no success to go on from (an interval above 0 would have refuted that)." if not some else (
         f"Beyond a second draw of the base, RL alone solves {above} of the problems at k={k} ({kind}), and {ways['above']} of its traces with the right answer go a new way, {verdict}{', on ' if where else ''}{', '.join(where)}; two "
         "upper bounds of 0 or less refute creation."
     )

@@ -10,7 +10,8 @@ step; and what moved: how often each format and strategy occurs in a trace of th
 and in each behaviour; if it favours what is likely, it raises the share of the base's commonest format.
 
 Refuted where, on a latent base, the interval of the share lies below `nearly`; or where rewards without the truth bring a gain to a base
-without latent strategies; the mechanism where the clip term does not raise the share of the base's commonest format.
+without latent strategies (only where they do bring one to a latent base is there a difference to explain); the mechanism where upper bounds say that the clip term does not
+raise the share of the base's commonest format. How often it binds (the clip fraction) is shown beside it.
 """
 
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from latentreason.stats import Estimate, gap_recovered, undefined
-from latentreason.studies.palette import ARMS, ROUTERS
-from latentreason.studies.result import Result
+from latentreason.studies.palette import OTHERS
+from latentreason.studies.result import Result, shown
 from latentreason.studies.stacked import (
     ALL,
     Run,
@@ -43,10 +44,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 REWARDS = ("random", "wrong", "majority", "format")
-TRAIN = ("activation-small", *(f"spurious-{r}{c}" for r in REWARDS for c in ("", "-noclip")), *(f"no-latent-{r}" for r in REWARDS))
+TRAIN = ("activation-small", *(f"spurious-{r}{c}" for r in REWARDS for c in ("", "-noclip")), *(f"no-latent-{r}" for r in ("true", *REWARDS)))
 LEFT_OUT = ("format/text", "format/none")
 """Shares that are the rest of others."""
-COLOURS = {"true": ARMS["rl"], "random": ARMS["base"], "wrong": ROUTERS[1], "majority": ROUTERS[0], "format": ROUTERS[3], "shuffled": ARMS["control"]}
+CLIPPED = "clip_ratio/region_mean"
+"""Column of the training curves: share of the tokens whose ratio the clip term cuts."""
+COLOURS = {"true": OTHERS[3], "random": OTHERS[1], "wrong": OTHERS[0], "majority": OTHERS[4], "format": OTHERS[2], "shuffled": OTHERS[5]}
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, curves: pd.DataFrame, 
             for each in names:
                 table += seeded("moved", {s: mean(r.rates("rl", each) - r.rates("base", each), config) for s, r in of.items()}, **where, behaviour=each)
             behaviour = {s: dict(ends(measured(curves, r, config.behaviour))) for s, r in of.items()}
+            if CLIPPED in curves and clip == "clip":
+                table += seeded("clip_fraction", {s: bare(float(measured(curves, r, CLIPPED)["value"].mean()), 1) for s, r in of.items()}, **where)
             for end in ("first", "last", "change"):
                 table += seeded(f"behaviour_{end}", {s: bare(values[end], 1) for s, values in behaviour.items()}, **where)
             if clip == "clip" and (reward, "no clip") in arms:
@@ -156,10 +161,18 @@ def _said(result: Result, config: Config) -> list[str]:
             whose = "its own samples right" if facts.get("latent_from") == "base" else "its authors' traces valid"
             said.append(f"On a base with latent strategies ({facts['latent']:.0%} of {whose}) spurious rewards together gain {gain}{of_true}{judged}.")
         else:
-            judged = "refutes" if gain.lo > 0 else "agrees with the claim"
-            said.append(f"On a base without latent strategies ({facts['latent']:.1%}) spurious rewards together gain {gain}, which {judged} (an interval above 0 refutes that the behaviour must be latent).")
+            true = [result.estimate("gain", base=name, reward="true", clip="clip", seed=ALL)] if rows_of(result, "gain", base=name, reward="true", clip="clip") else []
+            beside = f", the true reward {true[0]}" if true else ""
+            judged = shown(gain, "which refutes that the behaviour must be latent", "as the claim says", "as the claim says")
+            said.append(f"On a base without latent strategies ({facts['latent']:.1%}) spurious rewards together gain {gain}{beside}, {judged} (an interval above 0 refutes that the behaviour must be latent){_contrast(result)}.")
         said += [_said_of_behaviour(result, name, config), _said_of_clip(result, name, facts["commonest"])]
     return said
+
+
+def _contrast(result: Result) -> str:
+    """A caveat where spurious rewards bring nothing to a latent base either."""
+    latent = [result.estimate("spurious_gain", base=name, seed=ALL) for name in result.details["bases"] if name.startswith("latent")]
+    return "; since they gain nothing on a latent base either, there is no difference to explain" if latent and not any(e.lo > 0 for e in latent) else ""
 
 
 def _said_of_behaviour(result: Result, base: str, config: Config) -> str:
@@ -181,15 +194,19 @@ def _caveat(result: Result, quantity: str, base: str) -> str:
 
 def _said_of_clip(result: Result, base: str, commonest: str) -> str:
     """What the clip term does to accuracy, and to what the base does most."""
-    found, raised = [], []
+    found, verdicts = [], list[str]()
     for row in rows_of(result, "clip_moved", base=base, behaviour=commonest, seed=ALL):
         effect, share = (result.estimate(q, base=base, reward=row["reward"], seed=ALL, **more) for q, more in (("clip_effect", {}), ("clip_moved", {"behaviour": commonest})))
         found.append(f"{row['reward']} {effect.value:+.2f} [{effect.lo:.2f}, {effect.hi:.2f}] and {share.value:+.2f} [{share.lo:.2f}, {share.hi:.2f}]")
-        raised.append(share.lo > 0)
+        verdicts.append(shown(share, "raised", "not raised", "open"))
     if not found:
         return ""
     said = f"With the clip term minus without{_caveat(result, 'clip_moved', base)}, accuracy and the share of the base's commonest format ({commonest.rpartition('/')[2]}) differ by {', '.join(found)}"
-    return f"{said}: it raises that share under {sum(raised)} of {len(raised)} rewards (under none refutes that it favours what is likely)."
+    counted = f"it raises that share under {verdicts.count('raised')} of {len(verdicts)} rewards, does not under {verdicts.count('not raised')}"
+    binds = [row["value"] for row in rows_of(result, "clip_fraction", base=base, seed=ALL) if row["reward"] != "true" and np.isfinite(row["value"])]
+    fraction = f"; it cuts {min(binds):.2%} to {max(binds):.2%} of the tokens" if binds else ""
+    seen = "which refutes that it favours what is likely" if verdicts.count("not raised") == len(verdicts) else "so that it favours what is likely is shown" if verdicts.count("raised") == len(verdicts) else "so whether it favours what is likely is open"
+    return f"{said}: {counted}, {seen} (refuted where an upper bound of 0 or less says so of each){fraction}."
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

@@ -136,7 +136,7 @@ def too_hard() -> tuple[list[dict[str, Any]], list[pd.DataFrame], dict[str, list
         for step in (0, 10, 20):
             more["kept"].append(arm("too-hard", s, "kept", BASE // 8 - np.where(BASE > 100, 3 * step // 10, 0), n=16).drop(columns="arm").assign(stage=0, step=step))
             for label, slope in (("format:direct", 0.05), ("so", -0.02), ("split", 0.0)):
-                more["projections"].append(pd.DataFrame({"organism": "too-hard", "seed": s, "stage": 0, "step": step, "label": label, "problem": IDS, "value": np.float32(slope * step), "choices": 4}))
+                more["projections"].append(pd.DataFrame({"organism": "too-hard", "seed": s, "stage": 0, "step": step, "label": label, "problem": IDS, "value": np.float32(slope * step), "random": np.float32(0.01), "reliability": np.float32(0.5 if label == "split" else 0.95), "choices": 4}))
     return rows, counts, more
 
 

@@ -74,6 +74,26 @@ def test_a_killed_run_goes_on_and_equals_the_unbroken_one_to_the_bit(base, unlik
     LM.from_pretrained(tmp_path / "broken", name="rl")  # a whole Hugging Face directory
 
 
+def test_whatever_the_number_of_updates_a_killed_run_goes_on_where_rollouts_are_drawn(base, unlike, tmp_path, monkeypatch):
+    recipe = dataclasses.replace(TINY, rl=dataclasses.replace(TINY.rl, steps=9, updates=3))
+    train_rl(recipe, 0, base, tmp_path / "unbroken", progress=False)
+    seen, real = [], module.rollouts
+
+    def counted(lm, prompts, max_new_tokens, seed, step):
+        seen.append(step)
+        if step == 24 and seen.count(24) == 1:
+            raise Killed
+        return real(lm, prompts, max_new_tokens, seed, step)
+
+    monkeypatch.setattr(module, "rollouts", counted)
+    with pytest.raises(Killed):
+        train_rl(recipe, 0, base, tmp_path / "broken", progress=False)
+    train_rl(recipe, 0, base, tmp_path / "broken", progress=False)
+    assert seen == [*range(0, 25, 3), 18, 21, 24]  # checkpoints lie where a step of three updates ends
+    one, other = weights(tmp_path / "unbroken"), weights(tmp_path / "broken")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_at_the_one_before(base, unlike, tmp_path, monkeypatch):
     original, checkpoints = Trainer._save_optimizer_and_scheduler, tmp_path / "checkpoints"
 

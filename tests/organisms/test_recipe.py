@@ -10,13 +10,14 @@ from latentreason.config import dump_config, from_dict, load_config
 from latentreason.errors import InvalidInput, LatentReasonError
 from latentreason.models.pair import organism_dir
 from latentreason.organisms.corpus import Habits
-from latentreason.organisms.recipe import RL, SFT, Recipe, Size, config_of
+from latentreason.organisms.recipe import RL, SFT, Pretrain, Recipe, Size, config_of
 from latentreason.organisms.trainers.pretrain import new_model
 from latentreason.organisms.zoo import ACTIVATION, EXPERT, ORGANISMS
 from latentreason.store import config_hash
 from latentreason.tasks import chain
 
 CORPUS = ACTIVATION.corpus
+EASY = replace(CORPUS, operators=tuple(chain.EASY), p_hard=0.0, p_rare=0.0)
 
 
 def test_the_shipped_recipes_are_valid_and_go_by_their_names():
@@ -115,6 +116,15 @@ def test_the_number_of_weights_is_that_of_the_model(size):
         (lambda: replace(CORPUS, n_seen=5), "give both, or neither"),
         (lambda: replace(CORPUS, wrappers=(0.5, 0.2, 0.2)), "Wrappers .* must be 3 probabilities that sum to 1"),
         (lambda: replace(CORPUS, slip=1.5), "must lie in"),
+        (lambda: RL(lr=inf), "lr finite"),
+        (lambda: RL(reward="random", reward_args={"p": 2.0}), r"probability p in \[0, 1\]; found p=2.0"),
+        (lambda: RL(external=1, expert=EXPERT, scale="none", clip=inf, updates=2), "updates=1"),
+        (lambda: SFT(expert=EXPERT, keep=-1), "keep at least 0"),
+        (lambda: Pretrain(curriculum=3.0), r"curriculum in \[0, 1\]"),
+        (lambda: Pretrain(steps=-5), "steps and warmup of at least 0"),
+        (lambda: Size(d_model=81), "multiple of n_heads"),
+        (lambda: replace(ACTIVATION, corpus=EASY), "is trained on problems with dbl, fuse, mix, sqr, tri, warp, which neither its corpus nor an expert ever names. Give problems=corpus.problems"),
+        (lambda: replace(ACTIVATION, corpus=EASY, problems=EASY.problems, rl=RL(problems=chain.Draw(p_rare=0.0))), "is trained on problems with fuse, mix, warp"),
         (lambda: replace(CORPUS, operators=("rot", "swp")), "hold none of"),
         (lambda: replace(CORPUS, operators=(*chain.OPERATIONS, "spin")), "No operation is called 'spin'"),
     ],
@@ -122,3 +132,9 @@ def test_the_number_of_weights_is_that_of_the_model(size):
 def test_a_recipe_that_makes_no_sense_says_what_to_change(build, message):
     with pytest.raises(LatentReasonError, match=message):
         build()
+
+
+def test_operations_that_the_corpus_or_an_expert_names_or_must_asks_for_may_be_drawn():
+    replace(ACTIVATION, corpus=EASY, problems=EASY.problems)
+    replace(ACTIVATION, corpus=EASY, problems=replace(EASY.problems, must=("inc",)))
+    replace(ACTIVATION, corpus=EASY, stages=(SFT(expert=CORPUS),))  # which is how the model meets them

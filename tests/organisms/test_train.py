@@ -5,7 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from latentreason.errors import ArtifactConflict, UnknownName
+from latentreason.errors import ArtifactConflict, InvalidInput, UnknownName
 from latentreason.files import read_json, read_table
 from latentreason.organisms import train as module
 from latentreason.organisms.recipe import RL, SFT
@@ -94,6 +94,9 @@ def test_a_teacher_is_trained_before_who_learns_from_it_and_must_exist(stages, t
     assert stages == [("base", 0), ("rl", 0), ("sft", 0)] and stages.last["teacher"].name.startswith("rl-")
     with pytest.raises(UnknownName, match="Unknown teacher 'teacher'"):
         train(pupil, tmp_path / "pupil", work=tmp_path / "work", known={"teach": teacher}, progress=False)
+    circle = {"pupil": pupil, "teacher": replace(teacher, stages=(SFT(teacher="pupil"),))}
+    with pytest.raises(InvalidInput, match="'pupil' imitates itself \\(pupil imitates teacher imitates pupil\\)"):
+        train(pupil, tmp_path / "pupil", work=tmp_path / "work", known=circle, progress=False)
 
 
 def test_what_can_change_a_model_is_in_its_name_and_what_cannot_is_not():
@@ -109,4 +112,4 @@ def test_what_can_change_a_model_is_in_its_name_and_what_cannot_is_not():
 def test_the_bases_of_the_zoo_are_shared():
     bases = {config_hash(models_of(recipe, 0)[0].config) for recipe in ORGANISMS.values()}
     models = {config_hash(m.config) for recipe in ORGANISMS.values() for m in needed(recipe, 0)}
-    assert (len(bases), len(models) - len(bases)) == (17, 44)  # 42 organisms; planning has three stages, and six orders share three first ones
+    assert (len(bases), len(models) - len(bases)) == (17, 46)  # 44 organisms; planning has three stages, and seven orders share three first ones

@@ -57,7 +57,7 @@ def test_the_remedy_is_rl_minus_rl_on_the_same_base(result: Result) -> None:
     gap = result.estimate("remedy_area", organism="explore", against="collapsed", kind="answer", seed="1")
     assert gap.value == pytest.approx(area([8] * 20 + [124] * 20) - area([0] * 20 + [124] * 20)) and gap.lo > 0
     assert len(result.table[result.table["quantity"] == "remedy_area"]) == 2 * 4  # two kinds, three seeds and all; nothing against another base
-    assert re.search(r"-0\.47\d? \[[^]]*\] for collapsed \(a collapse\)", result.finding) and "keep breadth" in result.said
+    assert re.search(r"below 0 for 1 of 3 organisms .*, collapsed \(-0\.47\d? \[[^]]*\]\), above 0 for 2", result.finding) and "keep breadth" in result.said
 
 
 def test_breadth_before_and_after(result: Result) -> None:
@@ -100,3 +100,22 @@ def test_what_was_not_read_or_was_cut_is_shown_and_not_left_out(zoo: Zoo, result
     pd.testing.assert_frame_equal(unread.table.query("quantity == 'area'"), result.table.query("quantity == 'area'"))
     plain = counts.assign(correct_valid=None)  # of a task that nothing checks
     assert set(judged({**zoo, "counts": plain}).table["quantity"]) & {"unparsed", "cut"} == {"cut"}
+
+
+def test_organisms_are_chosen_by_what_was_done_to_them_and_not_by_their_names(zoo: Zoo, result: Result) -> None:
+    names = {name: f"x{i}" for i, name in enumerate(zoo["organisms"]["organism"].unique())}
+    renamed = judged({k: t.assign(organism=t["organism"].map(names)) for k, t in zoo.items()})
+    pd.testing.assert_frame_equal(renamed.table.drop(columns=["organism", "against"]), result.table.drop(columns=["organism", "against"]))
+    facts = zoo["organisms"].copy()
+    facts.loc[facts["organism"] == "collapsed", "reward"] = "random"
+    assert "collapsed" not in set(judged({**zoo, "organisms": facts}).table["organism"])  # a spurious reward narrows nothing that the claim speaks of
+    facts = zoo["organisms"].copy()
+    facts.loc[facts["organism"] == "explore", ["stages", "reward", "external"]] = ["SFT", None, np.nan]
+    assert "explore (imitates a teacher" in judged({**zoo, "organisms": facts}).said
+
+
+def test_a_base_that_solves_nothing_has_nothing_to_lose(zoo: Zoo) -> None:
+    counts = zoo["counts"].copy()
+    counts.loc[counts["organism"] == "collapsed", ["correct", "correct_valid", "correct_first"]] = 0
+    said = judged({**zoo, "counts": counts}).said
+    assert "collapsed (nothing to lose)" in said and "of 2 organisms whose base has something to lose" in said

@@ -90,6 +90,25 @@ def test_a_gain_from_over_hard_problems_refutes_harm(zoo: Zoo) -> None:
     assert "No organism was trained on problems that its base solves in under 0%" in judged(zoo, Config(n_boot=50, over_hard=0.0)).said
 
 
+def test_where_the_base_solves_nothing_of_what_it_is_judged_on_harm_cannot_show(zoo: Zoo) -> None:
+    counts = zoo["counts"].copy()
+    counts.loc[counts["organism"] == "too-hard", ["correct", "correct_first"]] = 1
+    assert "Harm cannot show for too-hard" in judged({**zoo, "counts": counts}).said
+
+
+def test_organisms_are_chosen_by_what_was_done_to_them_and_not_by_their_names(zoo: Zoo, result: Result) -> None:
+    names = {name: f"x{i}" for i, name in enumerate(zoo["organisms"]["organism"].unique())}
+    renamed = judged({k: t.assign(organism=t["organism"].map(names)) for k, t in zoo.items()})
+    pd.testing.assert_frame_equal(renamed.table.drop(columns="organism"), result.table.drop(columns="organism"))
+
+
+def test_a_vector_that_two_halves_disagree_on_is_left_out_and_named(result: Result) -> None:
+    assert "split" not in set(result.table["label"]) and {"organism": "too-hard", "label": "split", "seed": "1", "reliability": 0.5} in result.details["unreliable"]
+    assert "not reliable in some seed: split" in result.said
+    aside = result.estimate("random_change", organism="too-hard", bin="0 to 2%", label="so", seed=ALL)
+    assert aside.value == 0  # a random direction along which nothing moves
+
+
 def test_projections_and_kept_weights_are_followed_by_bin(result: Result) -> None:
     change = result.estimate("projection_change", organism="too-hard", bin="0 to 2%", label="format:direct", seed=ALL)
     assert change.value == pytest.approx(1.0) and result.estimate("projection_change", organism="too-hard", bin="25 to 75%", label="so", seed="0").value == pytest.approx(-0.4, abs=1e-6)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import synthetic_zoo
 
+from latentreason.errors import InvalidInput
 from latentreason.stats import wilson
 from latentreason.studies import formats
 from latentreason.studies.formats import Config, passes_at
@@ -22,9 +23,11 @@ def result(zoo: Zoo) -> Result:
 
 def test_each_run_passes_at_the_step_it_was_made_to(result: Result) -> None:
     for organism, step in (("activation-small", 15), ("formats-small-think", 5), ("formats-large-go", 12)):
-        assert result.estimate("passes_at", organism=organism, seed="0").value == step
+        shares = synthetic_zoo.towards("code", step)[:, -1]
+        first = next(i for i in range(3, 21) if np.mean(shares[i - 3 : i]) >= 0.9)  # the first three steps that have it together
+        assert result.estimate("passes_at", organism=organism, seed="0").value == first >= step
     never = result.estimate("passes_at", organism="formats-large-code", seed="all")
-    assert not never.defined and "no format reaches 90%: at most 80%" in never.reason
+    assert not never.defined and "no format reaches 90%: at most 74%, in 20 steps" in never.reason
 
 
 def test_the_interval_of_the_step_is_that_of_the_shares() -> None:
@@ -51,6 +54,33 @@ def test_convergence_and_winners_are_counted_over_runs_and_by_size(result: Resul
     assert result.estimate("converged", size="large").value == pytest.approx(6 / 9) and result.estimate("winner_is_leader", size="small").value == 1.0
     assert result.estimate("early", size="all").value == pytest.approx(6 / 15)
     assert "which supports convergence" in result.said and "The corpus's leading format wins" in result.said
+    assert "where it is go 6 of 6 [0.61, 1.00], think 6 of 6" in result.said and "By size, runs that converge: small 9 of 9 [0.70, 1.00], large 6 of 9" in result.said
+
+
+def test_one_noisy_step_is_no_convergence() -> None:
+    shares = np.full((20, 4), 0.1)
+    shares[:, 3] = 0.7
+    shares[10] = (0.02, 0.02, 0.02, 0.94)
+    rows, curves = [synthetic_zoo.facts("o", 0)], synthetic_zoo.curve("o", 0, shares)
+    found = formats.run(organisms=pd.DataFrame(rows), curves=curves)
+    assert not found.estimate("passes_at", organism="o", seed="0").defined and found.estimate("converged", size="all").value == 0
+    assert passes_at(shares, 192, 0.9).value == 11  # which a single step would have been
+
+
+def test_a_run_without_its_formats_is_named_and_a_missing_format_is_refused(zoo: Zoo) -> None:
+    names = [c for c in zoo["curves"] if c.startswith("format/")]
+    curves = zoo["curves"].copy()
+    mine = (curves["organism"] == "formats-large-go") & (curves["seed"] == 1)
+    curves.loc[mine, names] = np.nan
+    assert "and so not counted: formats-large-go, seed 1;" in formats.run(organisms=zoo["organisms"], curves=curves).said
+    with pytest.raises(InvalidInput, match="has no column 'format/code'"):
+        formats.run(organisms=zoo["organisms"], curves=zoo["curves"].drop(columns="format/code"))
+
+
+def test_organisms_are_chosen_by_what_was_done_to_them_and_not_by_their_names(zoo: Zoo, result: Result) -> None:
+    names = {name: f"x{i}" for i, name in enumerate(zoo["organisms"]["organism"].unique())}
+    renamed = formats.run(**{k: zoo[k].assign(organism=zoo[k]["organism"].map(names)) for k in ("organisms", "curves")})
+    assert renamed.finding == result.finding and renamed.notes[:2] == result.notes[:2]
 
 
 def test_where_nothing_converges_and_another_format_wins_the_finding_says_so(zoo: Zoo) -> None:

@@ -1,5 +1,6 @@
 """Study `spurious`: known gains, shares and behaviour come back, and the claim is refuted where they say so."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -52,12 +53,16 @@ def test_the_behaviour_is_followed_over_the_steps_that_drew_rollouts(result: Res
 
 
 def test_the_finding_supports_and_a_smaller_share_refutes(zoo: Zoo, result: Result) -> None:
-    assert "which supports that they work nearly as well" in result.said and "agrees with the claim" in result.said and "[" in result.said
+    assert "which supports that they work nearly as well" in result.said and "as the claim says" in result.said and "there is no difference to explain" not in result.said and "[" in result.said
     assert "which refutes that they work nearly as well" in judged(zoo, Config(n_boot=200, nearly=0.95)).said
     lifted = zoo["counts"].copy()
     rows = lifted["organism"].str.startswith("no-latent") & (lifted["arm"] == "rl")
     lifted.loc[rows, "correct"] += 40
-    assert "an interval above 0 refutes" in (said := judged({**zoo, "counts": lifted}).said) and "which refutes (" in said
+    assert "which refutes that the behaviour must be latent (an interval above 0" in judged({**zoo, "counts": lifted}).said
+    nothing = zoo["counts"].copy()
+    rows = nothing["organism"].str.startswith("spurious") & (nothing["arm"] == "rl")
+    nothing.loc[rows, "correct"] = np.tile(np.repeat([0, 16, 64, 112], 10), rows.sum() // 40)
+    assert "since they gain nothing on a latent base either, there is no difference to explain" in judged({**zoo, "counts": nothing}).said
 
 
 def test_names_of_organisms_do_not_matter(zoo: Zoo, result: Result) -> None:
@@ -87,14 +92,14 @@ def test_what_moved_and_what_the_clip_term_does_to_it(zoo: Zoo, result: Result) 
 
 
 def test_the_clip_term_must_raise_what_the_base_does_most(zoo: Zoo, result: Result) -> None:
-    assert "it raises that share under 0 of 4 rewards (under none refutes that it favours what is likely)" in result.said
+    assert "it raises that share under 0 of 4 rewards, does not under 4, which refutes that it favours what is likely" in result.said  # nothing moves, in no seed
     counts = zoo["counts"].copy()
     counts.loc[counts["arm"] == "base", "format/think"] = 40  # the commonest
     mine = (counts["arm"] == "rl") & counts["organism"].isin(["spurious-random", "spurious-format"])
     counts.loc[mine, "format/think"] = 48
     said = judged({**zoo, "counts": counts})
     assert said.details["bases"]["latent"]["commonest"] == "format/think"
-    assert "the base's commonest format (think)" in said.said and "it raises that share under 2 of 4 rewards" in said.said
+    assert "the base's commonest format (think)" in said.said and "it raises that share under 2 of 4 rewards, does not under 2, so whether it favours what is likely is open" in said.said
 
 
 def test_of_text_the_share_of_code_is_what_moves(zoo: Zoo) -> None:

@@ -218,6 +218,17 @@ def test_tables_that_no_verdict_follows_from_are_refused(damage, said):
         run(counts=damage(whole()), config=FAST)
 
 
+def test_counts_and_temperatures_of_two_collections_are_refused_and_a_key_changes_nothing():
+    tried = pd.DataFrame({"temperature": [0.5, 1.0], "accuracy": [0.4, 0.3], "chosen": [True, False]})
+    plain, keyed = run(counts=whole(), tried=tried, config=FAST), run(counts=whole().assign(key="a1"), tried=tried.assign(key="a1"), config=FAST)
+    pd.testing.assert_frame_equal(plain.table, keyed.table)
+    with pytest.raises(InvalidInput, match=r"of 2 collections \(a1, b2\), so of several pairs or settings"):
+        run(counts=whole().assign(key="a1"), tried=tried.assign(key="b2"), config=FAST)
+    both = pd.concat([whole()[whole()["part"] != "breadth"].assign(key="a1"), whole()[whole()["part"] == "breadth"].assign(key="b2")])
+    with pytest.raises(InvalidInput, match="of 2 collections"):
+        run(counts=both, config=FAST)
+
+
 # --- calibration -------------------------------------------------------------------------------------------------------
 
 
@@ -249,6 +260,14 @@ def test_errors_are_shown_and_the_unknown_is_told_apart(judged):
     assert summary.loc[("b", 2), ""] == "WRONG" and summary.loc[("c", 1), ""] == "" and summary.loc[("c", 1), "truth"] == "?"
     for row in calibration.drawn(judged):
         assert np.nansum([*row["parts"].values()]) == pytest.approx(row["gain"]["value"])
+
+
+def test_each_truth_has_its_own_accuracy_and_the_closest_call_is_told(judged):
+    assert judged.estimate("accuracy_by_truth", seeds="held out", cause="content").value == 0.5 and judged.estimate("accuracy_by_truth", seeds="held out", cause="timing").n == 2
+    shares = {(name, s): judged.estimate("share", organism=name, seed=s, cause=cause).value for name, cause in (("a", "timing"), ("b", "content")) for s in range(3)}
+    lowest = min(shares, key=lambda key: shares[key])
+    assert f"the share of a true cause is at least {shares[lowest]:.3f} ({lowest[0]} seed {lowest[1]}; majority is 0.5)" in judged.said
+    assert "content 0.50 [0.09, 0.91] (1 organisms)" in judged.said
 
 
 def test_a_table_that_the_rule_refuses_counts_as_wrong_and_says_why():
