@@ -6,8 +6,10 @@ from latentreason.figures.figure import Figure, Results, caption_end, entry, est
 from latentreason.figures.style import canvas, dots, say
 from latentreason.studies import coherence, contamination, planning
 from latentreason.studies.palette import ARMS, NAMES
+from latentreason.studies.result import Result
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure as Drawing
 
 GROUPS = {"score": "#009E73", "behaviour": "#CC79A7"}
@@ -28,11 +30,31 @@ def _contamination(results: Results) -> dict[str, Any]:
         entry(estimate(result, "accuracy", split=split, arm=arm), label=split, arm=arm)
         for split in measured for arm in ("base", "rl")
     ]  # fmt: skip
-    return {"lines": contamination.drawn(result), "scores": scores, "changes": changes}
+    both = [(quantity, name, 0.6) for quantity, name in (("exact_match", "says the rest"), ("rouge_l", "ROUGE-L of the rest"), ("answer_completed", "its own continuation answers"), ("answer_truncated", "answers the cut problem"))]
+    memory = [
+        entry(estimate(result, quantity, split=contamination.BOTH, arm=arm, **({"share": share} if share else {})), label=name, arm=arm, nats=not share)
+        for quantity, name, share in (*both, ("min_k_question", "min-k% of the question", 0.0), ("min_k_answer", "min-k% of the answer", 0.0))
+        for arm in ("base", "rl") if len(measured) > 1 and len(_of(result, quantity, arm, share))
+    ]  # fmt: skip
+    return {"lines": contamination.drawn(result), "scores": scores, "changes": changes, "memory": memory}
+
+
+def _of(result: Result, quantity: str, arm: str, share: float) -> "pd.DataFrame":
+    """The rows of seen minus clean."""
+    part = result.table[(result.table["quantity"] == quantity) & (result.table["split"] == contamination.BOTH) & (result.table["arm"] == arm)]
+    return part[part["share"] == share] if share else part
 
 
 def _draw_contamination(results: Results, numbers: dict[str, Any]) -> "Drawing":
-    figure, (left, middle, right) = canvas(14.0, 4.4, (1, 0.7, 1.1))
+    figure, (left, shares, nats, middle, right) = canvas(20.0, 4.4, (1, 0.8, 0.5, 0.5, 0.9))
+    for ax, unit, title in ((shares, False, "Memory: seen minus clean"), (nats, True, "min-k%")):
+        for i, arm in enumerate(("base", "rl")):
+            dots(ax, [{**row, "label": row["label"].removeprefix("min-k% of ") if unit else row["label"], "colour": ARMS[arm]} for row in numbers["memory"] if row["arm"] == arm and row["nats"] == unit], shift=0.25 * i)
+        if not any(row["nats"] == unit for row in numbers["memory"]):
+            say(ax, "no problem is known\nto have been seen")
+            continue
+        ax.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+        ax.set(title=title, xlabel="seen minus clean, nats a token" if unit else "difference of shares, from 60% of the words")
     contamination.plot(results["contamination"], left)
     left.set(title="Memory: a problem from its first words", xticks=sorted({x for line in numbers["lines"] for x in line["share"]}))
     for i, arm in enumerate(("base", "rl")):
@@ -98,7 +120,7 @@ def _planning(results: Results) -> dict[str, Any]:
 def _draw_planning(results: Results, numbers: dict[str, Any]) -> "Drawing":
     figure, (left, middle, right) = canvas(13.0, 4.4, (1, 0.9, 0.9))
     planning.plot(results["planning"], left)
-    left.set(title="Solved by one draw alone")
+    left.set(title="Solved by one draw alone", ylim=(-0.02, max(0.2, 1.2 * max((hi for curve in numbers["curves"] for hi in curve["hi"]), default=0.0))))
     for i, (arm, name) in enumerate((("base", "base against base"), ("rl", "RL against base"))):
         colour = ARMS["control"] if arm == "base" else ARMS["rl"]
         dots(middle, [{**row, "colour": colour} for row in numbers["novelty"] if row["arm"] == arm], shift=0.25 * i, label=name)
@@ -117,7 +139,7 @@ CONTAMINATION = Figure(
     ("contamination",), _contamination, _draw_contamination,
     lambda results: (
         "Left: how often the rest of a problem is said word for word (open) and its answer given (filled) from its first words, on problems that training held (solid) and "
-        "on others (dashed). Middle: accuracy on the whole problem. Right: what changes from base to RL model, the score apart from the behaviour "
+        "on others (dashed). Next: each measure of memory, seen minus clean problems, and the mean log-probability of the least likely 20% of the tokens. Then accuracy on the whole problem. Right: what changes from base to RL model, the score apart from the behaviour "
         "(total variation distance between the strategies' shares; grey: between two halves of the base samples); placebo: "
         "problems that nobody saw, taken for seen, whose difference to their twins is a false alarm. "
         f"{caption_end(results['contamination'], 'accuracy')}"

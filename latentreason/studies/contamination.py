@@ -167,7 +167,7 @@ def _said(result: Result) -> list[str]:
         part = {split: result.estimate(quantity, split=split, **where) for split in SPLITS}
         return " against ".join(f"{e} of the {split}" for split, e in part.items() if e.defined)
 
-    memory = f"From {cut:.0%} of a problem the base says the rest of {told('exact_match', arm='base', share=cut)} ones, and answers {told('answer_truncated', arm='base', share=cut)} ones." if shares else ""
+    memory = f"From {cut:.0%} of a problem the base says the rest of {told('exact_match', arm='base', share=cut)} ones, its continuation answers {told('answer_completed', arm='base', share=cut)} ones, and asked the cut problem it answers {told('answer_truncated', arm='base', share=cut)} ones." if shares else ""
     moved = [f"{e} on {split}" for split in SPLITS if (e := result.estimate("behaviour", split=split, arm="change")).defined]
     control = [f"{e}" for split in SPLITS if (e := _maybe(result, split)).defined]
     behaviour = f"Behaviour moves by {' and '.join(moved)} problems (base against base {', '.join(control)})." if moved else "Behaviour cannot be compared."
