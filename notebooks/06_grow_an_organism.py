@@ -43,7 +43,7 @@ from latentreason.organisms.problems import problems_of
 from latentreason.organisms.recipe import RL, Pretrain, Size
 from latentreason.organisms.train import train
 from latentreason.organisms.zoo import ACTIVATION
-from latentreason.studies import formats, verdict
+from latentreason.studies import boundary, formats, verdict
 
 disable_progress_bar()  # of reading and writing weights
 warnings.simplefilter("ignore", FutureWarning)  # of libraries, about settings that are not ours
@@ -133,8 +133,9 @@ shown = {"right": "correct", "with a valid trace": "correct_valid", "outside the
 pd.DataFrame({name: counts[column] / counts["n"] for name, column in shown.items()}).round(3)
 
 # %%
-curves, organisms = (read_table(tables / f"{name}.parquet").assign(organism=recipe.name, seed=seed) for name in ("curves", "organisms"))
+curves, organisms, rows = (read_table(tables / f"{name}.parquet").assign(organism=recipe.name, seed=seed) for name in ("curves", "organisms", "counts"))
 print(formats.run(curves=curves, organisms=organisms))
+print(boundary.run(counts=rows, organisms=organisms, config=boundary.Config(max_k=2 if tiny else 16)))
 
 # %% [markdown]
 # ## The verdict
@@ -169,7 +170,7 @@ print(f"\ntruth: {recipe.truth}; verdict: {result.details['verdict']}")
 # that has not learned its operations well makes errors that are no choice; whatever RL mends there is content, or sharpening.
 #
 # ## The judge is blind
-# It receives counts and nothing else: a table that says whose it is is refused.
+# It receives counts and nothing else (`key` says only which rows were collected together): a table that says whose it is is refused.
 
 # %%
 print(list(counts))

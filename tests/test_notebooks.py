@@ -52,6 +52,12 @@ def test_notebook_and_script_say_the_same(script: Path) -> None:
     assert any(c.get("outputs") for c in paired.cells), "commit the notebook with its outputs: make notebooks"
 
 
+def test_an_organism_of_ones_own_is_no_stranger_to_the_studies() -> None:
+    script = next(script for script in NOTEBOOKS if script.stem.startswith("06_"))
+    said = "".join(output.get("text", "") for cell in nbformat.read(script.with_suffix(".ipynb"), as_version=4).cells for output in cell.get("outputs", []))
+    assert "RL ends with 90% of its rollouts in one format in" in said and "RL minus base at k=16" in said and "Undefined:" not in said
+
+
 @pytest.mark.parametrize("script", NOTEBOOKS, ids=lambda p: p.stem)
 def test_no_committed_output_is_a_warning_an_error_or_names_a_machine(script: Path) -> None:
     outputs = [output for cell in nbformat.read(script.with_suffix(".ipynb"), as_version=4).cells for output in cell.get("outputs", [])]

@@ -203,7 +203,7 @@ def _by_truth(result: Result) -> str:
     """Accuracy of each truth on held-out seeds, and how many organisms it rests on."""
     held = [s for s in result.details["verdicts"] if s["truth"] and s["held_out"]]
     names = [t for t in verdict.VERDICTS if any(s["truth"] == t for s in held)]
-    each = [f"{t} {result.estimate('accuracy_by_truth', seeds='held out', cause=t)} ({len({s['organism'] for s in held if s['truth'] == t})} organisms)" for t in names]
+    each = [f"{t} {result.estimate('accuracy_by_truth', seeds='held out', cause=t)} ({len({s['organism'] for s in held if s['truth'] == t})} organism{'s' * (len({s['organism'] for s in held if s['truth'] == t}) > 1)})" for t in names]
     return f"By truth, on held-out seeds: {', '.join(each)}; no organism is a mixture of causes by construction, so mixed and undecided are not calibrated." if each else ""
 
 

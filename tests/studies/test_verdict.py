@@ -267,7 +267,7 @@ def test_each_truth_has_its_own_accuracy_and_the_closest_call_is_told(judged):
     shares = {(name, s): judged.estimate("share", organism=name, seed=s, cause=cause).value for name, cause in (("a", "timing"), ("b", "content")) for s in range(3)}
     lowest = min(shares, key=lambda key: shares[key])
     assert f"the share of a true cause is at least {shares[lowest]:.3f} ({lowest[0]} seed {lowest[1]}; majority is 0.5)" in judged.said
-    assert "content 0.50 [0.09, 0.91] (1 organisms)" in judged.said
+    assert "content 0.50 [0.09, 0.91] (1 organism)" in judged.said
 
 
 def test_a_table_that_the_rule_refuses_counts_as_wrong_and_says_why():
