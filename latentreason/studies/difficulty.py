@@ -313,8 +313,9 @@ def _said_of_projections(result: Result) -> list[str]:
             continue
         most = max(found["projection_change"], key=lambda r: max(r["lo"], -r["hi"]))  # the surest
         weak = sorted({u["label"] for u in result.details["unreliable"] if u["organism"] == organism})
+        sizes = [float(np.median([abs(r["value"]) for r in each])) for each in found.values()]
         said.append(
-            f"{organism}, activations at choices from base to end: {len(moved)} of {len(found['projection_change'])} projections (vector, bin) have an interval without 0, {len(aside)} along random directions; the surest is "
+            f"{organism}, activations at choices from base to end: {len(moved)} of {len(found['projection_change'])} projections (vector, bin) have an interval without 0, {len(aside)} along random directions; they move by {sizes[0]:.2f} scales (median), {sizes[1]:.2f} along random directions; the surest is "
             f"{most['label']} at {most['bin']}, {result.estimate('projection_change', organism=organism, seed=ALL, label=most['label'], bin=most['bin'])} scales{'; not reliable in some seed: ' if weak else ''}{', '.join(weak)}."
         )
     return said
