@@ -163,8 +163,9 @@ def collect(pair: ModelPair, case: Case, config: Judging, out: Path, *, progress
         tau = float(tried.loc[tried["chosen"], "temperature"].iloc[0])
         (out / "tables").mkdir(exist_ok=True)
         for file, table in zip(files, (counts(pair, case, config, tau, out / "parts", progress=progress), tried), strict=True):
-            write_table(file, table.assign(key=config_hash(identity(pair, case, config))))
-    return read_table(files[0]), read_table(files[1])
+            write_table(file, table)
+    key = config_hash(identity(pair, case, config))  # tables of before it was written have it from here
+    return read_table(files[0]).assign(key=key), read_table(files[1]).assign(key=key)
 
 
 def temperatures(pair: ModelPair, case: Case, config: Judging, parts: Path, *, progress: bool = True) -> pd.DataFrame:

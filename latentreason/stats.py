@@ -51,18 +51,25 @@ class Estimate:
         return not math.isnan(self.value)
 
     def __str__(self) -> str:
+        return self.bare + (f" ({self.reason})" if self.reason and self.defined else "")
+
+    @property
+    def bare(self) -> str:
+        """As in print, without the caveat: a bound that is not 0 and would be printed as 0 says on which side of it it is.
+
+        >>> Estimate(0.37, 0.0027, 0.746, 40, "").bare
+        '0.37 [>0.00, 0.75]'
+        """
         if not self.defined:
             return f"undefined ({self.reason})"
         finite = [x for x in (self.value, self.lo, self.hi) if math.isfinite(x)] or [0.0]
         width = max(finite) - min(finite)
         decimals = min(max(2, 1 - math.floor(math.log10(width))), 6) if width > 1e-9 else 2  # equal but for rounding
-        most = decimals + 2
-        while decimals < most and any(math.isfinite(x) and abs(x) > 1e-9 and round(x, decimals) == 0 for x in (self.lo, self.hi)):  # the sign of a bound decides: show it
-            decimals += 1
         if self.value > 1 and all(x == round(x) for x in finite):  # a count, such as the k of a crossover
             decimals = 0
-        interval = "" if math.isnan(self.lo) else f" [{self.lo:z.{decimals}f}, {self.hi:z.{decimals}f}]"
-        return f"{self.value:z.{decimals}f}{interval}" + (f" ({self.reason})" if self.reason else "")
+        sides = ["" if abs(x) <= TINY or round(x, decimals) else "<" if x < 0 else ">" for x in (self.lo, self.hi)]
+        interval = "" if math.isnan(self.lo) else f" [{sides[0]}{self.lo:z.{decimals}f}, {sides[1]}{self.hi:z.{decimals}f}]"
+        return f"{self.value:z.{decimals}f}{interval}"
 
     def to_dict(self) -> dict[str, float | int | str]:
         """The fields as a flat row; undefined numbers stay NaN."""

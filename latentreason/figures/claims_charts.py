@@ -30,13 +30,14 @@ def _contamination(results: Results) -> dict[str, Any]:
         entry(estimate(result, "accuracy", split=split, arm=arm), label=split, arm=arm)
         for split in measured for arm in ("base", "rl")
     ]  # fmt: skip
-    both = [(quantity, name, 0.6) for quantity, name in (("exact_match", "says the rest"), ("rouge_l", "ROUGE-L of the rest"), ("answer_completed", "its own continuation answers"), ("answer_truncated", "answers the cut problem"))]
+    cut = contamination.cut_of(result)
+    both = [(quantity, name, cut) for quantity, name in (("exact_match", "says the rest"), ("rouge_l", "ROUGE-L of the rest"), ("answer_completed", "its own continuation answers"), ("answer_truncated", "answers the cut problem"))]
     memory = [
         entry(estimate(result, quantity, split=contamination.BOTH, arm=arm, **({"share": share} if share else {})), label=name, arm=arm, nats=not share)
         for quantity, name, share in (*both, ("min_k_question", "min-k% of the question", 0.0), ("min_k_answer", "min-k% of the answer", 0.0))
         for arm in ("base", "rl") if len(measured) > 1 and len(_of(result, quantity, arm, share))
     ]  # fmt: skip
-    return {"lines": contamination.drawn(result), "scores": scores, "changes": changes, "memory": memory}
+    return {"lines": contamination.drawn(result), "scores": scores, "changes": changes, "memory": memory, "cut": cut}
 
 
 def _of(result: Result, quantity: str, arm: str, share: float) -> "pd.DataFrame":
@@ -54,7 +55,7 @@ def _draw_contamination(results: Results, numbers: dict[str, Any]) -> "Drawing":
             say(ax, "no problem is known\nto have been seen")
             continue
         ax.axvline(0, color="0.7", linewidth=0.8, zorder=0)
-        ax.set(title=title, xlabel="seen minus clean, nats a token" if unit else "difference of shares, from 60% of the words")
+        ax.set(title=title, xlabel="seen minus clean, nats a token" if unit else f"difference of shares, from {numbers['cut']:.0%} of the words")
     contamination.plot(results["contamination"], left)
     left.set(title="Memory: a problem from its first words", xticks=sorted({x for line in numbers["lines"] for x in line["share"]}))
     for i, arm in enumerate(("base", "rl")):

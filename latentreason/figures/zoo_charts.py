@@ -170,7 +170,7 @@ def _draw_formats(result: Result, numbers: Numbers) -> "Drawing":
         for shares, height, shift, alpha in ((r["prior"], 0.22, -0.26, 0.55), (r["last"], 0.42, 0.1, 1.0)):
             start = 0.0
             for i, name in enumerate(names):
-                right.barh(y + shift, shares[name], height, left=start, color=formats.COLOURS[i % len(formats.COLOURS)], alpha=alpha)
+                right.barh(y + shift, shares[name], height, left=start, color=OTHERS[i % len(OTHERS)], alpha=alpha)
                 start += shares[name]
         step = passes[r["organism"], r["seed"]]
         right.text(1.02, y, f"step {step:g}" if np.isfinite(step) else "never", va="center", fontsize=7)
@@ -178,7 +178,7 @@ def _draw_formats(result: Result, numbers: Numbers) -> "Drawing":
     right.set(xlabel="share of the traces", xlim=(0, 1.18), ylim=(len(runs) - 0.5, -0.6), title=f"Corpus (thin), end of RL (thick), step of {result.config['passes']:.0%}")
     right.set_xticks([0, 0.5, 1])
     for i, name in enumerate(names):
-        right.barh([-5], [0], color=formats.COLOURS[i % len(formats.COLOURS)], label=name)
+        right.barh([-5], [0], color=OTHERS[i % len(OTHERS)], label=name)
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=len(names))
     return figure
 
@@ -187,7 +187,7 @@ def _draw_formats(result: Result, numbers: Numbers) -> "Drawing":
 
 
 def _boundary(result: Result) -> Numbers:
-    kind, places = result.details["kind"], {"first": 1, "last": result.config["max_k"]}
+    kind, places = result.details["kind"], {"first": 1, "last": result.details["curves"][0]["k"][-1]}
     columns = {name: _rows(result, "rl_minus_base", "organism", kind=kind, k=k) for name, k in places.items()}
     columns |= {name: _rows(result, name, "organism", seed=ALL) for name in ("effective_paths_change", "right_paths_change", "entropy_change")}
     columns["last"] += [{**r, "organism": f"{r['organism']} minus {r['against']}"} for r in _rows(result, "remedy_at", "organism", "against", kind=kind)]  # RL minus RL

@@ -7,8 +7,7 @@ import pandas as pd
 
 from latentreason.organisms.corpus import write_trace
 from latentreason.organisms.problems import problems_of
-from latentreason.organisms.recipe import RL, SFT, Recipe
-from latentreason.organisms.train import models_of
+from latentreason.organisms.recipe import RL, SFT, Recipe, config_of
 from latentreason.store import config_hash
 from latentreason.strategies.grammar import parse
 from latentreason.tasks import chain
@@ -30,7 +29,7 @@ def facts(recipe: Recipe, seed: int, problems: list[Problem]) -> pd.DataFrame:
     kinds = ["SFT" if isinstance(stage, SFT) else "SRL" if stage.by_step else "RLVR" for stage in recipe.training]
     stage = next((s for s in reversed(recipe.training) if isinstance(s, RL)), None)
     row: dict[str, Any] = {
-        "truth": recipe.truth or "", "base": config_hash(models_of(recipe, seed)[0].config["base"])[:12], "judged": config_hash({"problems": [p.id for p in problems]})[:12],
+        "truth": recipe.truth or "", "base": config_hash({part: config_of(getattr(recipe, part)) for part in ("corpus", "size", "pretrain")})[:12], "judged": config_hash({"problems": [p.id for p in problems]})[:12],
         "parameters": recipe.size.parameters, "stages": " > ".join(kinds), "latent": _latent(recipe, problems), **_prior(recipe),
     }  # fmt: skip
     if stage is not None:

@@ -156,7 +156,8 @@ class Pairs:
     def settings(self) -> dict[str, dict[str, Any]]:
         """Study -> its settings for these pairs: all of them are looked at, and curves go to half of the samples."""
         largest = max(2, 2 ** ((self.measuring.n_samples // 2).bit_length() - 1))
-        usual: dict[str, dict[str, Any]] = {"boundary": {"organisms": [], "max_k": largest}, "difficulty": {"organisms": []}, "formats": {"organisms": []}, "curriculum": {"max_k": largest}}
+        names = sorted({p.name for p in self.pairs})  # whatever was done to them: what says nothing of RLVR is told so
+        usual: dict[str, dict[str, Any]] = {"boundary": {"organisms": names, "max_k": largest}, "difficulty": {"organisms": names}, "curriculum": {"max_k": largest}}
         usual |= {} if self.task == "chain" else {"spurious": {"behaviour": "format/code"}}
         return {name: {**usual.get(name, {}), **self.studies.get(name, {})} for name in {**usual, **self.studies}}
 

@@ -123,7 +123,7 @@ class RL:
         known = [name for name, p in signature(REWARDS[self.reward]).parameters.items() if isinstance(p.default, float)]
         if strange := sorted(set(self.reward_args) - set(known)):
             raise unknown_name(f"argument of the reward {self.reward}", strange[0], known)
-        if wrong := [f"{name}={value}" for name, value in self.reward_args.items() if not (isfinite(value) and (name != "p" or 0.0 <= value <= 1.0))]:
+        if wrong := [f"{name}={value}" for name, value in self.reward_args.items() if not (isinstance(value, int | float) and isfinite(value) and (name != "p" or 0.0 <= value <= 1.0))]:
             raise InvalidInput(f"The reward {self.reward!r} needs finite numbers, and a probability p in [0, 1]; found {wrong[0]}.")
         for name, value, allowed in (("scale", self.scale, ("group", "none")), ("split", self.split, ("train", "seen"))):
             if value not in allowed:

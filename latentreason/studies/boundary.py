@@ -21,19 +21,21 @@ import pandas as pd
 
 from latentreason.stats import Estimate, PassCurve, crossover_k, summary, undefined
 from latentreason.studies.palette import OTHERS
-from latentreason.studies.result import Result, rows
+from latentreason.studies.result import Result, rows, whether
 from latentreason.studies.stacked import (
     ALL,
+    TOLD_BY,
     Run,
     across,
     area,
+    aside,
     by_base,
-    by_rl,
     curve,
     finished,
     mean,
     powers,
     replicates,
+    required,
     rows_of,
     runs_of,
     seeded,
@@ -85,11 +87,13 @@ def run(*, counts: pd.DataFrame, organisms: pd.DataFrame | None = None, config: 
         InvalidInput: tables without their columns, of different organisms, or fewer samples than `max_k`.
     """
     ks = powers(config.max_k)
+    if organisms is not None:
+        required(organisms, "organisms", TOLD_BY)
     runs = _chosen(list(runs_of(counts, organisms).values()), config)
     if not runs:
         return without("boundary", config, "area_change", f"none of {', '.join(config.organisms)} has been measured" if config.organisms else "no organism was trained by RL with the true reward", TRAIN)
     table: list[dict[str, Any]] = []
-    shown = []
+    drawn_: list[dict[str, Any]] = []
     curves: dict[tuple[str, int, str, str], PassCurve] = {}
     for organism in dict.fromkeys(r.organism for r in runs):
         of = {r.seed: r for r in runs if r.organism == organism}
@@ -108,7 +112,7 @@ def run(*, counts: pd.DataFrame, organisms: pd.DataFrame | None = None, config: 
             for arm in ("base", "rl"):
                 over = [across({s: curves[organism, s, arm, kind].estimates[i] for s in of}, share=True) for i in range(len(ks))]
                 each = {str(s): [e.value for e in curves[organism, s, arm, kind].estimates] for s in of}
-                shown.append({**where, "arm": arm, "k": ks, "value": [e.value for e in over], "lo": [e.lo for e in over], "hi": [e.hi for e in over], "seeds": each})
+                drawn_.append({**where, "arm": arm, "k": ks, "value": [e.value for e in over], "lo": [e.lo for e in over], "hi": [e.hi for e in over], "seeds": each})
         for quantity, values in BREADTH.items():
             have = {s: r for s, r in of.items() if NEEDS[quantity] in r.base and not (r.base[NEEDS[quantity]].isna().any() or r.rl[NEEDS[quantity]].isna().any())}
             if have:
@@ -122,7 +126,7 @@ def run(*, counts: pd.DataFrame, organisms: pd.DataFrame | None = None, config: 
                 table += seeded(f"{quantity}_change", {s: mean(r.rates("rl", quantity) - r.rates("base", quantity), config) for s, r in of.items()}, organism=organism)
     if organisms is not None:
         table += _remedies(runs, curves, ks)
-    details = {"curves": shown, "n_problems": len(runs[0].base), "n_seeds": len({r.seed for r in runs}), "imitated": sorted({r.organism for r in runs if r.facts.get("stages") == "SFT"}), "barren": sorted(_barren(curves, list(runs[0].kinds)[-1], config)), "kind": list(runs[0].kinds)[-1]}
+    details = {"curves": drawn_, "n_problems": len(runs[0].base), "n_seeds": len({r.seed for r in runs}), "aside": {r.organism: why for r in runs if (why := aside(r.facts))}, "barren": sorted(_barren(curves, list(runs[0].kinds)[-1], config)), "kind": list(runs[0].kinds)[-1]}
     result = finished("boundary", config, table, details)
     return result.saying(_said(result, ks))
 
@@ -133,8 +137,7 @@ def _chosen(runs: list[Run], config: Config) -> list[Run]:
         return [r for r in runs if r.organism in config.organisms]
     if not all(r.facts for r in runs):
         return runs
-    trained = {key: [r for r in group if by_rl(r)] for key, group in by_base(runs).items()}
-    chosen = [r for key, group in by_base(runs).items() if trained[key] for r in group if r.facts["stages"] == "SFT" or by_rl(r)]
+    chosen = [r for group in by_base(runs).values() if not all(aside(r.facts) for r in group) for r in group if not aside(r.facts) or r.facts["stages"] == "SFT"]
     return sorted(chosen, key=runs.index)
 
 
@@ -176,42 +179,35 @@ def _remedies(runs: list[Run], curves: dict[tuple[str, int, str, str], PassCurve
 
 
 def _said(result: Result, ks: list[int]) -> list[str]:
-    kind, more = result.details["kind"], list[str]()
-    said = {"a collapse": list[str](), "no collapse": list[str](), "open": list[str](), "nothing to lose": list[str](), "imitates a teacher, and says nothing of RLVR": list[str]()}
-    for organism in dict.fromkeys(c["organism"] for c in result.details["curves"]):
-        last = result.estimate("rl_minus_base", organism=organism, kind=kind, k=ks[-1], seed=ALL)
-        area, at_start = result.estimate("area_change", organism=organism, kind=kind, seed=ALL), result.estimate("rl_minus_base", organism=organism, kind=kind, k=ks[0], seed=ALL)
-        seen = "a collapse" if last.hi < 0 else "no collapse" if last.lo > 0 else "open"
-        if organism in result.details["barren"]:
-            seen = "nothing to lose"
-        if organism in result.details["imitated"]:
-            seen = "imitates a teacher, and says nothing of RLVR"
-        said[seen].append(f"{organism} ({_bare(last)}{', and at k=1' if at_start.hi < 0 else ''})" if seen == "a collapse" else organism)
-        cross = result.estimate("crossover_k", organism=organism, kind=kind, seed=ALL)
-        crossing = f", the base reaches RL at k={cross}" if cross.defined and last.hi < 0 else ""
-        both = {quantity: _of_both(result, quantity, organism) for quantity in UNREAD}
-        unread = [f"{quantity} {' to '.join(_bare(e) for e in shares)}" for quantity, shares in both.items() if max((e.value for e in shares), default=0.0) > SHOWN]
-        more.append(f"{organism} ({seen}): RL minus base {_bare(at_start)} at k={ks[0]}, {_bare(last)} at k={ks[-1]}, area {_bare(area)}{crossing}{'; of its samples ' if unread else ''}{', '.join(unread)}.")
+    kind, details = result.details["kind"], result.details
+    first, last = ({o: result.estimate("rl_minus_base", organism=o, kind=kind, k=k, seed=ALL) for o in dict.fromkeys(c["organism"] for c in details["curves"])} for k in (ks[0], ks[-1]))
+    seen, more = dict[str, str](), list[str]()
+    for o, gap in last.items():
+        fallen = "a loss at every k" if first[o].hi < 0 else "a collapse"
+        seen[o] = f"{details['aside'][o]}, so it says nothing of RLVR" if o in details["aside"] else "nothing to lose" if o in details["barren"] else fallen if gap.hi < 0 else "no collapse" if gap.lo > 0 else "open"
+        cross, area = (result.estimate(q, organism=o, kind=kind, seed=ALL) for q in ("crossover_k", "area_change"))
+        crossing = f", the base reaches RL at k={cross.bare}" if seen[o] == "a collapse" and cross.defined else ""
+        both = {quantity: _of_both(result, quantity, o) for quantity in UNREAD}
+        unread = [f"{quantity} {' to '.join(e.bare for e in shares)}" for quantity, shares in both.items() if max((e.value for e in shares), default=0.0) > SHOWN]
+        more.append(f"{o} ({seen[o]}): RL minus base {first[o].bare} at k={ks[0]}, {gap.bare} at k={ks[-1]}, area {area.bare}{crossing}{'; of its samples ' if unread else ''}{', '.join(unread)}.")
     for row in rows_of(result, "remedy_area", kind=kind, seed=ALL):
         gap = result.estimate("remedy_area", organism=row["organism"], against=row["against"], kind=kind, seed=ALL)
-        more.append(f"{row['organism']} minus {row['against']} in area: {gap}, {'so the terms of RL-PLUS keep breadth' if gap.lo > 0 else 'so a remedy by RL-PLUS is ' + ('refuted' if gap.hi <= 0 else 'not shown') + ' (an upper bound of 0 or less refutes it)'}.")
-    lost, kept, unclear = said["a collapse"], said["no collapse"], said["open"]
-    judged = len(lost) + len(kept) + len(unclear)
-    first = (
-        f"By {kind}, RL minus base at k={ks[-1]} is below 0 for {len(lost)} of {judged} organisms whose base has something to lose there{', ' if lost else ''}{', '.join(lost)}, above 0 for {len(kept)}, and open for {len(unclear)}; "
-        "an interval above 0 refutes a collapse."
+        judged = whether(gap, "so the terms of RL-PLUS keep breadth", "so a remedy by RL-PLUS is refuted", "so a remedy by RL-PLUS is not shown")
+        more.append(f"{row['organism']} minus {row['against']} in area: {gap.bare}, {judged} (an upper bound of 0 or less refutes it).")
+    of = {what: [o for o, verdict in seen.items() if verdict == what] for what in ("a collapse", "a loss at every k", "no collapse", "open")}
+    n, lost = sum(map(len, of.values())), [f"{o} {last[o].bare}" for o in of["a collapse"]]
+    damaged = f", at every k for {len(of['a loss at every k'])} ({', '.join(of['a loss at every k'])})" if of["a loss at every k"] else ""
+    said = (
+        f"By {kind}, RL minus base at k={ks[-1]} is below 0 for {len(lost)} of {n} whose base has something to lose there{' (' if lost else ''}{', '.join(lost)}{')' if lost else ''}{damaged}, above 0 for {len(of['no collapse'])}, "
+        f"and open for {len(of['open'])}; an interval above 0 refutes a collapse."
     )
-    return [first if judged else "No pair here was trained by RL from a base that has something to lose, so nothing is said of collapse.", *more]
+    several = [f"{n} intervals are read at once, uncorrected: of such intervals one in twenty misses by chance."] if n > 4 else []
+    return [said if n else "Nothing here was trained by RL with the true reward from a base that has something to lose, so nothing is said of collapse.", *more, *several]
 
 
 def _of_both(result: Result, quantity: str, organism: str) -> list[Estimate]:
     """A share of the samples of base and RL model, where it was counted."""
     return [result.estimate(quantity, organism=organism, arm=arm, seed=ALL) for arm in ("base", "rl")] if rows_of(result, quantity, organism=organism) else []
-
-
-def _bare(e: Estimate) -> str:
-    """Without the caveat that the estimates before it have."""
-    return f"{e.value:.3f} [{e.lo:.3f}, {e.hi:.3f}]"
 
 
 def drawn(result: Result) -> list[dict[str, Any]]:

@@ -213,21 +213,19 @@ def _closest(result: Result) -> str:
     gains = {(s["organism"], s["seed"]): result.estimate("gain", organism=s["organism"], seed=s["seed"]) for s in known}
     caused = [s for s in known if s["truth"] in CAUSES]
     shares = {(s["organism"], s["seed"]): result.estimate("share", organism=s["organism"], seed=s["seed"], cause=s["truth"]).value for s in caused}
-    breadth = {(s["organism"], s["seed"]): result.estimate("breadth", organism=s["organism"], seed=s["seed"]) for s in known if _has(result, "breadth", s)}
-    lost = {key: -e.value for key, e in breadth.items() if e.hi < 0}
+    measured = result.table[result.table["quantity"] == "breadth"]
+    pairs = set(zip(measured["organism"], measured["seed"], strict=True))
+    breadth = {(s["organism"], s["seed"]): result.estimate("breadth", organism=s["organism"], seed=s["seed"]) for s in known if (s["organism"], s["seed"]) in pairs}
+    lost, threshold = {key: -e.value for key, e in breadth.items()}, float(result.config["rule"]["collapse"])
     truth = {(s["organism"], s["seed"]): s["truth"] for s in known}
     calls = [
         _call("the share of a true cause is at least", shares, min, "majority", result),
         _call("the gain of a true cause is at least", {key: gains[key].value for key in shares}, min, "least_gain", result),
         _call("a true collapse is at least", {key: v for key, v in lost.items() if truth[key] == "collapse"}, min, "collapse", result),
         _call("below the base at the largest k others with a true cause lie by at most", {key: v for key, v in lost.items() if truth[key] in CAUSES}, max, "collapse", result),
+        f"{len(first)} that are undefined or degenerate lie as low as a collapse, and are told apart by these flags alone, which go before" if (first := [k for k, v in lost.items() if truth[k] in ("undefined", "degenerate") and v >= threshold]) else "",
     ]
     return f"Closest to a threshold, of all seeds: {'; '.join(call for call in calls if call)}." if any(calls) else ""
-
-
-def _has(result: Result, quantity: str, s: dict[str, Any]) -> bool:
-    part = result.table[(result.table["quantity"] == quantity) & (result.table["organism"] == s["organism"]) & (result.table["seed"] == s["seed"])]
-    return len(part) > 0
 
 
 def _call(what: str, values: dict[tuple[str, int], float], pick: Callable[..., Any], threshold: str, result: Result) -> str:

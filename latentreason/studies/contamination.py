@@ -31,7 +31,7 @@ import pandas as pd
 from latentreason.errors import InvalidInput
 from latentreason.stats import Estimate, over, replicate_weights, summary, undefined
 from latentreason.studies.palette import ARMS, NAMES
-from latentreason.studies.result import Result, of_one_pair, rows, shown
+from latentreason.studies.result import Result, of_one_pair, rows, whether
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -160,26 +160,31 @@ def _behaviour(part: pd.DataFrame, ids: list[str], weights: np.ndarray) -> dict[
 
 def _said(result: Result) -> list[str]:
     gains = {split: result.estimate("accuracy", split=split, arm="change") for split in (*SPLITS, BOTH)}
-    shares = sorted(set(result.table[result.table["quantity"] == "exact_match"]["share"]))
-    cut = min(shares, key=lambda share: abs(share - 0.6)) if shares else 0.6
+    cut = cut_of(result)
 
     def told(quantity: str, **where: Any) -> str:
         part = {split: result.estimate(quantity, split=split, **where) for split in SPLITS}
         return " against ".join(f"{e} of the {split}" for split, e in part.items() if e.defined)
 
-    memory = f"From {cut:.0%} of a problem the base says the rest of {told('exact_match', arm='base', share=cut)} ones, its continuation answers {told('answer_completed', arm='base', share=cut)} ones, and asked the cut problem it answers {told('answer_truncated', arm='base', share=cut)} ones." if shares else ""
+    memory = f"From {cut:.0%} of a problem the base says the rest of {told('exact_match', arm='base', share=cut)} ones, its continuation answers {told('answer_completed', arm='base', share=cut)} ones, and asked the cut problem it answers {told('answer_truncated', arm='base', share=cut)} ones." if (result.table["quantity"] == "exact_match").any() else ""
     moved = [f"{e} on {split}" for split in SPLITS if (e := result.estimate("behaviour", split=split, arm="change")).defined]
     control = [f"{e}" for split in SPLITS if (e := _maybe(result, split)).defined]
     behaviour = f"Behaviour moves by {' and '.join(moved)} problems (base against base {', '.join(control)})." if moved else "Behaviour cannot be compared."
     difference = gains[BOTH]
     if difference.defined:
-        verdict = shown(difference, "so that part of the gain is memory", "which refutes memory as the cause", f"so there is no evidence that the gain is memory, and at most {difference.hi:.3f} can be")
+        verdict = whether(difference, "so that part of the gain is memory", "which refutes memory as the cause", "so there is no evidence that the gain is memory, of which the upper bound is the most")
+        verdict = "so there is no gain whose cause could be memory" if gains["seen"].lo <= 0 and difference.lo <= 0 else verdict
         first = f"RL gains {gains['seen']} on seen and {gains['clean']} on clean problems, a difference of {difference}, {verdict} (an upper bound of 0 or less refutes memory as the cause)."
     else:
         split = next(s for s in SPLITS if gains[s].defined)
         first = f"Seen minus clean is undefined ({difference.reason}), RL gains {gains[split]} on {split} problems; with both splits, an upper bound of the difference of 0 or less would refute memory as the cause."
     twin = result.details.get("twin")
     return [first, memory, behaviour, _said_of_placebo(result), f"Clean problems are of the generated task {twin}." if twin else ""]
+
+
+def cut_of(result: Result) -> float:
+    """The share of a problem's words of which finding and figure speak: the one nearest to 60%."""
+    return min(set(result.table[result.table["quantity"] == "exact_match"]["share"]), key=lambda share: abs(share - 0.6), default=0.6)
 
 
 def _said_of_placebo(result: Result) -> str:

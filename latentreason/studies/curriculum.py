@@ -5,8 +5,8 @@ beats either alone, and plain imitation (SFT) of the same traces makes a model w
 
 Formula: pass@1, pass@k and coverage area of each order of stages (SRL, SFT, RLVR and their sequences), same base, problems and expert traces; coverage =
 share of the problems with at least one right sample (valid trace, where a checker exists). Gain of a sequence = its pass@1 minus that of
-the better of its parts alone, paired by problem (which of the two is better is seen on the same samples, so the gain is a cautious one). A sequence was trained as
-long as both of its parts, so beside it stands RLVR twice ("RLVR > RLVR"): what it has beyond that is no matter of more training. Order = A then B minus B then A.
+the better of its parts alone, paired by problem (which of the two is better is seen on the same samples, so the gain is a cautious one). A sequence was trained
+more than any of its parts, so beside it stands RLVR twice ("RLVR > RLVR"), a second RLVR in place of the other stage: what a sequence has beyond that is no matter of more reward. Order = A then B minus B then A.
 
 Both are told by the answer, too: a reward for answers may raise them by traces that are not valid, and then the two disagree.
 
@@ -22,7 +22,7 @@ import pandas as pd
 
 from latentreason.stats import Estimate, summary
 from latentreason.studies.palette import OTHERS
-from latentreason.studies.result import Result, shown
+from latentreason.studies.result import Result, whether
 from latentreason.studies.stacked import (
     ALL,
     Run,
@@ -105,7 +105,7 @@ def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, config: Config = Confi
 
 
 def _parts_known(found: dict[str, dict[int, Run]]) -> bool:
-    return any(all(part in found for part in stages.split(" > ")) for stages in found if ">" in stages)
+    return any(all(part in found for part in parts) for stages in found if len(set(parts := stages.split(" > "))) > 1)
 
 
 def _any_seed(chosen: dict[str, dict[int, Run]]) -> dict[int, Run]:
@@ -137,8 +137,8 @@ def _orders(result: Result, kind: str) -> list[str]:
 def _twice(result: Result, kind: str) -> str:
     """What sequences have beyond as much training with the reward alone."""
     found = [(row["order"], result.estimate("beyond_twice", order=row["order"], seed=ALL, kind=kind)) for row in rows_of(result, "beyond_twice", seed=ALL, kind=kind)]
-    judged = [f"{gain} for {order} ({shown(gain, 'more', 'not more', 'open')})" for order, gain in found]
-    return f"Beside RLVR twice, which is trained as long, pass@1 by {kind} differs by {', '.join(judged)}." if found else "No RLVR of the length of a sequence stands beside them, so more training alone may do it."
+    judged = [f"{gain} for {order} ({whether(gain, 'more', 'not more', 'open')})" for order, gain in found]
+    return f"Beside RLVR twice (a second RLVR in place of the other stage) pass@1 by {kind} differs by {', '.join(judged)}." if found else "RLVR twice does not stand beside them, so a second stage of the reward may do as much."
 
 
 def _said(result: Result) -> list[str]:

@@ -29,9 +29,10 @@ from latentreason.studies.result import Result, rows
 from latentreason.studies.stacked import (
     ALL,
     COUNTED,
+    TOLD_BY,
     Run,
     across,
-    by_rl,
+    aside,
     finished,
     mean,
     required,
@@ -51,6 +52,8 @@ MOST = 4
 HABITS = {"repetition": "repetition", "skipped": "skipped", "answers_again": "answers_again", "length": "n_tokens", "direct": "format/direct"}
 """Quantity -> column of the counts; the last three are sums over the samples."""
 MEANS = ("repetition", "skipped")
+FEW = 10
+"""Lone successes below which nothing is said of them."""
 EPSILON = 1e-4
 """What trl adds to the deviation of a group."""
 
@@ -103,8 +106,8 @@ def run(
     Raises:
         InvalidInput: tables without their columns, or of different organisms.
     """
-    runs = runs_of(required(counts, "counts", (*COUNTED, "correct_first")), organisms)
-    chosen = [r for r in runs.values() if (r.organism in config.organisms if config.organisms else by_rl(r))]
+    runs = runs_of(required(counts, "counts", (*COUNTED, "correct_first")), required(organisms, "organisms", TOLD_BY))
+    chosen = [r for r in runs.values() if (r.organism in config.organisms if config.organisms else not aside(r.facts))]
     if not chosen:
         return without("difficulty", config, "effect", f"none of {', '.join(config.organisms)} has been measured" if config.organisms else "no organism was trained by RL with the true reward", TRAIN)
     table: list[dict[str, Any]] = []
@@ -114,7 +117,7 @@ def run(
         for habit, column in HABITS.items():
             if all(column in r.base for r in of.values()):
                 table += seeded(f"{habit}_change", {s: mean(_habit(r, "rl", column) - _habit(r, "base", column), config) for s, r in of.items()}, organism=organism, bin=ALL)
-        steady = None if projections is None else _reliable(required(projections, "projections", ("organism", "seed", "stage", "step", "label", "problem", "value", "random", "reliability")), organism, config, details)
+        steady = None if projections is None else _reliable(required(projections, "projections", ("organism", "seed", "stage", "step", "label", "problem", "value")).reindex(columns=[*dict.fromkeys([*projections, "random", "reliability"])]), organism, config, details)
         for i, name in enumerate(config.bins):
             where = {"organism": organism, "bin": name}
             inside = {s: _bin_of(r, config) == i for s, r in of.items()}
@@ -130,7 +133,7 @@ def run(
                 table += changes
     if training is not None:
         required(training, "training", ("organism", "seed", "stage", "step", "problem", "n", "correct", "correct_valid"))
-        table += _trainings(runs, training, config, details)
+        table += _trainings(runs, training, {r.organism for r in chosen}, config, details)
     result = finished("difficulty", config, table, details)
     return result.saying(_said(result, config))
 
@@ -180,9 +183,9 @@ def _over_steps(kept: pd.DataFrame, of: dict[int, Run], inside: dict[int, np.nda
 
 
 def _reliable(table: pd.DataFrame, organism: str, config: Config, details: dict[str, Any]) -> pd.DataFrame:
-    """The rows of an organism whose vector two halves of the problems agree on, seed by seed; of the others the label stands in the details."""
+    """The rows of an organism whose vector two halves of the problems agree on, seed by seed; of the others the label stands in the details, NaN where nobody measured it."""
     part = table[table["organism"] == organism]
-    weak = part[~(part["reliability"] >= config.reliable)].groupby(["label", "seed"])["reliability"].first().reset_index()
+    weak = part[~(part["reliability"] >= config.reliable)].groupby(["label", "seed"])["reliability"].mean().reset_index()
     details["unreliable"] += [{"organism": organism, "label": r["label"], "seed": str(r["seed"]), "reliability": float(r["reliability"])} for r in weak.to_dict("records")]
     return part[part["reliability"] >= config.reliable]
 
@@ -207,7 +210,7 @@ def _by_step(group: pd.DataFrame, of: dict[int, Run], inside: dict[int, np.ndarr
     return {s: w for s, w in wide.items() if w.shape[1] > 1}
 
 
-def _trainings(runs: dict[tuple[str, int], Run], training: pd.DataFrame, config: Config, details: dict[str, Any]) -> list[dict[str, Any]]:
+def _trainings(runs: dict[tuple[str, int], Run], training: pd.DataFrame, chosen: set[str], config: Config, details: dict[str, Any]) -> list[dict[str, Any]]:
     """Of each organism that was trained with the true reward: how hard its problems were for the base, what that gained, and what was reinforced."""
     table: list[dict[str, Any]] = []
     for organism, part in training.groupby("organism", sort=False):
@@ -220,9 +223,8 @@ def _trainings(runs: dict[tuple[str, int], Run], training: pd.DataFrame, config:
         gain = {s: mean(r.rates("rl") - r.rates("base"), config) for s, r in of.items()}
         table += seeded_share("training_rate", rate, organism=organism) + seeded("gain", gain, organism=organism)
         able = any(r.rates("base").any() for r in of.values())  # a base that solves nothing says nothing of hard problems
-        to_lose = float(np.mean([r.rates("base").mean() for r in of.values()]))
-        details["trainings"].append({"organism": organism, "able": able, "base": to_lose, "rate": across(rate).value, **{k: getattr(across(gain), k) for k in ("value", "lo", "hi")}, "seeds": {str(s): [rate[s].value, gain[s].value] for s in of}})
-        if (str(organism), min(of)) in {(r.organism, r.seed) for r in of.values() if (r.organism in config.organisms if config.organisms else by_rl(r))}:
+        details["trainings"].append({"organism": organism, "able": able, "base": float(np.mean([r.rates("base").mean() for r in of.values()])), "rate": across(rate).value, **{k: getattr(across(gain), k) for k in ("value", "lo", "hi")}, "seeds": {str(s): [rate[s].value, gain[s].value] for s in of}})
+        if organism in chosen:
             table += _pooled(part, list(of), str(organism))
             for stage, step in sorted(set(zip(part["stage"].astype(int), part["step"].astype(int), strict=True))):
                 at = part[(part["stage"] == stage) & (part["step"] == step)]
@@ -231,12 +233,9 @@ def _trainings(runs: dict[tuple[str, int], Run], training: pd.DataFrame, config:
 
 
 def _pooled(groups: pd.DataFrame, seeds: list[int], organism: str) -> list[dict[str, Any]]:
-    """Share of valid traces among the lone successes of all weights of a training."""
-    lone = {s: groups[(groups["seed"] == s) & (groups["correct"] == 1)] for s in seeds}
-    if groups["correct_valid"].isna().any():
-        return []
-    return [*seeded_share("lone_valid_pooled", {s: wilson(int(one["correct_valid"].sum()), len(one)) for s, one in lone.items()}, organism=organism),
-            rows("lone_pooled", Estimate(float(sum(map(len, lone.values()))), float("nan"), float("nan"), len(seeds), "count", "no estimate"), organism=organism, seed=ALL)]  # fmt: skip
+    """Share of valid traces among the lone successes of all weights and seeds of a training."""
+    lone = groups[groups["seed"].isin(seeds) & (groups["correct"] == 1)]
+    return [] if groups["correct_valid"].isna().any() else [rows("lone_valid_pooled", wilson(int(lone["correct_valid"].sum()), len(lone)), organism=organism, seed=ALL)]
 
 
 def _reinforced(groups: pd.DataFrame, scales: dict[int, str], where: dict[str, Any], config: Config) -> list[dict[str, Any]]:
@@ -292,31 +291,31 @@ def _habits_of(result: Result, organism: str) -> str:
 
 def _lone_of(result: Result, organism: str) -> str:
     """What the lone successes of an organism are."""
-    if not rows_of(result, "lone_valid_pooled", organism=organism):
+    share = result.estimate("lone_valid_pooled", organism=organism, seed=ALL) if rows_of(result, "lone_valid_pooled", organism=organism) else None
+    if share is None or share.n < FEW:
         return ""
-    share, n = (result.estimate(q, organism=organism, seed=ALL) for q in ("lone_valid_pooled", "lone_pooled"))
-    if not share.defined:
-        return ""
-    seen = "so they are shortcuts" if share.hi < 0.5 else "which refutes the shortcut" if share.lo > 0.5 else "which is not told apart from half"
+    seen = "so most are not" if share.hi < 0.5 else "which refutes the shortcut" if share.lo > 0.5 else "which is not told apart from half"
     advantages = rows_of(result, "lone_advantage", organism=organism, step=0)
     weight = f"has the advantage {advantages[0]['value']:.2f} and " if advantages else ""
-    return f"In {organism} a lone success of a group {weight}is a valid trace in {share} of {n.value:.0f}, {seen} (more than half refutes the shortcut)."
+    return f"In {organism} a lone success of a group {weight}is a valid trace in {share.bare} of {share.n}, {seen} (more than half refutes the shortcut)."
 
 
 def _said_of_projections(result: Result) -> list[str]:
     """How far activations move along reliable vectors, and along random directions."""
     said = []
-    for organism in dict.fromkeys(p["organism"] for p in result.details["projections"]):
+    for organism in dict.fromkeys(p["organism"] for name in ("projections", "unreliable") for p in result.details[name]):
+        unknown, weak = (sorted({u["label"] for u in result.details["unreliable"] if u["organism"] == organism and np.isnan(u["reliability"]) == lost}) for lost in (True, False))
+        left = "".join(f"; {why}: {', '.join(labels)}" for why, labels in (("not reliable in some seed", weak), ("of unknown reliability (measure anew)", unknown)) if labels)
         found = {q: [r for r in rows_of(result, q, organism=organism, seed=ALL) if np.isfinite(r["lo"])] for q in ("projection_change", "random_change")}
         moved, aside = ([r for r in each if r["lo"] > 0 or r["hi"] < 0] for each in found.values())
         if not found["projection_change"]:
+            said.append(f"{organism}: no projection is on a reliable vector{left}." if left else "")
             continue
         most = max(found["projection_change"], key=lambda r: max(r["lo"], -r["hi"]))  # the surest
-        weak = sorted({u["label"] for u in result.details["unreliable"] if u["organism"] == organism})
         sizes = [float(np.median([abs(r["value"]) for r in each])) for each in found.values()]
         said.append(
             f"{organism}, activations at choices from base to end: {len(moved)} of {len(found['projection_change'])} projections (vector, bin) have an interval without 0, {len(aside)} along random directions; they move by {sizes[0]:.2f} scales (median), {sizes[1]:.2f} along random directions; the surest is "
-            f"{most['label']} at {most['bin']}, {result.estimate('projection_change', organism=organism, seed=ALL, label=most['label'], bin=most['bin'])} scales{'; not reliable in some seed: ' if weak else ''}{', '.join(weak)}."
+            f"{most['label']} at {most['bin']}, {result.estimate('projection_change', organism=organism, seed=ALL, label=most['label'], bin=most['bin']).bare} scales{left}."
         )
     return said
 
@@ -325,10 +324,11 @@ def drawn(result: Result) -> list[dict[str, Any]]:
     """What `plot` draws: the effect by bin, over seeds and of each, of at most `MOST` organisms, from those with the hardest training problems to those with the easiest."""
     found = rows_of(result, "effect") if "bins" in result.details else []
     rates = {t["organism"]: t["rate"] for t in result.details.get("trainings", []) if t["able"]}
-    names = sorted(dict.fromkeys(r["organism"] for r in found), key=lambda name: rates.get(name, 1.0))
-    names = [n for n in names if n in rates] or names
-    shown = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(MOST, len(names))).round().astype(int))] if names else []
-    return sorted((r for r in found if r["organism"] in shown), key=lambda r: shown.index(r["organism"]))
+    every = list(dict.fromkeys(r["organism"] for r in found))
+    names = sorted((n for n in every if n in rates), key=lambda name: rates[name]) or every
+    names += [n for n in every if n not in rates][: max(0, MOST - len(names))]
+    chosen = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, min(MOST, len(names))).round().astype(int))] if names else []
+    return sorted((r for r in found if r["organism"] in chosen), key=lambda r: chosen.index(r["organism"]))
 
 
 def plot(result: Result, ax: "Axes | None" = None) -> "Axes":

@@ -4,7 +4,7 @@ Claim (Zhao et al. 2025, arXiv 2504.07912, "Echo Chamber"): RL amplifies one for
 the others; which one depends on the mixture and on the size of the model.
 
 Formula: share of each format among the rollouts of a step; entropy H = -sum p ln p (nats) and effective number exp(H) of formats. A run has converged where one
-format has `passes` of the rollouts of its last `window` steps; the step at which it got there is the first at which it has as much of those of as many steps, since
+format has `passes` of the rollouts of its last `window` steps; the step at which the winner got there is the first at which it has as much of those of as many steps, since
 one step is noisy. Its interval goes from the first at which Wilson's upper bound reaches that share to the first at which the lower one does (rollouts
 count as independent, which those of one prompt are not). Every run counts that is one stage of plain RL on a corpus of several formats, also where it learnt little.
 
@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from latentreason.errors import InvalidInput
 from latentreason.stats import Estimate, undefined, wilson
 from latentreason.studies.palette import OTHERS
 from latentreason.studies.result import Result, rows
 from latentreason.studies.stacked import (
     ALL,
     STANDING,
+    TOLD_BY,
     bare,
-    few,
     finished,
     last_of,
+    plain,
     required,
     rows_of,
     seeded,
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TRAIN = ("activation-small", "formats-small-think", "formats-small-code")
-COLOURS = OTHERS
 PREFIX = "format/"
 
 
@@ -72,10 +73,9 @@ def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Confi
     Raises:
         InvalidInput: tables without their columns.
     """
-    required(organisms, "organisms", (*STANDING, "reward", "external", "split", "own_problems", "n_training", "steps", "prompts", "group", "parameters"))
+    required(organisms, "organisms", (*STANDING, *TOLD_BY, "group", "parameters"))
     required(curves, "curves", ("organism", "seed"))
     names = [c.removeprefix(PREFIX) for c in map(str, curves) if c.startswith(PREFIX)]
-    required(curves, "curves", sorted(PREFIX + name for c in map(str, organisms) if (name := c.removeprefix("prior/")) != c and organisms[c].fillna(0).gt(0).any()) if names else ())
     chosen = [(f, *_shares(curves, f, names)) for f in organisms.to_dict("records") if _chosen(f, names, config)]
     runs = [(f, shares, steps) for f, shares, steps in chosen if len(shares)]
     if not runs:
@@ -84,6 +84,8 @@ def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Confi
     lines, seeds = [], dict[str, dict[int, dict[str, Estimate]]]()
     for f, shares, steps in runs:
         prior = {name: float(f.get(f"prior/{name}", math.nan)) for name in names}
+        if lost := [name for c, share in f.items() if (name := str(c).removeprefix("prior/")) != c and name not in names and share > 0]:
+            raise InvalidInput(f"The corpus of {f['organism']!r} holds the format {lost[0]!r}, of which the table 'curves' has no column {PREFIX + lost[0]!r}: without it shares are of the others alone.")
         last = dict(zip(names, np.nan_to_num(shares[-(window := last_of(len(shares), config.window)) :]).mean(0).tolist(), strict=True))
         entropies = np.array([_entropy(row) for row in shares])
         winner, leader = max(last, key=lambda n: last[n]), max(prior, key=lambda n: prior[n])
@@ -94,7 +96,7 @@ def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Confi
         })  # fmt: skip
         measured = {f"last_share {name}": bare(value, 1) for name, value in last.items()}
         measured |= {"effective_first": bare(math.exp(entropies[0]), 1), "effective_last": bare(math.exp(entropies[-window:].mean()), 1), "prior_of_winner": bare(prior[winner], 1)}
-        measured["passes_at"] = passes_at(shares, _rollouts(f), config.passes, steps, window)
+        measured["passes_at"] = passes_at(shares[:, names.index(winner)], _rollouts(f), config.passes, steps, window)
         seeds.setdefault(str(f["organism"]), {})[int(f["seed"])] = measured
     for organism, by_seed in seeds.items():
         for quantity in next(iter(by_seed.values())):
@@ -118,7 +120,7 @@ def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Confi
 def _chosen(f: dict[Any, Any], names: list[str], config: Config) -> bool:
     """One stage of plain RL with the true reward, on a corpus of several formats."""
     several = sum(f.get(f"prior/{name}", 0.0) >= config.least_prior for name in names) > 1
-    return bool((f["organism"] in config.organisms or not config.organisms) and f["stages"] == "RLVR" and f["reward"] == "true" and not f["external"] and f["split"] == "train" and f["own_problems"] and not few(f) and several)
+    return (f["organism"] in config.organisms or not config.organisms) and plain(f) and f["reward"] == "true" and several
 
 
 def _shares(curves: pd.DataFrame, f: dict[Any, Any], names: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -144,23 +146,23 @@ def _entropy(shares: np.ndarray) -> float:
     return float(-(p * np.log(p)).sum())
 
 
-def passes_at(shares: np.ndarray, n: int, passes: float, steps: np.ndarray | None = None, window: int = 1) -> Estimate:
-    """First step (from 1) at which one format has the share of the last `window` steps; undefined where none ever has.
+def passes_at(share: np.ndarray, n: int, passes: float, steps: np.ndarray | None = None, window: int = 1) -> Estimate:
+    """First step (from 1) at which a format has so much of the rollouts of the last `window` steps; undefined where it never has.
 
     Args:
-        shares: [step, format].
+        share: of the format, by step.
         n: rollouts of a step.
         passes: the share.
-        steps: that the rows are of; None for 1, 2, 3 and so on.
+        steps: that the shares are of; None for 1, 2, 3 and so on.
         window: steps whose rollouts are taken together.
     """
-    steps = (np.arange(1, len(shares) + 1) if steps is None else steps)[window - 1 :]
-    top = np.nanmax(np.lib.stride_tricks.sliding_window_view(shares, window, axis=0).mean(axis=-1), axis=1)
-    bounds = [wilson(round(share * n * window), n * window) for share in top]
+    steps = (np.arange(1, len(share) + 1) if steps is None else steps)[window - 1 :]
+    top = np.lib.stride_tricks.sliding_window_view(share, window).mean(axis=-1)
+    bounds = [wilson(round(value * n * window), n * window) for value in top]
     firsts = [next((float(step) for step, value in zip(steps, values, strict=True) if value >= passes), math.inf) for values in ([b.hi for b in bounds], top, [b.lo for b in bounds])]
     if math.isinf(firsts[1]):
-        return undefined(f"no format reaches {passes:.0%}: at most {top.max():.0%}, in {len(shares)} steps", len(shares))
-    return Estimate(float(firsts[1]), float(firsts[0]), float(firsts[2]), len(shares), f"first step; Wilson 95% over the {n * window} rollouts of {window} step{'s' * (window > 1)}")
+        return undefined(f"it never has {passes:.0%}: at most {top.max():.0%}, in {len(share)} steps", len(share))
+    return Estimate(float(firsts[1]), float(firsts[0]), float(firsts[2]), len(share), f"first step; Wilson 95% over the {n * window} rollouts of {window} step{'s' * (window > 1)}")
 
 
 def _said(result: Result, config: Config) -> list[str]:
@@ -204,10 +206,10 @@ def plot(result: Result, ax: "Axes | None" = None) -> "Axes":
         return ax
     names, smallest = result.details["formats"], min(r["parameters"] for r in runs)
     for r in runs:
-        colour = COLOURS[names.index(r["winner"]) % len(COLOURS)]
+        colour = OTHERS[names.index(r["winner"]) % len(OTHERS)]
         ax.plot(r.get("steps", range(1, len(r["entropy"]) + 1)), np.exp(r["entropy"]), "-" if r["parameters"] == smallest else "--", color=colour, alpha=0.8, linewidth=1.2)
     for name in sorted({r["winner"] for r in runs}, key=names.index):
-        ax.plot([], [], color=COLOURS[names.index(name) % len(COLOURS)], label=f"ends on {name}")
+        ax.plot([], [], color=OTHERS[names.index(name) % len(OTHERS)], label=f"ends on {name}")
     if len({r["parameters"] for r in runs}) > 1:
         ax.plot([], [], "--", color="0.3", label=f"more than {smallest / 1e6:.1f}M parameters")
     ax.axhline(1, color="0.7", linewidth=0.8, zorder=0)

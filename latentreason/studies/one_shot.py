@@ -5,12 +5,12 @@ teaches was there before.
 
 Formula: gain(n) = accuracy of RL minus base on test problems, where the training problems are n different ones; share(n) = gain(n) / gain of the full
 set, same base and seed, paired by problem. Spread over the problem chosen: standard deviation of the shares of n = 1 within a seed, lowest
-and highest. Number: share of the next larger number of problems minus share(1), paired by problem.
+and highest. Beside it what the next larger number of problems adds to share(1), paired by problem.
 
-Refuted where the interval of share(1) lies below `most`. That the problem chosen matters less than their number is refuted where that spread exceeds the upper bound of what the
-next larger number adds.
+Refuted where the interval of share(1) lies below `most`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import pandas as pd
 from latentreason.stats import Estimate, gap_difference, gap_recovered, undefined
 from latentreason.studies.palette import ARMS
 from latentreason.studies.result import Result, rows
-from latentreason.studies.stacked import ALL, Run, bare, by_base, few, finished, mean, plain, rows_of, runs_of, seeded, without
+from latentreason.studies.stacked import ALL, Run, bare, by_base, few, finished, mean, one_stage, plain, rows_of, runs_of, seeded, without
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,17 +48,11 @@ def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, config: Config = Confi
         InvalidInput: tables without their columns, or of different organisms.
     """
     for group in by_base(runs_of(counts, organisms).values()).values():
-        full = {r.seed: r for r in group if plain(r) and r.facts["reward"] == "true"}
-        small = [r for r in group if _few(r)]
+        full = {r.seed: r for r in group if plain(r.facts) and r.facts["reward"] == "true"}
+        small = [r for r in group if one_stage(r.facts) and r.facts["reward"] == "true" and few(r.facts)]
         if any(r.facts["n_training"] == 1 for r in small):
             return _measured(full, small, config)
     return without("one_shot", config, "share", "no organism was trained on a single problem", TRAIN)
-
-
-def _few(run: Run) -> bool:
-    """Plain RL on so few problems that they come again, with the true reward."""
-    f = run.facts
-    return bool(f["stages"] == "RLVR" and f["reward"] == "true" and f["split"] == "train" and not f["external"] and few(f))
 
 
 def _measured(full: dict[int, Run], small: list[Run], config: Config) -> Result:
@@ -82,7 +76,7 @@ def _measured(full: dict[int, Run], small: list[Run], config: Config) -> Result:
             table += _spread({s: [shares[r.organism, s].value for r in each] for s, each in of.items()}, where)
     first = next(iter(trained[sizes[0]]))
     details = {"n_problems": len(first.base), "n_seeds": len({r.seed for r in small}), "organisms": sorted({r.organism for r in small})}
-    details["one_rate"] = len({float(r.facts["lr"]) for each in trained.values() for r in each if "lr" in r.facts}) < 2
+    details["one_rate"] = len({rate for each in trained.values() for r in each if np.isfinite(rate := float(r.facts.get("lr", math.nan)))}) < 2
     result = finished("one_shot", config, table, details)
     return result.saying(_said(result, config))
 
@@ -130,8 +124,7 @@ def _said(result: Result, config: Config) -> list[str]:
     more = [first, f"Over the problem chosen the share has a standard deviation of {spread.value:.2f} within a seed, from {low:.2f} to {high:.2f} in {spread.n} runs."]
     for row in rows_of(result, "by_number", seed=ALL):
         added = result.estimate("by_number", seed=ALL, n_training=row["n_training"])
-        seen = "more" if spread.value > added.hi else "less" if spread.value < added.lo else "neither more nor less, as far as is seen,"
-        more.append(f"{row['n_training']:.0f} problems in place of {one} add {added}, so which problem is chosen matters {seen} than how many{_rates(result)}.")
+        more.append(f"{row['n_training']:.0f} problems in place of {one} add {added}{_rates(result)}.")
     return more
 
 

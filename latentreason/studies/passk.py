@@ -39,7 +39,7 @@ from latentreason.stats import (
     wilson,
 )
 from latentreason.studies.palette import ARMS, NAMES
-from latentreason.studies.result import Result, different_prompts, of_one_pair, one_arm_each, rows, same_pair, shown
+from latentreason.studies.result import Result, different_prompts, of_one_pair, one_arm_each, rows, same_pair
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -126,13 +126,18 @@ def run(*, base: Rollouts, rl: Rollouts, hybrid: Rollouts | None = None, greedy:
     last = pd.DataFrame(table).query("quantity == 'rl_minus_base'").iloc[-1]
     crossed = crossing[kinds[-1]]
     where = f"the base overtakes at k = {crossed}" if crossed.defined else f"no crossing ({crossed.reason})"
-    missed = 1.0 - curves["base", kinds[-1]].estimates[-1].value
+    missed = max(0.0, 1.0 - curves["base", kinds[-1]].estimates[-1].value)
     alone, by_rl = Estimate(last["value"], last["lo"], last["hi"], len(problems), ""), next(row for row in table if row["quantity"] == "coverage" and row["kind"] == kinds[-1] and row["cell"] == "RL only")
-    seen = (
-        f"the base misses {missed:.1%} there and RL alone solves {by_rl['value']:.1%} of the problems, so RL adds next to no solutions, and large k says no more" if missed <= config.ceiling
-        else f"k={ks[-1]} is too small to speak of large k" if ks[-1] < config.large_k
-        else shown(alone, "which refutes the crossing", "which shows it", "which leaves it open")
-    )  # fmt: skip
+    if ks[-1] < config.large_k:
+        seen = f"k={ks[-1]} is too small to speak of large k"
+    elif crossed.defined and crossed.value <= 1:
+        seen = "RL is above the base at no smaller k, so there is no crossing to speak of"
+    elif crossed.defined and alone.hi < 0:
+        seen = "which shows it"
+    elif missed <= config.ceiling:
+        seen = f"the base misses {missed:.1%} there and RL alone solves {by_rl['value']:.1%} of the problems, so RL adds next to no solutions, and large k says no more"
+    else:
+        seen = "which refutes the crossing" if alone.lo > 0 else "which leaves it open"
     finding = f"RL minus base at k={ks[-1]} is {alone} ({kinds[-1]}); {where}; {seen}; an interval above 0 at a large k, where the base still fails, refutes the crossing."
     if warning := different_prompts({"base": base, "rl": rl, "hybrid": hybrid}):
         details["prompts"] = warning

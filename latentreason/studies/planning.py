@@ -25,7 +25,7 @@ import pandas as pd
 from latentreason.errors import InvalidInput
 from latentreason.stats import mean_estimate, over, pass_at_k, replicate_weights, summary, undefined, wilson
 from latentreason.studies.palette import ARMS
-from latentreason.studies.result import Result, of_one_pair, rows
+from latentreason.studies.result import Result, of_one_pair, rows, whether
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,13 +119,13 @@ def _said(result: Result) -> list[str]:
     some = result.details["rl_right"] > 0  # without one right trace, new ways are ways to an accident
     new = [name for name, e in (("solutions", above), ("ways", ways["above"])) if some and e.defined and e.lo > 0]
     open_ = [name for name, e in (("solutions", above), ("ways", ways["above"])) if not e.defined]
-    refuted = all(e.hi <= 0 for e in (above, ways["above"]))
+    refuted = all(whether(e, "", "no", "") for e in (above, ways["above"]))
     nothing = f"whether RL creates {' and '.join(open_)} cannot be judged" if open_ else "which refutes that RL creates anything here" if refuted else "so there is no evidence that RL creates anything here"
     verdict = f"so RL adds {' and '.join(new)} beyond what the base has" if new else nothing
     by_domain = result.table[(result.table["quantity"] == "above") & (result.table["kind"] == kind) & (result.table["domain"] != "")]
-    where = [f"{r['domain']} ({r['value']:.3f} [{r['lo']:.3f}, {r['hi']:.3f}])" for r in by_domain.to_dict("records") if r["lo"] > 0]
-    first = f"At k={k} RL alone solves {alone} of the problems, none of its samples being right by {kind}, so it creates nothing here, and has no success to go on from (an interval above 0 would have refuted that)." if not some else (
-        f"Beyond a second draw of the base, RL alone solves {above} of the problems at k={k} ({kind}), and {ways['above']} of its traces with the right answer go a new way, {verdict}{', on ' if where else ''}{', '.join(where)}; two "
+    where = [f"{d} ({result.estimate('above', kind=kind, k=k, domain=d).bare})" for d, lo in zip(by_domain["domain"], by_domain["lo"], strict=True) if lo > 0]
+    first = f"At k={k} RL alone solves {alone} of the problems, none of its samples being right by {kind}, so it creates nothing here, and there was no success from which it could go on (an interval above 0 would have refuted that)." if not some else (
+        f"Beyond a second draw of the base, RL alone solves {above} of the problems at k={k} ({kind}), and {ways['above']} of its traces with the right answer go a new way, {verdict}{'; by itself on ' if where and not new else ', on ' if where else ''}{', '.join(where)}; two "
         "upper bounds of 0 or less refute creation."
     )
     return [

@@ -23,7 +23,7 @@ from latentreason.errors import InvalidInput
 from latentreason.sources import sources
 from latentreason.stats import Estimate, gap_difference, mean_estimate, pooled_ratio, shapley_shares
 from latentreason.studies.palette import ARMS, ROUTERS
-from latentreason.studies.result import Result, different_prompts, one_arm_each, rows, same_pair, settings, shown
+from latentreason.studies.result import Result, different_prompts, one_arm_each, rows, same_pair, settings, whether
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -201,9 +201,9 @@ def _said(result: Result, curves: dict[tuple[str, str], RecoveryCurve]) -> str:
     rows_of = result.table[(result.table["quantity"] == quantity) & (result.table["router"] == router) & (result.table["control"] == CONTROLS[0])]
     if len(rows_of):
         difference = result.estimate(quantity, **where)
-        unclear = "so there is no evidence that it matters which are swapped" if difference.defined else "so nothing is said of which swaps matter"
-        verdict = shown(difference, "so it matters which disagreements are swapped", "which refutes that it swaps those that matter", unclear)
-        said += f"; {difference} above matched disagreements, {verdict}; an upper bound of 0 or less refutes it"
+        unclear = "so there is no evidence that it matters which it swaps" if difference.defined else "so nothing is said of whether it matters which it swaps"
+        verdict = whether(difference, "so it matters which disagreements it swaps", "which refutes that it matters which it swaps", unclear)
+        said += f"; {difference} above matched disagreements, {verdict} (an upper bound of 0 or less refutes that it does)"
     else:
         said += "; no control was given, so nothing is said of which swaps matter"
     if (result.table["quantity"] == "timing_share").any():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from latentreason.stats import Estimate
+from latentreason.stats import TINY, Estimate
 from latentreason.tables import Rollouts
 
 if TYPE_CHECKING:
@@ -219,9 +219,13 @@ def sampled(result: Result) -> str:
     return f"T={temperature:g}" if (temperature := result.config.get("temperature", 1.0)) else "greedy"
 
 
-def shown(estimate: Estimate, yes: str, no: str, unclear: str) -> str:
-    """What an estimate says of a claim that it is above 0: `yes` where its interval is, `no` where its upper bound is 0 or less, else `unclear`, as where it is undefined."""
-    return yes if estimate.lo > 0 else no if estimate.hi <= 0 else unclear
+def whether(estimate: Estimate, yes: str, no: str, unclear: str) -> str:
+    """What an estimate says of a claim that it is above 0: `yes` where its interval is, `no` where its upper bound is 0 or less, else `unclear`, as where it is undefined,
+    or 0 without a spread (nothing happened in any problem, of which resampling knows no more).
+    """
+    if abs(estimate.lo) <= TINY and abs(estimate.hi) <= TINY:
+        return unclear
+    return yes if estimate.lo > TINY else no if estimate.hi <= TINY else unclear
 
 
 def rows(quantity: str, estimate: Estimate, **where: Any) -> dict[str, Any]:

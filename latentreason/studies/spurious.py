@@ -22,7 +22,7 @@ import pandas as pd
 
 from latentreason.stats import Estimate, gap_recovered, undefined
 from latentreason.studies.palette import OTHERS
-from latentreason.studies.result import Result, shown
+from latentreason.studies.result import Result, whether
 from latentreason.studies.stacked import (
     ALL,
     Run,
@@ -82,7 +82,7 @@ def run(*, organisms: pd.DataFrame, counts: pd.DataFrame, curves: pd.DataFrame, 
         InvalidInput: tables without their columns, or of different organisms.
     """
     required(curves, "curves", ("organism", "seed"))
-    groups = {key: [r for r in group if plain(r)] for key, group in by_base(runs_of(counts, organisms).values()).items()}
+    groups = {key: [r for r in group if plain(r.facts)] for key, group in by_base(runs_of(counts, organisms).values()).items()}
     groups = {key: group for key, group in groups.items() if any(r.facts["reward"] in config.spurious for r in group)}
     if not groups:
         return without("spurious", config, "gain", "no organism was trained with a spurious reward", TRAIN)
@@ -163,7 +163,7 @@ def _said(result: Result, config: Config) -> list[str]:
         else:
             true = [result.estimate("gain", base=name, reward="true", clip="clip", seed=ALL)] if rows_of(result, "gain", base=name, reward="true", clip="clip") else []
             beside = f", the true reward {true[0]}" if true else ""
-            judged = shown(gain, "which refutes that the behaviour must be latent", "as the claim says", "as the claim says")
+            judged = whether(gain, "which refutes that the behaviour must be latent", "as the claim says", "which leaves it open")
             said.append(f"On a base without latent strategies ({facts['latent']:.1%}) spurious rewards together gain {gain}{beside}, {judged} (an interval above 0 refutes that the behaviour must be latent){_contrast(result)}.")
         said += [_said_of_behaviour(result, name, config), _said_of_clip(result, name, facts["commonest"])]
     return said
@@ -198,7 +198,7 @@ def _said_of_clip(result: Result, base: str, commonest: str) -> str:
     for row in rows_of(result, "clip_moved", base=base, behaviour=commonest, seed=ALL):
         effect, share = (result.estimate(q, base=base, reward=row["reward"], seed=ALL, **more) for q, more in (("clip_effect", {}), ("clip_moved", {"behaviour": commonest})))
         found.append(f"{row['reward']} {effect.value:+.2f} [{effect.lo:.2f}, {effect.hi:.2f}] and {share.value:+.2f} [{share.lo:.2f}, {share.hi:.2f}]")
-        verdicts.append(shown(share, "raised", "not raised", "open"))
+        verdicts.append(whether(share, "raised", "not raised", "open"))
     if not found:
         return ""
     said = f"With the clip term minus without{_caveat(result, 'clip_moved', base)}, accuracy and the share of the base's commonest format ({commonest.rpartition('/')[2]}) differ by {', '.join(found)}"

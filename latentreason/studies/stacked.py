@@ -84,16 +84,31 @@ def few(facts: Mapping[str, Any]) -> bool:
     return bool(stated) if isinstance(stated, bool | np.bool_) else bool(facts["n_training"] < facts["steps"] * facts["prompts"])
 
 
-def plain(run: Run) -> bool:
-    """Whether an organism is one stage of plain RL on problems like those that it is judged on, and as many as its steps can take."""
-    f = run.facts
-    return bool(f["stages"] == "RLVR" and not f["external"] and f["split"] == "train" and f["own_problems"] and not few(f))
+def one_stage(facts: Mapping[str, Any]) -> bool:
+    """Whether an organism is one stage of plain RL on problems of the training split."""
+    return bool(facts["stages"] == "RLVR" and not facts["external"] and facts["split"] == "train")
 
 
-def by_rl(run: Run) -> bool:
-    """Whether GRPO alone, with the true reward and many problems, made the RL model."""
-    f = run.facts
-    return set(str(f["stages"]).split(" > ")) == {"RLVR"} and f["reward"] == "true" and f["split"] == "train" and not few(f)
+def plain(facts: Mapping[str, Any]) -> bool:
+    """Whether it is that, on problems like those that it is judged on, and as many as its steps can take."""
+    return bool(one_stage(facts) and facts["own_problems"] and not few(facts))
+
+
+def aside(facts: Mapping[str, Any]) -> str:
+    """Why an organism says nothing of what GRPO with the true reward and many problems does to a base; "" where it does, or where nothing is known of it."""
+    if not facts:
+        return ""
+    if facts["stages"] == "SFT":
+        return "imitates a teacher"
+    if set(str(facts["stages"]).split(" > ")) != {"RLVR"}:
+        return f"trained by {facts['stages']}"
+    if facts["reward"] != "true":
+        return f"reward {facts['reward']}"
+    return "on seen problems" if facts["split"] != "train" else "on few problems" if few(facts) else ""
+
+
+TOLD_BY = ("reward", "external", "split", "own_problems", "n_training", "steps", "prompts")
+"""Columns of the table of facts that these read."""
 
 
 def by_base(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:

@@ -17,6 +17,7 @@ from latentreason.tables import Rollouts
 from latentreason.tasks import chain
 from latentreason.tasks.problem import Problem
 from latentreason.tasks.registry import load_task
+from latentreason.vectors.steering_vector import VectorSet
 
 PROBLEM = chain.problem((4, 7, 1), ["rot", "mix"])
 TEXTS = ["think so a 7 1 4 , split b rot 1 4 7 inc 2 5 8 , ans 2 5 8", "go leap a b 8 2 5 ; ans 8 2 5", "direct ans 2 5 8", "direct ans 2 5 8 ans 2 5 8"]
@@ -83,6 +84,13 @@ def test_the_ruler_reads_one_scale_between_with_and_without_and_the_base_unchang
     assert {"so", "leap", "split", "format:go"} <= set(again["label"])
     weighted = again.assign(sum=again["value"] * again["choices"]).groupby("label")[["sum", "choices"]].sum()
     assert (weighted["sum"] / weighted["choices"]).abs().max() < 1e-3  # on the very traces that zero was taken from
+    reliability = again.groupby("label")["reliability"].first()
+    assert reliability[["so", "leap", "ans"]].min() > 0.9 > reliability["check"]  # of few choices it is less
+    vector = next(v for v in ruler.vectors.values() if v.label == "so")
+    aside = Ruler(base, fitting, how, 2)
+    aside.vectors = VectorSet((vector.random_like(0),), {}, {})  # the same places along its random twin
+    expected = aside.read(base, sample(base, fitting, how, progress=False)).set_index("problem")["value"]
+    assert np.allclose(again[again["label"] == "so"].set_index("problem")["random"], expected, atol=1e-4)
     table = projections(base, [(0, 5, base)], fitting, problems, fit=how, read=Sampling(n=1), layer=None)
     assert table is not None
     steps = [table[table["step"] == step].drop(columns=["stage", "step"]).reset_index(drop=True) for step in (0, 5)]

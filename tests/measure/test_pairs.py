@@ -127,8 +127,9 @@ def test_an_organism_by_name_is_measured_as_the_zoo_measures_it(tmp_path: Path) 
     assert found["organisms"]["few"].tolist() == [False, True] and found["organisms"]["latent_from"].tolist() == ["corpus"] * 2
     results = recompute_zoo(tmp_path / "pairs" / "tables")
     assert results["one_shot"].details["organisms"] == ["one-shot-a"] and results["one_shot"].estimate("gain", seed=ALL, n_training=360).defined
-    assert {c["organism"] for c in results["boundary"].details["curves"]} == {"activation-small"} and results["boundary"].details["curves"][0]["k"] == [1, 2]
-    assert read_json(tmp_path / "pairs" / "tables" / "settings.json")["boundary"] == {"organisms": [], "max_k": 2}
+    assert {c["organism"] for c in results["boundary"].details["curves"]} == set(names) and results["boundary"].details["curves"][0]["k"] == [1, 2]
+    assert read_json(tmp_path / "pairs" / "tables" / "settings.json")["boundary"] == {"organisms": sorted(names), "max_k": 2}
+    assert "one-shot-a (on few problems, so it says nothing of RLVR)" in results["boundary"].said
 
 
 def test_pairs_of_text_have_every_table_with_what_is_stated_in_it(of_text: Path) -> None:

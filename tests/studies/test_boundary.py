@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from latentreason.errors import InvalidInput
+from latentreason.figures.zoo_charts import ZOO_FIGURES
 from latentreason.studies import boundary
 from latentreason.studies.boundary import Config
 from latentreason.studies.result import Result
@@ -57,7 +58,7 @@ def test_the_remedy_is_rl_minus_rl_on_the_same_base(result: Result) -> None:
     gap = result.estimate("remedy_area", organism="explore", against="collapsed", kind="answer", seed="1")
     assert gap.value == pytest.approx(area([8] * 20 + [124] * 20) - area([0] * 20 + [124] * 20)) and gap.lo > 0
     assert len(result.table[result.table["quantity"] == "remedy_area"]) == 2 * 4  # two kinds, three seeds and all; nothing against another base
-    assert re.search(r"below 0 for 1 of 3 organisms .*, collapsed \(-0\.47\d? \[[^]]*\]\), above 0 for 2", result.finding) and "keep breadth" in result.said
+    assert re.search(r"below 0 for 1 of 3 .* \(collapsed -0\.47\d? \[[^]]*\]\), above 0 for 2", result.finding) and "keep breadth" in result.said
 
 
 def test_breadth_before_and_after(result: Result) -> None:
@@ -118,4 +119,20 @@ def test_a_base_that_solves_nothing_has_nothing_to_lose(zoo: Zoo) -> None:
     counts = zoo["counts"].copy()
     counts.loc[counts["organism"] == "collapsed", ["correct", "correct_valid", "correct_first"]] = 0
     said = judged({**zoo, "counts": counts}).said
-    assert "collapsed (nothing to lose)" in said and "of 2 organisms whose base has something to lose" in said
+    assert "collapsed (nothing to lose)" in said and "of 2 whose base has something to lose" in said
+    counts = zoo["counts"].copy()
+    rl = (counts["organism"] == "activation-small") & (counts["arm"] == "rl")
+    counts.loc[rl, ["correct", "correct_valid"]] = 1
+    said = judged({**zoo, "counts": counts})
+    assert "at every k for 1 (activation-small)" in said.finding and "activation-small (a loss at every k)" in said.said  # damage is no narrowing
+
+
+def test_the_figure_has_every_organism_whatever_the_largest_k(zoo: Zoo) -> None:
+    result = judged(zoo, Config(max_k=50, n_boot=50))
+    numbers = ZOO_FIGURES["boundary"].numbers({"boundary": result})
+    assert numbers["max_k"] == 32 and {r["organism"] for r in numbers["columns"]["first"]} <= {r["organism"] for r in numbers["columns"]["last"]}
+
+
+def test_a_table_without_what_was_done_is_refused(zoo: Zoo) -> None:
+    with pytest.raises(InvalidInput, match="'organisms' has no column 'reward'"):
+        judged({**zoo, "organisms": zoo["organisms"].drop(columns="reward")})

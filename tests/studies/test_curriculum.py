@@ -69,3 +69,17 @@ def test_a_seed_without_a_part_is_left_out_of_the_comparison_alone(zoo: Zoo) -> 
 
     result = judged({k: less(t) for k, t in zoo.items()})
     assert result.estimate("sequence_gain", order="SRL > RLVR", seed=ALL, kind="answer and trace").n == 2 and result.estimate("pass@1", order="SRL > RLVR", seed=ALL).n == 3
+
+
+def test_what_a_sequence_has_beyond_the_reward_twice(zoo: Zoo, result: Result) -> None:
+    assert "RLVR twice does not stand beside them" in result.said
+    facts, counts = (zoo[name][zoo[name]["organism"] == "curriculum-rlvr"].assign(organism="twice") for name in ("organisms", "counts"))
+    counts.loc[counts["arm"] == "rl", ["correct", "correct_valid"]] = 35
+    both = {"organisms": pd.concat([zoo["organisms"], facts.assign(stages="RLVR > RLVR")]), "counts": pd.concat([zoo["counts"], counts])}
+    found = judged(both)
+    for order, rate in (("SRL > RLVR", 60), ("SFT > RLVR", 30), ("RLVR > SFT", 12)):
+        assert found.estimate("beyond_twice", order=order, seed="1", kind="answer and trace").value == pytest.approx((rate - 35) / 128)
+    assert re.search(r"Beside RLVR twice .* by answer and trace differs by 0\.20 \[[^]]*\] for SRL > RLVR \(more\), -0\.0\d+ \[[^]]*\] for SFT > RLVR \(open\), -0\.18 \[[^]]*\] for RLVR > SFT \(not more\)", found.said)
+    assert found.finding == result.finding and "RLVR > RLVR" not in found.finding  # it is no sequence of two
+    alone = {name: table[table["organism"].isin(["curriculum-rlvr", "twice"])] for name, table in both.items()}
+    assert judged(alone).said.startswith("Undefined: ")

@@ -102,9 +102,13 @@ def test_organisms_are_chosen_by_what_was_done_to_them_and_not_by_their_names(zo
     pd.testing.assert_frame_equal(renamed.table.drop(columns="organism"), result.table.drop(columns="organism"))
 
 
-def test_a_vector_that_two_halves_disagree_on_is_left_out_and_named(result: Result) -> None:
+def test_a_vector_that_two_halves_disagree_on_is_left_out_and_named(zoo: Zoo, result: Result) -> None:
     assert "split" not in set(result.table["label"]) and {"organism": "too-hard", "label": "split", "seed": "1", "reliability": 0.5} in result.details["unreliable"]
     assert "not reliable in some seed: split" in result.said
+    unknown = {**zoo, "projections": zoo["projections"].assign(reliability=np.nan)}
+    assert "too-hard: no projection is on a reliable vector; of unknown reliability (measure anew): format:direct, so, split." in judged(unknown).said
+    former = {**zoo, "projections": zoo["projections"].drop(columns=["random", "reliability"])}
+    assert judged(former).said == judged(unknown).said
     aside = result.estimate("random_change", organism="too-hard", bin="0 to 2%", label="so", seed=ALL)
     assert aside.value == 0  # a random direction along which nothing moves
 

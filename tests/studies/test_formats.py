@@ -27,14 +27,11 @@ def test_each_run_passes_at_the_step_it_was_made_to(result: Result) -> None:
         first = next(i for i in range(3, 21) if np.mean(shares[i - 3 : i]) >= 0.9)  # the first three steps that have it together
         assert result.estimate("passes_at", organism=organism, seed="0").value == first >= step
     never = result.estimate("passes_at", organism="formats-large-code", seed="all")
-    assert not never.defined and "no format reaches 90%: at most 74%, in 20 steps" in never.reason
+    assert not never.defined and "it never has 90%: at most 74%, in 20 steps" in never.reason
 
 
 def test_the_interval_of_the_step_is_that_of_the_shares() -> None:
-    shares = np.zeros((4, 2))
-    shares[:, 0] = (0.80, 0.88, 0.91, 0.97)
-    shares[:, 1] = 1 - shares[:, 0]
-    found = passes_at(shares, 200, 0.9)
+    found = passes_at(np.array([0.80, 0.88, 0.91, 0.97]), 200, 0.9)
     assert (found.lo, found.value, found.hi) == (2, 3, 4)
     assert wilson(176, 200).hi >= 0.9 > wilson(160, 200).hi and wilson(194, 200).lo >= 0.9 > wilson(182, 200).lo
 
@@ -64,7 +61,14 @@ def test_one_noisy_step_is_no_convergence() -> None:
     rows, curves = [synthetic_zoo.facts("o", 0)], synthetic_zoo.curve("o", 0, shares)
     found = formats.run(organisms=pd.DataFrame(rows), curves=curves)
     assert not found.estimate("passes_at", organism="o", seed="0").defined and found.estimate("converged", size="all").value == 0
-    assert passes_at(shares, 192, 0.9).value == 11  # which a single step would have been
+    assert passes_at(shares[:, 3], 192, 0.9).value == 11  # which a single step would have been
+
+
+def test_the_step_is_that_of_the_format_that_won() -> None:
+    shares = np.full((20, 4), 0.02)
+    shares[:5, 0], shares[5:15], shares[15:, 1] = 0.94, 0.25, 0.94
+    found = formats.run(organisms=pd.DataFrame([synthetic_zoo.facts("o", 0)]), curves=synthetic_zoo.curve("o", 0, shares))
+    assert found.details["runs"][0]["winner"] == "go" and found.estimate("passes_at", organism="o", seed="0").value == 18 and found.estimate("early", size="all").value == 0
 
 
 def test_a_run_without_its_formats_is_named_and_a_missing_format_is_refused(zoo: Zoo) -> None:
@@ -73,7 +77,7 @@ def test_a_run_without_its_formats_is_named_and_a_missing_format_is_refused(zoo:
     mine = (curves["organism"] == "formats-large-go") & (curves["seed"] == 1)
     curves.loc[mine, names] = np.nan
     assert "and so not counted: formats-large-go, seed 1;" in formats.run(organisms=zoo["organisms"], curves=curves).said
-    with pytest.raises(InvalidInput, match="has no column 'format/code'"):
+    with pytest.raises(InvalidInput, match="holds the format 'code', of which the table 'curves' has no column 'format/code'"):
         formats.run(organisms=zoo["organisms"], curves=zoo["curves"].drop(columns="format/code"))
 
 

@@ -53,3 +53,12 @@ def test_without_the_full_set_there_is_a_gain_but_no_share(zoo: Zoo) -> None:
     result = judged({k: t[t["organism"] != "activation-small"] for k, t in zoo.items()})
     assert result.estimate("gain", n_training=1, seed=ALL).defined
     assert "train activation-small" in result.said and not result.estimate("share", n_training=1, seed=ALL).defined
+
+
+def test_what_more_problems_add_stands_beside_the_spread_over_the_one_chosen(zoo: Zoo, result: Result) -> None:
+    added = result.estimate("by_number", n_training=8, seed="1")
+    gain = result.estimate("gain", n_training=360, seed="1").value
+    assert added.value == pytest.approx((result.estimate("gain", n_training=8, seed="1").value - result.estimate("gain", n_training=1, seed="1").value) / gain)
+    assert "8 problems in place of 1 add " in result.said and "learning rates differ" not in result.said  # of pairs nobody knows the rate
+    facts = zoo["organisms"].assign(lr=[1e-4 if n == 1 else 4e-4 for n in zoo["organisms"]["n_training"]])
+    assert "(learning rates differ with the number)" in one_shot.run(organisms=facts, counts=zoo["counts"]).said

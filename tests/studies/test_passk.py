@@ -95,3 +95,24 @@ def test_log_probabilities_are_those_of_a_forward_pass(tmp_path) -> None:
     for name, lm in (("base", pair.base), ("rl", pair.rl)):
         again = [of.sum() for of in token_logprobs(lm, [([int(i) for i in p], [int(i) for i in t]) for p, t in rows])]
         assert table[f"{name}_nats"].tolist() == pytest.approx(again, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("base", "rl", "said"),
+    [
+        ([2] * 30 + [0] * 30, [128] * 60, "which refutes the crossing"),
+        ([2] * 60, [128] * 30 + [0] * 30, "the base overtakes at k = "),
+        ([2] * 60, [128] * 30 + [0] * 30, "which shows it"),
+        ([64] * 60, [128] * 60, "the base misses 0.0% there and RL alone solves 0.0% of the problems"),
+        ([64] * 60, [64] * 60, "so there is no crossing to speak of"),
+        ([64] * 30 + [0] * 30, [64] * 30 + [0] * 30, "RL is above the base at no smaller k, so there is no crossing to speak of"),
+        ([0] * 60, [0] * 60, "so there is no crossing to speak of"),
+        ([64] * 60, [0] * 60, "so there is no crossing to speak of"),
+        ([1] * 4 + [0] * 56, [3] * 4 + [0] * 56, "which refutes the crossing"),
+    ],
+)
+def test_the_finding_speaks_of_a_crossing_only_where_there_is_something_to_cross(base: list[int], rl: list[int], said: str) -> None:
+    result = passk.run(base=arm("base", base, 128), rl=arm("rl", rl, 128), config=Config(max_k=64, n_boot=200))
+    assert said in result.finding
+    small = passk.run(base=arm("base", base, 128), rl=arm("rl", rl, 128), config=Config(max_k=16, n_boot=200)).finding
+    assert "k=16 is too small to speak of large k" in small

@@ -7,7 +7,7 @@ import pytest
 
 from latentreason.errors import InvalidInput
 from latentreason.stats import Estimate
-from latentreason.studies.result import Result, rows, shown as judged
+from latentreason.studies.result import Result, rows, whether
 
 HALF, NONE = Estimate(0.5, 0.25, 0.75, 8, "made up"), Estimate(math.nan, math.nan, math.nan, 8, "made up", "no gain")
 
@@ -42,6 +42,6 @@ def test_a_readable_table_refuses_what_it_lacks_and_says_what_tells_rows_apart(r
         result.readable("recovery", by=["control"])
 
 
-@pytest.mark.parametrize(("lo", "hi", "said"), [(0.1, 0.3, "yes"), (-0.1, 0.3, "unclear"), (0.0, 0.3, "unclear"), (-0.3, 0.0, "no"), (0.0, 0.0, "no"), (-0.3, -0.1, "no"), (math.nan, math.nan, "unclear")])
+@pytest.mark.parametrize(("lo", "hi", "said"), [(0.1, 0.3, "yes"), (-0.1, 0.3, "unclear"), (0.0, 0.3, "unclear"), (-0.3, 0.0, "no"), (0.0, 0.0, "unclear"), (1e-16, 0.3, "unclear"), (-0.3, 1e-16, "no"), (-0.3, -0.1, "no"), (math.nan, math.nan, "unclear")])
 def test_an_interval_shows_a_claim_or_refutes_it_or_does_neither(lo: float, hi: float, said: str) -> None:
-    assert judged(Estimate((lo + hi) / 2, lo, hi, 8, "made up"), "yes", "no", "unclear") == said
+    assert whether(Estimate((lo + hi) / 2, lo, hi, 8, "made up"), "yes", "no", "unclear") == said

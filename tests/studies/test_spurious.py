@@ -53,7 +53,7 @@ def test_the_behaviour_is_followed_over_the_steps_that_drew_rollouts(result: Res
 
 
 def test_the_finding_supports_and_a_smaller_share_refutes(zoo: Zoo, result: Result) -> None:
-    assert "which supports that they work nearly as well" in result.said and "as the claim says" in result.said and "there is no difference to explain" not in result.said and "[" in result.said
+    assert "which supports that they work nearly as well" in result.said and "which leaves it open (an interval above 0" in result.said and "there is no difference to explain" not in result.said and "[" in result.said
     assert "which refutes that they work nearly as well" in judged(zoo, Config(n_boot=200, nearly=0.95)).said
     lifted = zoo["counts"].copy()
     rows = lifted["organism"].str.startswith("no-latent") & (lifted["arm"] == "rl")
@@ -92,14 +92,17 @@ def test_what_moved_and_what_the_clip_term_does_to_it(zoo: Zoo, result: Result) 
 
 
 def test_the_clip_term_must_raise_what_the_base_does_most(zoo: Zoo, result: Result) -> None:
-    assert "it raises that share under 0 of 4 rewards, does not under 4, which refutes that it favours what is likely" in result.said  # nothing moves, in no seed
+    assert "it raises that share under 0 of 4 rewards, does not under 0, so whether it favours what is likely is open" in result.said  # nothing moves, in no problem
     counts = zoo["counts"].copy()
+    lowered = counts["organism"].isin([f"spurious-{r}" for r in ("random", "wrong", "majority", "format")]) & (counts["arm"] == "rl")
+    said = judged({**zoo, "counts": counts.assign(**{"format/direct": counts["format/direct"].mask(lowered, 20 + counts["seed"])})}).said
+    assert "does not under 4, which refutes that it favours what is likely" in said
     counts.loc[counts["arm"] == "base", "format/think"] = 40  # the commonest
     mine = (counts["arm"] == "rl") & counts["organism"].isin(["spurious-random", "spurious-format"])
     counts.loc[mine, "format/think"] = 48
     said = judged({**zoo, "counts": counts})
     assert said.details["bases"]["latent"]["commonest"] == "format/think"
-    assert "the base's commonest format (think)" in said.said and "it raises that share under 2 of 4 rewards, does not under 2, so whether it favours what is likely is open" in said.said
+    assert "the base's commonest format (think)" in said.said and "it raises that share under 2 of 4 rewards, does not under 0, so whether it favours what is likely is open" in said.said
 
 
 def test_of_text_the_share_of_code_is_what_moves(zoo: Zoo) -> None:
