@@ -36,7 +36,7 @@ def test_the_results_of_further_seeds_of_sampling_follow_from_their_tables(folde
 def test_a_finding_is_one_sentence_with_an_interval_and_what_would_have_refuted_it(file: Path) -> None:
     result = Result.load(file.parent, file.stem)
     assert result.finding.endswith(".") and not re.search(r"[a-z)\]]\. [A-Z]", result.finding) and len(result.finding) < 520
-    assert re.search(r"\[-?\d[\d.]*, -?\d[\d.]*\]", result.finding) and re.search("refute|would show", result.finding)
+    assert re.search(r"\[[<>]?-?\d[\d.]*, [<>]?-?\d[\d.]*\]", result.finding) and re.search("refute|would show", result.finding)
     assert all(note.endswith(".") for note in result.notes)
 
 

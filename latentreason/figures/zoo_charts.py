@@ -1,5 +1,6 @@
 """The figures of the studies that read the whole zoo: one a study. What is undefined says why."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -234,8 +235,9 @@ def _draw_boundary(result: Result, numbers: Numbers) -> "Drawing":
 
 
 def _difficulty(result: Result) -> Numbers:
-    projected = list(dict.fromkeys(r["organism"] for r in rows_of(result, "projection_change")))
-    shown = min(projected, key=lambda name: next((t["rate"] for t in result.details["trainings"] if t["organism"] == name), 1.0), default="")
+    told = Counter(r["organism"] for r in rows_of(result, "projection_change", seed=ALL) if r["lo"] > 0 or r["hi"] < 0)
+    projected = dict.fromkeys(r["organism"] for r in rows_of(result, "projection_change"))
+    shown = max(projected, key=lambda name: told[name], default="")  # of whom most can be said
     return {
         "bins": result.details["bins"], "effects": [{k: r[k] for k in ("organism", "bin", *KEEP)} for r in difficulty.drawn(result)], "trainings": result.details["trainings"], "over_hard": result.config["over_hard"],
         "lone": _rows(result, "lone_valid", "organism", "stage", "step", seed=ALL), "shown": shown, "projections": _rows(result, "projection_change", "label", "bin", organism=shown, seed=ALL) if shown else [],
