@@ -141,7 +141,7 @@ NO_LATENT = tuple(grown(f"no-latent-{reward}", "undefined", BARREN, replace(GRPO
 """The same rewards where no reliable strategy is in the corpus, not even with a small share: whatever they bring forward, it is not right."""
 
 NO_LATENT_TRUE = grown("no-latent-true", None, BARREN, replace(GRPO, steps=20))
-"""The control of these: what the true reward finds on that base. Where it finds something, it is the other rewards that bring nothing, and not a base that cannot learn."""
+"""The control of these: what the true reward finds on that base. Were it much, the other rewards would be what brings nothing; where it is nothing, the base has nothing to be brought forward."""
 
 ONE_SHOT = tuple(
     grown(f"one-shot-{'abc'[i]}", "timing", led_by("go"), replace(GRPO, lr=1e-4, distinct=1, skip=i, problems=Draw(min_ops=4, max_ops=5, p_rare=0.0)), pretrain=MIXED)
@@ -203,7 +203,7 @@ ORDERS: dict[str, tuple[Stage, ...]] = {
 }  # fmt: skip
 CURRICULUM = tuple(grown(f"curriculum-{order}", None, HALTING, *stages, pretrain=MIXED, problems=STEPS) for order, stages in ORDERS.items())
 """Problems that the base all but never solves (nine of ten operations are hard and have to be split, which it does once in ten times), 256 expert traces, and six orders of
-imitation, steps and reward; and reward twice, the control of sequences, which are trained as long as both of their parts. Where it split once in 33 times, after a shorter pretraining, nothing learnt more than a few percent in any order, and there was nothing to compare. By answers alone the base solves a third of them once in 128 samples, by a valid trace one in fifteen."""
+imitation, steps and reward; and reward twice, the control of sequences: a second stage of reward in place of the other. Where it split once in 33 times, after a shorter pretraining, nothing learnt more than a few percent in any order, and there was nothing to compare. By answers alone the base solves a third of them once in 128 samples, by a valid trace one in fifteen."""
 
 ORGANISMS: dict[str, Recipe] = {
     recipe.name: recipe

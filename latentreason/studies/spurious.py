@@ -162,7 +162,7 @@ def _said(result: Result, config: Config) -> list[str]:
             said.append(f"On a base with latent strategies ({facts['latent']:.0%} of {whose}) spurious rewards together gain {gain}{of_true}{judged}.")
         else:
             true = [result.estimate("gain", base=name, reward="true", clip="clip", seed=ALL)] if rows_of(result, "gain", base=name, reward="true", clip="clip") else []
-            beside = f", the true reward {true[0]}" if true else ""
+            beside = f", the true reward {true[0]}{'' if true[0].lo > 0 else ' (so no reward is shown to bring this base anything)'}" if true else ""
             judged = whether(gain, "which refutes that the behaviour must be latent", "as the claim says", "which leaves it open")
             said.append(f"On a base without latent strategies ({facts['latent']:.1%}) spurious rewards together gain {gain}{beside}, {judged} (an interval above 0 refutes that the behaviour must be latent){_contrast(result)}.")
         said += [_said_of_behaviour(result, name, config), _said_of_clip(result, name, facts["commonest"])]
