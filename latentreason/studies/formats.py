@@ -6,7 +6,8 @@ the others; which one depends on the mixture and on the size of the model.
 Formula: share of each format among the rollouts of a step; entropy H = -sum p ln p (nats) and effective number exp(H) of formats. A run has converged where one
 format has `passes` of the rollouts of its last `window` steps; the step at which the winner got there is the first at which it has as much of those of as many steps, since
 one step is noisy. Its interval goes from the first at which Wilson's upper bound reaches that share to the first at which the lower one does (rollouts
-count as independent, which those of one prompt are not). Every run counts that is one stage of plain RL on a corpus of several formats, also where it learnt little.
+count as independent, which those of one prompt are not). Every run counts that is one stage of plain RL on a corpus of several formats and whose pass rate in training rose by
+`learnt` (where it was measured): of what learns nothing nothing is amplified.
 
 Refuted where the upper bound of the share of converged runs is below one half; "early" where they converge only after half of their steps; "the pretraining mixture
 decides" where the winner is as often another as the corpus's leading format, which is told by leader, too.
@@ -53,12 +54,14 @@ class Config:
     Attributes:
         passes: share of the rollouts at which one format has won.
         window: steps whose rollouts are taken together, also for what RL ends with.
+        learnt: rise of the pass rate in training below which a run is told apart.
         least_prior: organisms count whose corpus holds at least two formats with this share.
         organisms: that are looked at; none for all that meet the above.
     """
 
     passes: float = 0.9
     window: int = 3
+    learnt: float = 0.1
     least_prior: float = 0.1
     organisms: tuple[str, ...] = ()
 
@@ -77,7 +80,8 @@ def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Confi
     required(curves, "curves", ("organism", "seed"))
     names = [c.removeprefix(PREFIX) for c in map(str, curves) if c.startswith(PREFIX)]
     chosen = [(f, *_shares(curves, f, names)) for f in organisms.to_dict("records") if _chosen(f, names, config)]
-    runs = [(f, shares, steps) for f, shares, steps in chosen if len(shares)]
+    idle = [f"{f['organism']}, seed {f['seed']}" for f, shares, _ in chosen if len(shares) and _rise(curves, f, config.window) < config.learnt]
+    runs = [(f, shares, steps) for f, shares, steps in chosen if len(shares) and f"{f['organism']}, seed {f['seed']}" not in idle]
     if not runs:
         return without("formats", config, "passes_at", "no organism with several formats has a curve of their shares", TRAIN)
     table: list[dict[str, Any]] = []
@@ -111,7 +115,7 @@ def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Confi
         table.append(rows("winner_is_leader", _leads(members), seed=ALL, size=group))
         table += [rows("leader_wins", _leads([x for x in members if x["leader"] == name]), seed=ALL, size=group, format=name) for name in names if any(x["leader"] == name for x in members)]
     details: dict[str, Any] = {"formats": names, "runs": lines, "n_runs": len(lines), "n_seeds": len({x["seed"] for x in lines})}
-    details |= {"one_rate": len({float(f["lr"]) for f, *_ in runs if math.isfinite(f.get("lr", math.nan))}) < 2, "lost": [f"{f['organism']}, seed {f['seed']}" for f, shares, _ in chosen if not len(shares)]}
+    details |= {"one_rate": len({float(f["lr"]) for f, *_ in runs if math.isfinite(f.get("lr", math.nan))}) < 2, "lost": [f"{f['organism']}, seed {f['seed']}" for f, shares, _ in chosen if not len(shares)], "idle": idle}
     details |= {"leader_of": "base"} if any(f.get("prior_from") == "base" for f, *_ in runs) else {}
     result = finished("formats", config, table, details)
     return result.saying(_said(result, config))
@@ -128,6 +132,15 @@ def _shares(curves: pd.DataFrame, f: dict[Any, Any], names: list[str]) -> tuple[
     part = curves[(curves["organism"] == f["organism"]) & (curves["seed"] == f["seed"])]
     part = part.dropna(how="all", subset=[PREFIX + name for name in names])
     return part[[PREFIX + name for name in names]].to_numpy(float), steps_at(part)
+
+
+def _rise(curves: pd.DataFrame, f: dict[Any, Any], window: int) -> float:
+    """By how much the pass rate in training rose; NaN where it was not measured."""
+    if "pass_rate" not in curves:
+        return math.nan
+    rate = curves.loc[(curves["organism"] == f["organism"]) & (curves["seed"] == f["seed"]), "pass_rate"].dropna()
+    n = last_of(len(rate), window)
+    return float(rate.iloc[-n:].mean() - rate.iloc[:n].mean()) if len(rate) > 1 else math.nan
 
 
 def _rollouts(f: dict[Any, Any]) -> int:
@@ -175,12 +188,13 @@ def _said(result: Result, config: Config) -> list[str]:
     mixture = f"The {whose}'s leading format wins" if leads.lo > 0.5 else f"The {whose}'s leading format mostly loses" if leads.hi < 0.5 else f"Whether the {whose}'s leading format wins is open"
     by_leader = [f"{r['format']} {_count(r)}" for r in rows_of(result, "leader_wins", size="all")]
     sizes = [f"{r['size']} {_count(r)}" for size in ("small", "large") for r in rows_of(result, "converged", size=size) if r["n"]]
-    lost = result.details["lost"]
+    lost, idle = result.details["lost"], result.details["idle"]
     return [
         f"RL ends with {config.passes:.0%} of its rollouts in one format in {converged} of {n} runs{when}, which {seen} convergence on one format (an upper bound below one half refutes it).",
         f"{mixture} ({leads} of the runs; an upper bound below one half refutes that the mixture decides)" + (f"; where it is {', '.join(by_leader)}." if len(by_leader) > 1 else "."),
         f"By size, runs that converge: {', '.join(sizes)}{'' if result.details['one_rate'] else '; learning rates differ, so size alone is not compared'}." if len(sizes) > 1 else "",
         f"Without formats in the curve, and so not counted: {'; '.join(lost)}." if lost else "",
+        f"Their pass rate did not rise by {config.learnt:g}, so they are not counted: {'; '.join(idle)}." if idle else "",
     ]
 
 

@@ -49,7 +49,7 @@ def curve(organism: str, seed: int, shares: np.ndarray, *, split: np.ndarray | N
     """Rows of the table `curves`: every other optimizer step draws rollouts, as with two updates a step."""
     steps = len(shares)
     split = np.linspace(0.2, 0.2, steps) if split is None else split
-    drawn = pd.DataFrame({"organism": organism, "seed": seed, "stage": stage, "step": 2 * np.arange(steps) + 1, "reward": 0.5, "pass_rate": 0.5, "strategy/split": split, "strategy/leap": 0.4, "kl_to_base": 0.1})
+    drawn = pd.DataFrame({"organism": organism, "seed": seed, "stage": stage, "step": 2 * np.arange(steps) + 1, "reward": 0.5, "pass_rate": np.linspace(0.1, 0.6, steps), "strategy/split": split, "strategy/leap": 0.4, "kl_to_base": 0.1})
     drawn = drawn.assign(**{f"format/{f}": shares[:, i] for i, f in enumerate(FORMATS)})
     return pd.concat([drawn, drawn[["organism", "seed", "stage"]].assign(step=drawn["step"] + 1)]).sort_values("step")
 

@@ -81,6 +81,14 @@ def test_a_run_without_its_formats_is_named_and_a_missing_format_is_refused(zoo:
         formats.run(organisms=zoo["organisms"], curves=zoo["curves"].drop(columns="format/code"))
 
 
+def test_a_run_that_learns_nothing_is_named_and_not_counted() -> None:
+    rows = [synthetic_zoo.facts(name, 0) for name in ("learns", "idle")]
+    curves = [synthetic_zoo.curve(name, 0, synthetic_zoo.towards("go", 5)).reset_index(drop=True) for name in ("learns", "idle")]
+    curves[1]["pass_rate"] = curves[1]["pass_rate"].mask(curves[1]["pass_rate"].notna(), 0.3)
+    result = formats.run(organisms=pd.DataFrame(rows), curves=pd.concat(curves))
+    assert [r["organism"] for r in result.details["runs"]] == ["learns"] and "so they are not counted: idle, seed 0." in result.said
+
+
 def test_organisms_are_chosen_by_what_was_done_to_them_and_not_by_their_names(zoo: Zoo, result: Result) -> None:
     names = {name: f"x{i}" for i, name in enumerate(zoo["organisms"]["organism"].unique())}
     renamed = formats.run(**{k: zoo[k].assign(organism=zoo[k]["organism"].map(names)) for k in ("organisms", "curves")})
