@@ -83,7 +83,8 @@ def run(*, organisms: pd.DataFrame, curves: pd.DataFrame, config: Config = Confi
     idle = [f"{f['organism']}, seed {f['seed']}" for f, shares, _ in chosen if len(shares) and _rise(curves, f, config.window) < config.learnt]
     runs = [(f, shares, steps) for f, shares, steps in chosen if len(shares) and f"{f['organism']}, seed {f['seed']}" not in idle]
     if not runs:
-        return without("formats", config, "passes_at", "no organism with several formats has a curve of their shares", TRAIN)
+        why = f"the pass rate in training did not rise by {config.learnt:g} (Config.learnt) in {', '.join(idle)}" if idle else "no organism with several formats has a curve of their shares"
+        return without("formats", config, "passes_at", why, TRAIN)
     table: list[dict[str, Any]] = []
     lines, seeds = [], dict[str, dict[int, dict[str, Estimate]]]()
     for f, shares, steps in runs:

@@ -45,6 +45,9 @@ read_samples = 1
 [studies.boundary]
 max_k = 2
 
+[studies.formats]
+learnt = -1.0   # random models learn nothing
+
 [[pairs]]
 name = "full"
 pair = "{root}/base,{root}/rl"
