@@ -250,7 +250,7 @@ def _named_apart(ax: "Axes", points: list[Numbers]) -> None:
     gap, place = 0.055 * (high - low), np.inf
     for point in sorted(points, key=lambda point: -float(point["value"])):
         place = min(place - gap, point["value"])
-        ax.annotate(point["organism"], (point["rate"], point["value"]), (0.12, place), textcoords=("axes fraction", "data"), fontsize=7, va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6})
+        ax.annotate(point["organism"], (point["rate"], point["value"]), (0.3, place), textcoords=("axes fraction", "data"), fontsize=7, va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1}, arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.6})
 
 
 def _draw_difficulty(result: Result, numbers: Numbers) -> "Drawing":

@@ -50,17 +50,23 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def test_a_killed_run_goes_on_and_equals_the_unbroken_one_to_the_bit(base, unlike, tmp_path, monkeypatch):
-    curve = train_rl(TINY, 0, base, tmp_path / "unbroken", progress=False)
+def killed_once(monkeypatch, at: int) -> list[int]:
+    """The steps at which rollouts are drawn, as they are drawn; the first time that it is step `at`, the run is killed."""
     seen, real = [], module.rollouts
 
     def counted(lm, prompts, max_new_tokens, seed, step):
         seen.append(step)
-        if step == 24 and seen.count(24) == 1:
+        if step == at and seen.count(at) == 1:
             raise Killed
         return real(lm, prompts, max_new_tokens, seed, step)
 
     monkeypatch.setattr(module, "rollouts", counted)
+    return seen
+
+
+def test_a_killed_run_goes_on_and_equals_the_unbroken_one_to_the_bit(base, unlike, tmp_path, monkeypatch):
+    curve = train_rl(TINY, 0, base, tmp_path / "unbroken", progress=False)
+    seen = killed_once(monkeypatch, at=24)
     with pytest.raises(Killed):
         train_rl(TINY, 0, base, tmp_path / "broken", progress=False)
     assert seen == list(range(0, 25, 2)) and not (tmp_path / "broken" / "model.safetensors").exists()
@@ -77,15 +83,7 @@ def test_a_killed_run_goes_on_and_equals_the_unbroken_one_to_the_bit(base, unlik
 def test_whatever_the_number_of_updates_a_killed_run_goes_on_where_rollouts_are_drawn(base, unlike, tmp_path, monkeypatch):
     recipe = dataclasses.replace(TINY, rl=dataclasses.replace(TINY.rl, steps=9, updates=3))
     train_rl(recipe, 0, base, tmp_path / "unbroken", progress=False)
-    seen, real = [], module.rollouts
-
-    def counted(lm, prompts, max_new_tokens, seed, step):
-        seen.append(step)
-        if step == 24 and seen.count(24) == 1:
-            raise Killed
-        return real(lm, prompts, max_new_tokens, seed, step)
-
-    monkeypatch.setattr(module, "rollouts", counted)
+    seen = killed_once(monkeypatch, at=24)
     with pytest.raises(Killed):
         train_rl(recipe, 0, base, tmp_path / "broken", progress=False)
     train_rl(recipe, 0, base, tmp_path / "broken", progress=False)
